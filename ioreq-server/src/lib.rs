@@ -1,0 +1,1 @@
+//! Be an IOREQ server.

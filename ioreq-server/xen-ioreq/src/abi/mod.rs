@@ -1,0 +1,102 @@
+//! Xen's public interface as tables: every struct with its C layout, every constant with its C name.
+//!
+//! A module is one header. Its structs and constants are declared through [`abi_structs!`] and
+//! [`abi_consts!`], which also list them in [`STRUCTS`] and [`CONSTS`]; a test compiles a C probe from those lists
+//! and compares every size, offset and value with the real headers, so nothing here can be forgotten by it.
+
+/// Layout of one struct, as the C compiler should see it.
+#[derive(Clone, Copy, Debug)]
+pub struct StructLayout {
+    /// How C names the type, e.g. `struct ioreq`.
+    pub c_name: &'static str,
+    /// The public header that declares it; empty for extensions that stock headers lack.
+    pub header: &'static str,
+    /// Size in bytes.
+    pub size: usize,
+    /// Fields.
+    pub fields: &'static [FieldLayout],
+}
+
+/// Layout of one field.
+#[derive(Clone, Copy, Debug)]
+pub struct FieldLayout {
+    /// How C names it (a path such as `u.map.gfn` where C has a union); empty for padding that C does not name.
+    pub c_name: &'static str,
+    /// Offset in bytes.
+    pub offset: usize,
+    /// Size in bytes.
+    pub size: usize,
+}
+
+/// One constant.
+#[derive(Clone, Copy, Debug)]
+pub struct Const {
+    /// The C name.
+    pub c_name: &'static str,
+    /// The public header that defines it; empty for extensions that stock headers lack.
+    pub header: &'static str,
+    /// The value.
+    pub value: u64,
+}
+
+/// Declares the structs of one header, `#[repr(C)]` without implicit padding, with zerocopy's traits, and
+/// lists their layouts in `STRUCTS` of the module. A field is followed by its C name when that differs from the Rust
+/// name; `""` marks padding that C leaves unnamed.
+macro_rules! abi_structs {
+    (header $h:literal; $( $(#[$m:meta])* struct $name:ident = $c:literal { $( $(#[$fm:meta])* $f:ident $(($cf:literal))? : $t:ty ),* $(,)? } )*) => {
+        $(
+            $(#[$m])*
+            #[allow(non_camel_case_types, reason = "the names of Xen's headers")]
+            #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
+            #[repr(C)]
+            pub struct $name { $( $(#[$fm])* pub $f: $t, )* }
+        )*
+        /// Layouts of this module's structs.
+        pub const STRUCTS: &[$crate::abi::StructLayout] = &[ $( $crate::abi::StructLayout {
+            c_name: $c,
+            header: $h,
+            size: core::mem::size_of::<$name>(),
+            fields: &[ $( $crate::abi::FieldLayout {
+                c_name: $crate::abi::abi_field_name!($f $($cf)?),
+                offset: core::mem::offset_of!($name, $f),
+                size: $crate::abi::size_of_field(|s: &$name| s.$f),
+            }, )* ],
+        }, )* ];
+    };
+}
+
+macro_rules! abi_field_name {
+    ($f:ident) => {
+        stringify!($f)
+    };
+    ($f:ident $cf:literal) => {
+        $cf
+    };
+}
+
+/// Declares the constants of one header and lists them in `CONSTS` of the module.
+macro_rules! abi_consts {
+    (header $h:literal; $( $(#[$m:meta])* $name:ident : $t:ty = $v:expr ),* $(,)?) => {
+        $( $(#[$m])* #[allow(non_upper_case_globals, reason = "the names of Xen's headers")] pub const $name: $t = $v; )*
+        /// This module's constants.
+        #[allow(clippy::cast_lossless, clippy::cast_sign_loss, reason = "one list for all widths")]
+        pub const CONSTS: &[$crate::abi::Const] = &[ $( $crate::abi::Const { c_name: stringify!($name), header: $h, value: $name as u64 }, )* ];
+    };
+}
+
+pub(crate) use {abi_consts, abi_field_name, abi_structs};
+
+/// Size of the field that `_get` returns; used in constants only.
+pub(crate) const fn size_of_field<S, F>(_get: fn(&S) -> F) -> usize {
+    core::mem::size_of::<F>()
+}
+
+pub mod dm_op;
+pub mod iommu_op;
+pub mod ioreq;
+pub mod memory;
+
+/// Every struct of every module.
+pub const STRUCTS: &[&[StructLayout]] = &[dm_op::STRUCTS, iommu_op::STRUCTS, ioreq::STRUCTS, memory::STRUCTS];
+/// Every constant of every module.
+pub const CONSTS: &[&[Const]] = &[dm_op::CONSTS, iommu_op::CONSTS, ioreq::CONSTS, memory::CONSTS];

@@ -1,0 +1,248 @@
+//! The seam with the hypervisor: the bytes that cross a hypercall, and nothing above them.
+//!
+//! Narrow traits, so that a part asks for only what it needs and a restricted descriptor can simply lack the
+//! rest. Two implementations: [`crate::linux`], thin, and the model hypervisor, which decodes the same bytes.
+//! All methods take `&self`; implementations are `Send + Sync` and may be shared by threads.
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use crate::abi::iommu_op::pv_iommu_op;
+use crate::{DomId, Errno, Gfn, PAGE_SIZE, Port};
+
+/// `dm_op`: what a device model may ask about its one guest. Allowed on a restricted descriptor.
+pub trait DmOp: Send + Sync {
+    /// `bufs[0]` is a `struct xen_dm_op` (32 bytes or less, zero-extended by Xen); the rest is what the
+    /// operation defines. Outputs are written in place.
+    ///
+    /// Errors: ESRCH no such domain, EPERM not privileged over it, and those of the operation.
+    fn dm_op(&self, domid: DomId, bufs: &mut [&mut [u8]]) -> Result<(), Errno>;
+}
+
+/// `iommu_op`: a raw hypercall, so never on a restricted descriptor.
+pub trait IommuOp: Send + Sync {
+    /// Performs the operations in order and writes each one's `status`. The `Result` is the hypercall's own
+    /// return value: ENOSYS where there is no PV-IOMMU, EFAULT and EINVAL for a bad array.
+    fn iommu_op(&self, ops: &mut [pv_iommu_op]) -> Result<(), Errno>;
+}
+
+/// `memory_op`: a raw hypercall.
+pub trait MemoryOp: Send + Sync {
+    /// `arg` is the operation's struct; where that struct holds a guest handle to a list of frame numbers,
+    /// `list` is that list and the implementation fills in the handle. Returns the hypercall's value
+    /// (for reservations: the number of extents done).
+    fn memory_op(&self, cmd: u32, arg: &mut [u8], list: &mut [u64]) -> Result<i64, Errno>;
+}
+
+/// `grant_table_op`: a raw hypercall.
+pub trait GrantTableOp: Send + Sync {
+    /// `args` is an array of `count` structs of the operation `cmd`.
+    fn grant_table_op(&self, cmd: u32, args: &mut [u8], count: u32) -> Result<i64, Errno>;
+}
+
+/// `sysctl`: a raw hypercall, for the toolstack and for tests that count frames.
+pub trait Sysctl: Send + Sync {
+    /// `arg` is a whole `struct xen_sysctl`.
+    fn sysctl(&self, arg: &mut [u8]) -> Result<(), Errno>;
+}
+
+/// Protection of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prot {
+    /// Readable only.
+    Read,
+    /// Readable and writable.
+    ReadWrite,
+}
+
+/// Mapping another domain's frames. The mapping itself holds the hypervisor's reference on each frame.
+/// Allowed on a restricted descriptor, for the one domain.
+pub trait ForeignMap: Send + Sync {
+    /// Maps `gfns` of `domid` into one contiguous range. A hole does not fail the call: its page is reported
+    /// by [`ForeignPages::error`] and must not be touched. Errors of the whole call: ESRCH, EPERM, ENOMEM.
+    fn map_foreign(&self, domid: DomId, gfns: &[Gfn], prot: Prot) -> Result<ForeignPages, Errno>;
+}
+
+/// Mapping hypervisor resources (`XENMEM_acquire_resource`). Allowed on a restricted descriptor.
+pub trait ResourceMap: Send + Sync {
+    /// Maps `nr` frames of resource (`kind`, `id`) from frame `first`. Errors: ENOENT no such server, EINVAL
+    /// no such frame, ESRCH, EPERM.
+    fn map_resource(&self, domid: DomId, kind: u32, id: u32, first: u32, nr: u32) -> Result<Mapping, Errno>;
+    /// Number of frames of the resource.
+    fn resource_size(&self, domid: DomId, kind: u32, id: u32) -> Result<u32, Errno>;
+}
+
+/// Event channels of the calling domain, through one pollable descriptor.
+pub trait EventChannels: Send + Sync {
+    /// The descriptor that becomes readable when a port is pending.
+    fn pollable(&self) -> BorrowedFd<'_>;
+    /// Binds a new local port to `remote_port` of `remote`.
+    fn bind_interdomain(&self, remote: DomId, remote_port: Port) -> Result<Port, Errno>;
+    /// A new local port to which `remote` may bind.
+    fn bind_unbound(&self, remote: DomId) -> Result<Port, Errno>;
+    /// Closes a local port.
+    fn unbind(&self, port: Port) -> Result<(), Errno>;
+    /// Sends an event through a local port.
+    fn notify(&self, port: Port) -> Result<(), Errno>;
+    /// Takes pending ports without blocking; each stays masked until [`unmask`](Self::unmask). Returns how
+    /// many of `out` were filled, 0 when none was pending. EFBIG: the ring overflowed, see
+    /// [`reset_ring`](Self::reset_ring).
+    fn pending(&self, out: &mut [Port]) -> Result<usize, Errno>;
+    /// Lets these ports be delivered again.
+    fn unmask(&self, ports: &[Port]) -> Result<(), Errno>;
+    /// Empties an overflowed ring; after it every port must be treated as pending.
+    fn reset_ring(&self) -> Result<(), Errno>;
+}
+
+/// Gives back pages of a mapping.
+///
+/// # Safety
+/// `Mapping` hands out `base` as valid for the mapping's life, so an implementation must keep every page
+/// valid until `release` was called for it, and must tolerate exactly one release for each page.
+#[expect(unsafe_code, reason = "the contract between a mapping and who made it")]
+pub unsafe trait MappingOwner: Send + Sync {
+    /// Unmaps pages `first .. first + count` of the mapping.
+    fn release(&self, first: usize, count: usize);
+}
+
+/// Pages shared with another domain or the hypervisor, unmapped on drop. Never a Rust reference: others write
+/// here at any time, so access goes through raw pointers and atomics.
+pub struct Mapping {
+    base: NonNull<u8>,
+    pages: usize,
+    owner: Option<Arc<dyn MappingOwner>>,
+}
+
+/// One page of a [`Mapping`] that was taken apart, unmapped on drop.
+pub struct MappedPage {
+    ptr: NonNull<u8>,
+    index: usize,
+    owner: Arc<dyn MappingOwner>,
+}
+
+#[expect(
+    unsafe_code,
+    reason = "raw pointers into shared pages cross threads; every use of them is an unsafe act"
+)]
+mod send {
+    // SAFETY: a Mapping is a number and a handle that releases; it gives no safe access to the memory.
+    unsafe impl Send for super::Mapping {}
+    // SAFETY: as above.
+    unsafe impl Sync for super::Mapping {}
+    // SAFETY: as above.
+    unsafe impl Send for super::MappedPage {}
+    // SAFETY: as above.
+    unsafe impl Sync for super::MappedPage {}
+}
+
+impl Mapping {
+    /// Wraps `pages` pages that start at `base`; `owner` will be told to release them.
+    pub fn new(base: NonNull<u8>, pages: usize, owner: Arc<dyn MappingOwner>) -> Self {
+        Self { base, pages, owner: Some(owner) }
+    }
+
+    /// First byte; page-aligned, valid for [`pages`](Self::pages) pages while `self` lives.
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Length in frames.
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// First byte of page `index`, or `None` beyond the end.
+    pub fn page(&self, index: usize) -> Option<NonNull<u8>> {
+        if index < self.pages {
+            self.base.as_ptr().wrapping_add(index * PAGE_SIZE).into_nonnull()
+        } else {
+            None
+        }
+    }
+
+    /// Takes the mapping apart so that pages can be released one by one.
+    pub fn into_pages(mut self) -> Vec<MappedPage> {
+        let Some(owner) = self.owner.take() else { return Vec::new() };
+        (0..self.pages)
+            .filter_map(|index| {
+                let ptr = self.page(index)?;
+                Some(MappedPage { ptr, index, owner: owner.clone() })
+            })
+            .collect()
+    }
+}
+
+trait IntoNonNull {
+    fn into_nonnull(self) -> Option<NonNull<u8>>;
+}
+
+impl IntoNonNull for *mut u8 {
+    fn into_nonnull(self) -> Option<NonNull<u8>> {
+        NonNull::new(self)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if let Some(owner) = self.owner.take() {
+            owner.release(0, self.pages);
+        }
+    }
+}
+
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mapping").field("base", &self.base).field("pages", &self.pages).finish()
+    }
+}
+
+impl MappedPage {
+    /// First byte of the page; valid while `self` lives.
+    pub fn ptr(&self) -> NonNull<u8> {
+        self.ptr
+    }
+}
+
+impl Drop for MappedPage {
+    fn drop(&mut self) {
+        self.owner.release(self.index, 1);
+    }
+}
+
+impl fmt::Debug for MappedPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MappedPage").field("ptr", &self.ptr).field("index", &self.index).finish()
+    }
+}
+
+/// Foreign pages and what became of each.
+#[derive(Debug)]
+pub struct ForeignPages {
+    /// The range; pages with an error in it must not be touched.
+    pub mapping: Mapping,
+    /// One entry a page: `None` mapped, or the error (EINVAL or ENOENT: a hole).
+    pub errors: Vec<Option<Errno>>,
+}
+
+impl ForeignPages {
+    /// The error of page `index`, if it could not be mapped.
+    pub fn error(&self, index: usize) -> Option<Errno> {
+        self.errors.get(index).copied().flatten()
+    }
+
+    /// Takes the range apart; holes come back as their error (their address range is released).
+    pub fn into_pages(self) -> Vec<Result<MappedPage, Errno>> {
+        let errors = self.errors;
+        self.mapping
+            .into_pages()
+            .into_iter()
+            .enumerate()
+            .map(|(i, page)| match errors.get(i).copied().flatten() {
+                Some(e) => Err(e),
+                None => Ok(page),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,1 @@
+//! What the program needs inside a stub domain.

@@ -1,0 +1,3 @@
+//! The interfaces as tables of rows.
+
+fn main() {}

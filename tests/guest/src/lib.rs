@@ -1,0 +1,2 @@
+//! A guest driver for the vGPU.
+#![no_std]

@@ -1,0 +1,3 @@
+//! Boots real Xen under QEMU.
+
+fn main() {}

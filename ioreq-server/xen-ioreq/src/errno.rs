@@ -81,7 +81,12 @@ impl Errno {
     /// From the negative return value of a hypercall or a per-operation status; `None` for 0 and above.
     pub const fn from_rc(rc: i64) -> Option<Self> {
         // Xen's errors fit in 12 bits; anything else is not an errno.
-        if rc < 0 && rc > -4096 { Some(Self((-rc) as i32)) } else { None }
+        if rc < 0 && rc > -4096 {
+            #[expect(clippy::cast_possible_truncation, reason = "1..4096 as just checked")]
+            Some(Self((-rc) as i32))
+        } else {
+            None
+        }
     }
 
     /// As a negative status, the way Xen writes it into an operation.

@@ -3,8 +3,6 @@
 //! No stock header has it. Layout, sub-operation numbers and the hypercall number are those of XenServer's Xen
 //! (hypercall 56); flags and statuses are the draft's, with the shipped spellings where they differ in meaning.
 
-use super::{abi_consts, abi_structs};
-
 abi_structs! {
     header "";
     /// One operation. 32 bytes on every width; `u` is what the sub-operation defines.

@@ -3,8 +3,6 @@
 //! Both live in pages that Xen and the emulator write at the same time: access them through atomics and copies,
 //! never through references to these structs.
 
-use super::{abi_consts, abi_structs};
-
 abi_structs! {
     header "xen/hvm/ioreq.h";
     /// One request. 32 bytes; the last two hold bit fields, see [`Bits`].
@@ -20,7 +18,7 @@ abi_structs! {
         /// Event channel by which the emulator tells that it has answered.
         vp_eport: u32,
         /// Unused.
-        _pad ("_pad0"): u16_pair,
+        _pad ("_pad0"): u16,
         /// `state:4 data_is_ptr:1 dir:1 df:1 _pad1:1`, from bit 0.
         bits (""): u8,
         /// `IOREQ_TYPE_*`.
@@ -36,9 +34,6 @@ abi_structs! {
         data: u32,
     }
 }
-
-#[allow(non_camel_case_types, reason = "kept beside the C names")]
-type u16_pair = u16;
 
 abi_consts! {
     header "xen/hvm/ioreq.h";

@@ -1,8 +1,11 @@
 //! Xen's public interface as tables: every struct with its C layout, every constant with its C name.
 //!
-//! A module is one header. Its structs and constants are declared through [`abi_structs!`] and
-//! [`abi_consts!`], which also list them in [`STRUCTS`] and [`CONSTS`]; a test compiles a C probe from those lists
+//! A module is one header. Its structs and constants are declared through `abi_structs!` and
+//! `abi_consts!`, which also list them in [`STRUCTS`] and [`CONSTS`]; a test compiles a C probe from those lists
 //! and compares every size, offset and value with the real headers, so nothing here can be forgotten by it.
+
+// zerocopy's derives declare hidden helper types without Debug; every struct here derives it.
+#![allow(missing_debug_implementations)]
 
 /// Layout of one struct, as the C compiler should see it.
 #[derive(Clone, Copy, Debug)]
@@ -31,8 +34,10 @@ pub struct FieldLayout {
 /// One constant.
 #[derive(Clone, Copy, Debug)]
 pub struct Const {
-    /// The C name.
-    pub c_name: &'static str,
+    /// Its name, here and (unless `c_expr` differs) in C.
+    pub name: &'static str,
+    /// The C expression that has the same value: the name itself, or what it is derived from.
+    pub c_expr: &'static str,
     /// The public header that defines it; empty for extensions that stock headers lack.
     pub header: &'static str,
     /// The value.
@@ -57,7 +62,7 @@ macro_rules! abi_structs {
             header: $h,
             size: core::mem::size_of::<$name>(),
             fields: &[ $( $crate::abi::FieldLayout {
-                c_name: $crate::abi::abi_field_name!($f $($cf)?),
+                c_name: abi_name!($f $($cf)?),
                 offset: core::mem::offset_of!($name, $f),
                 size: $crate::abi::size_of_field(|s: &$name| s.$f),
             }, )* ],
@@ -65,7 +70,7 @@ macro_rules! abi_structs {
     };
 }
 
-macro_rules! abi_field_name {
+macro_rules! abi_name {
     ($f:ident) => {
         stringify!($f)
     };
@@ -74,29 +79,37 @@ macro_rules! abi_field_name {
     };
 }
 
-/// Declares the constants of one header and lists them in `CONSTS` of the module.
+/// Declares the constants of one header and lists them in `CONSTS` of the module. A constant is followed by a C
+/// expression when C has no name for it.
 macro_rules! abi_consts {
-    (header $h:literal; $( $(#[$m:meta])* $name:ident : $t:ty = $v:expr ),* $(,)?) => {
+    (header $h:literal; $( $(#[$m:meta])* $name:ident $(($c:literal))? : $t:ty = $v:expr ),* $(,)?) => {
         $( $(#[$m])* #[allow(non_upper_case_globals, reason = "the names of Xen's headers")] pub const $name: $t = $v; )*
         /// This module's constants.
         #[allow(clippy::cast_lossless, clippy::cast_sign_loss, reason = "one list for all widths")]
-        pub const CONSTS: &[$crate::abi::Const] = &[ $( $crate::abi::Const { c_name: stringify!($name), header: $h, value: $name as u64 }, )* ];
+        pub const CONSTS: &[$crate::abi::Const] = &[ $( $crate::abi::Const { name: stringify!($name), c_expr: abi_name!($name $($c)?), header: $h, value: $name as u64 }, )* ];
     };
 }
-
-pub(crate) use {abi_consts, abi_field_name, abi_structs};
 
 /// Size of the field that `_get` returns; used in constants only.
 pub(crate) const fn size_of_field<S, F>(_get: fn(&S) -> F) -> usize {
     core::mem::size_of::<F>()
 }
 
-pub mod dm_op;
-pub mod iommu_op;
-pub mod ioreq;
-pub mod memory;
+/// Declares the modules and, from the same list, the tables of all of them: a module cannot be left out.
+macro_rules! abi_modules {
+    ($($m:ident),* $(,)?) => {
+        $(pub mod $m;)*
+        /// Every struct of every module.
+        pub const STRUCTS: &[&[StructLayout]] = &[$($m::STRUCTS),*];
+        /// Every constant of every module.
+        pub const CONSTS: &[&[Const]] = &[$($m::CONSTS),*];
+    };
+}
 
-/// Every struct of every module.
-pub const STRUCTS: &[&[StructLayout]] = &[dm_op::STRUCTS, iommu_op::STRUCTS, ioreq::STRUCTS, memory::STRUCTS];
-/// Every constant of every module.
-pub const CONSTS: &[&[Const]] = &[dm_op::CONSTS, iommu_op::CONSTS, ioreq::CONSTS, memory::CONSTS];
+abi_modules! {
+    dm_op,
+    event_channel,
+    iommu_op,
+    ioreq,
+    memory,
+}

@@ -5,5 +5,6 @@
 //! come from `pviommu`, accesses from `ioreq-server`; nothing below this crate knows what a GPU is.
 
 pub mod bus;
+pub mod gen8;
 pub mod physical;
 pub mod vfio;

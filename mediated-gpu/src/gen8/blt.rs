@@ -1,0 +1,304 @@
+//! The blitter's commands: fields, and which bytes of graphics memory they can reach.
+
+use std::ops::Range;
+
+use super::cmd::{op, split};
+
+/// Bits per pixel: dword 1, 25:24.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// 8 bits.
+    Bpp8,
+    /// 16 bits, 5:6:5.
+    Bpp16,
+    /// 16 bits, 1:5:5:5.
+    Bpp1555,
+    /// 32 bits.
+    Bpp32,
+}
+
+impl Depth {
+    /// Reads the field of dword 1.
+    pub const fn of(dw1: u32) -> Self {
+        match (dw1 >> 24) & 3 {
+            0 => Self::Bpp8,
+            1 => Self::Bpp16,
+            2 => Self::Bpp1555,
+            _ => Self::Bpp32,
+        }
+    }
+    /// Bytes per pixel.
+    pub const fn bytes(self) -> u32 {
+        match self {
+            Self::Bpp8 => 1,
+            Self::Bpp16 | Self::Bpp1555 => 2,
+            Self::Bpp32 => 4,
+        }
+    }
+}
+
+/// Header b21: write the alpha byte (32 bits per pixel only).
+pub const WRITE_ALPHA: u32 = 1 << 21;
+/// Header b20: write the colour bytes (32 bits per pixel only).
+pub const WRITE_RGB: u32 = 1 << 20;
+/// Header b15: the source is tiled.
+pub const SRC_TILED: u32 = 1 << 15;
+/// Header b11: the destination is tiled.
+pub const DST_TILED: u32 = 1 << 11;
+/// Dword 1 b30: draw only inside the clip rectangle.
+pub const CLIP: u32 = 1 << 30;
+/// ROP: the destination becomes the pattern (for fills, the colour).
+pub const ROP_PATCOPY: u8 = 0xf0;
+/// ROP: the destination becomes the source.
+pub const ROP_SRCCOPY: u8 = 0xcc;
+
+/// A rectangle in pixels; `x2` and `y2` are just outside. It is empty unless `x1 < x2` and `y1 < y2`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rect {
+    /// Left.
+    pub x1: i16,
+    /// Top.
+    pub y1: i16,
+    /// Right, exclusive.
+    pub x2: i16,
+    /// Bottom, exclusive.
+    pub y2: i16,
+}
+
+impl Rect {
+    /// From the two dwords that hold `y:x` of its corners.
+    pub const fn of(top_left: u32, bottom_right: u32) -> Self {
+        let ((x1, y1), (x2, y2)) = (point(top_left), point(bottom_right));
+        Self { x1, y1, x2, y2 }
+    }
+    /// Its two dwords.
+    pub const fn dwords(self) -> [u32; 2] {
+        [pack(self.x1, self.y1), pack(self.x2, self.y2)]
+    }
+    /// Whether it holds no pixel.
+    pub const fn is_empty(self) -> bool {
+        self.x1 >= self.x2 || self.y1 >= self.y2
+    }
+    /// Pixels across; 0 if empty.
+    pub fn width(self) -> u32 {
+        if self.is_empty() { 0 } else { u32::from(self.x2.abs_diff(self.x1)) }
+    }
+    /// Pixels down; 0 if empty.
+    pub fn height(self) -> u32 {
+        if self.is_empty() { 0 } else { u32::from(self.y2.abs_diff(self.y1)) }
+    }
+    /// The pixels that are in both.
+    pub fn intersect(self, other: Self) -> Self {
+        Self {
+            x1: self.x1.max(other.x1),
+            y1: self.y1.max(other.y1),
+            x2: self.x2.min(other.x2),
+            y2: self.y2.min(other.y2),
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "two signed halves of a dword"
+)]
+const fn point(dword: u32) -> (i16, i16) {
+    (dword as u16 as i16, (dword >> 16) as u16 as i16)
+}
+
+#[expect(clippy::cast_sign_loss, reason = "two signed halves of a dword")]
+const fn pack(x: i16, y: i16) -> u32 {
+    ((y as u16 as u32) << 16) | x as u16 as u32
+}
+
+/// Where a blit reads or writes: a base, a pitch, tiling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Surface {
+    /// Address of pixel (0, 0): 48 bits.
+    pub base: u64,
+    /// From a line to the next: bytes, or dwords if tiled.
+    pub pitch: i16,
+    /// X- or Y-major tiles.
+    pub tiled: bool,
+}
+
+impl Surface {
+    /// Address of the first byte of a pixel of a linear surface. Negative if it lies before address 0.
+    pub fn pixel(self, x: i32, y: i32, depth: Depth) -> i64 {
+        let base = (self.base & 0xffff_ffff_ffff).cast_signed();
+        base + i64::from(y) * i64::from(self.pitch) + i64::from(x) * i64::from(depth.bytes())
+    }
+
+    /// The bytes that a rectangle of `width` by `height` pixels at (`x`, `y`) lies within, for a linear surface.
+    /// `None` if it holds no pixel or begins before address 0.
+    pub fn extent(self, x: i16, y: i16, width: u32, height: u32, depth: Depth) -> Option<Range<u64>> {
+        let (w, h) = (i32::try_from(width).ok()?, i32::try_from(height).ok()?);
+        if w == 0 || h == 0 {
+            return None;
+        }
+        let (x, y) = (i32::from(x), i32::from(y));
+        let (top, bottom) = (self.pixel(x, y, depth), self.pixel(x, y.checked_add(h - 1)?, depth));
+        let start = u64::try_from(top.min(bottom)).ok()?;
+        let last = u64::try_from(top.max(bottom)).ok()?;
+        Some(start..last.checked_add(u64::from(width) * u64::from(depth.bytes()))?)
+    }
+}
+
+/// XY_COLOR_BLT: fills a rectangle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct XyColorBlt {
+    /// The alpha byte is written.
+    pub write_alpha: bool,
+    /// The colour bytes are written.
+    pub write_rgb: bool,
+    /// Bits per pixel.
+    pub depth: Depth,
+    /// Raster operation over pattern (the colour) and destination.
+    pub rop: u8,
+    /// Only inside the clip rectangle.
+    pub clip: bool,
+    /// Where to.
+    pub dst: Surface,
+    /// Which pixels.
+    pub rect: Rect,
+    /// The colour, in as many low bits as a pixel has.
+    pub color: u32,
+}
+
+impl XyColorBlt {
+    /// Dwords of the command.
+    pub const DWORDS: u32 = 7;
+
+    /// A plain fill at 32 bits per pixel.
+    pub const fn fill(base: u64, pitch: i16, rect: Rect, color: u32) -> Self {
+        Self {
+            write_alpha: true,
+            write_rgb: true,
+            depth: Depth::Bpp32,
+            rop: ROP_PATCOPY,
+            clip: false,
+            dst: Surface { base, pitch, tiled: false },
+            rect,
+            color,
+        }
+    }
+    /// Reads the fields.
+    pub const fn decode(d: &[u32; 7]) -> Self {
+        let [dw0, dw1, tl, br, lo, hi, color] = *d;
+        Self {
+            write_alpha: dw0 & WRITE_ALPHA != 0,
+            write_rgb: dw0 & WRITE_RGB != 0,
+            depth: Depth::of(dw1),
+            rop: rop(dw1),
+            clip: dw1 & CLIP != 0,
+            dst: surface(lo, hi, dw1, dw0 & DST_TILED != 0),
+            rect: Rect::of(tl, br),
+            color,
+        }
+    }
+    /// The command.
+    pub const fn encode(&self) -> [u32; 7] {
+        let dw0 = header(op::XY_COLOR_BLT, Self::DWORDS, self.write_alpha, self.write_rgb)
+            | flag(self.dst.tiled, DST_TILED);
+        let ([tl, br], [lo, hi]) = (self.rect.dwords(), split(self.dst.base));
+        [dw0, dw1(self.depth, self.rop, self.clip, self.dst.pitch), tl, br, lo, hi, self.color]
+    }
+    /// The bytes of a linear destination that it can reach; `None` as in [`Surface::extent`].
+    pub fn dst_extent(&self) -> Option<Range<u64>> {
+        self.dst.extent(self.rect.x1, self.rect.y1, self.rect.width(), self.rect.height(), self.depth)
+    }
+}
+
+/// XY_SRC_COPY_BLT: copies a rectangle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct XySrcCopyBlt {
+    /// The alpha byte is written.
+    pub write_alpha: bool,
+    /// The colour bytes are written.
+    pub write_rgb: bool,
+    /// Bits per pixel.
+    pub depth: Depth,
+    /// Raster operation over source and destination.
+    pub rop: u8,
+    /// Only inside the clip rectangle.
+    pub clip: bool,
+    /// Where to.
+    pub dst: Surface,
+    /// Which pixels of the destination.
+    pub rect: Rect,
+    /// Where from.
+    pub src: Surface,
+    /// The source's pixel for the rectangle's top left, x.
+    pub src_x: i16,
+    /// The source's pixel for the rectangle's top left, y.
+    pub src_y: i16,
+}
+
+impl XySrcCopyBlt {
+    /// Dwords of the command.
+    pub const DWORDS: u32 = 10;
+
+    /// Reads the fields.
+    pub const fn decode(d: &[u32; 10]) -> Self {
+        let [dw0, dw1, tl, br, lo, hi, src_yx, src_pitch, src_lo, src_hi] = *d;
+        let (src_x, src_y) = point(src_yx);
+        Self {
+            write_alpha: dw0 & WRITE_ALPHA != 0,
+            write_rgb: dw0 & WRITE_RGB != 0,
+            depth: Depth::of(dw1),
+            rop: rop(dw1),
+            clip: dw1 & CLIP != 0,
+            dst: surface(lo, hi, dw1, dw0 & DST_TILED != 0),
+            rect: Rect::of(tl, br),
+            src: surface(src_lo, src_hi, src_pitch, dw0 & SRC_TILED != 0),
+            src_x,
+            src_y,
+        }
+    }
+    /// The command.
+    pub const fn encode(&self) -> [u32; 10] {
+        let dw0 = header(op::XY_SRC_COPY_BLT, Self::DWORDS, self.write_alpha, self.write_rgb)
+            | flag(self.dst.tiled, DST_TILED)
+            | flag(self.src.tiled, SRC_TILED);
+        let ([tl, br], [lo, hi], [src_lo, src_hi]) =
+            (self.rect.dwords(), split(self.dst.base), split(self.src.base));
+        let dw1 = dw1(self.depth, self.rop, self.clip, self.dst.pitch);
+        let src_pitch = pack(self.src.pitch, 0);
+        [dw0, dw1, tl, br, lo, hi, pack(self.src_x, self.src_y), src_pitch, src_lo, src_hi]
+    }
+    /// The bytes of a linear destination that it can reach; `None` as in [`Surface::extent`].
+    pub fn dst_extent(&self) -> Option<Range<u64>> {
+        self.dst.extent(self.rect.x1, self.rect.y1, self.rect.width(), self.rect.height(), self.depth)
+    }
+    /// The bytes of a linear source that it can reach; `None` as in [`Surface::extent`].
+    pub fn src_extent(&self) -> Option<Range<u64>> {
+        self.src.extent(self.src_x, self.src_y, self.rect.width(), self.rect.height(), self.depth)
+    }
+}
+
+const fn flag(on: bool, bit: u32) -> u32 {
+    if on { bit } else { 0 }
+}
+
+const fn header(opcode: u32, dwords: u32, alpha: bool, rgb: bool) -> u32 {
+    (2 << 29) | (opcode << 22) | (dwords - 2) | flag(alpha, WRITE_ALPHA) | flag(rgb, WRITE_RGB)
+}
+
+const fn dw1(depth: Depth, rop: u8, clip: bool, pitch: i16) -> u32 {
+    ((depth as u32) << 24) | ((rop as u32) << 16) | flag(clip, CLIP) | pack(pitch, 0)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "one byte of a dword")]
+const fn rop(dw1: u32) -> u8 {
+    (dw1 >> 16) as u8
+}
+
+const fn surface(lo: u32, hi: u32, pitch: u32, tiled: bool) -> Surface {
+    let base = (((hi as u64) << 32) | lo as u64) & 0xffff_ffff_ffff;
+    Surface { base, pitch: point(pitch).0, tiled }
+}
+
+#[cfg(test)]
+#[path = "blt_tests.rs"]
+mod tests;

@@ -1,0 +1,81 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::gen8::cmd;
+
+#[test]
+fn fill_as_i915_clears_memory_has_its_known_dwords() {
+    let rect = Rect { x1: 0, y1: 0, x2: 1024, y2: 16 };
+    let blt = XyColorBlt::fill(0x1_2345_6000, 4096, rect, 0xaabb_ccdd);
+    let want = [0x5430_0005, 0x03f0_1000, 0, 0x0010_0400, 0x2345_6000, 1, 0xaabb_ccdd];
+    assert_eq!(blt.encode(), want);
+    assert_eq!(cmd::decode(want[0]).map(|d| (d.name(), d.dwords)), Some(("XY_COLOR_BLT", 7)));
+}
+
+#[test]
+fn copy_as_i915_copies_memory_has_its_known_dwords() {
+    let lin = |base| Surface { base, pitch: 4096, tiled: false };
+    let blt = XySrcCopyBlt {
+        write_alpha: true,
+        write_rgb: true,
+        depth: Depth::Bpp32,
+        rop: ROP_SRCCOPY,
+        clip: false,
+        dst: lin(0x2000),
+        rect: Rect { x1: 0, y1: 0, x2: 1024, y2: 2 },
+        src: lin(0x8000_0000_1000 & 0xffff_ffff_ffff),
+        src_x: 3,
+        src_y: -1,
+    };
+    let want = [0x54f0_0008, 0x03cc_1000, 0, 0x0002_0400, 0x2000, 0, 0xffff_0003, 4096, 0x1000, 0x8000];
+    assert_eq!(blt.encode(), want);
+    assert_eq!(XySrcCopyBlt::decode(&want), blt);
+    assert_eq!(cmd::decode(want[0]).map(|d| (d.name(), d.dwords)), Some(("XY_SRC_COPY_BLT", 10)));
+}
+
+#[test]
+fn extent_with_negative_pitch_begins_at_the_last_line() {
+    let s = Surface { base: 0x1_0000, pitch: -256, tiled: false };
+    assert_eq!(s.extent(1, 0, 2, 3, Depth::Bpp32), Some(0x1_0004 - 512..0x1_0004 + 8));
+}
+
+#[test]
+fn extent_that_begins_before_zero_is_none() {
+    let s = Surface { base: 0x100, pitch: -256, tiled: false };
+    assert_eq!(s.extent(0, 0, 1, 3, Depth::Bpp8), None);
+    assert_eq!(s.extent(0, 0, 1, 2, Depth::Bpp8), Some(0..0x101));
+}
+
+#[test]
+fn inverted_rectangle_is_empty() {
+    for r in [Rect { x1: 5, y1: 0, x2: 5, y2: 9 }, Rect { x1: 0, y1: 9, x2: 5, y2: 8 }] {
+        assert!(r.is_empty() && r.width() == 0 && r.height() == 0);
+    }
+    let r = Rect { x1: i16::MIN, y1: -1, x2: i16::MAX, y2: 1 };
+    assert_eq!((r.width(), r.height()), (65535, 2));
+}
+
+proptest! {
+    #[test]
+    fn fill_decodes_and_encodes_to_itself_but_for_reserved_bits(d: [u32; 7]) {
+        let once = XyColorBlt::decode(&d);
+        prop_assert_eq!(XyColorBlt::decode(&once.encode()), once);
+    }
+
+    #[test]
+    fn copy_decodes_and_encodes_to_itself_but_for_reserved_bits(d: [u32; 10]) {
+        let once = XySrcCopyBlt::decode(&d);
+        prop_assert_eq!(XySrcCopyBlt::decode(&once.encode()), once);
+    }
+
+    #[test]
+    fn every_pixel_lies_in_the_extent(d: [u32; 7], fx in 0u32..65535, fy in 0u32..65535) {
+        let b = XyColorBlt::decode(&d);
+        if let Some(extent) = b.dst_extent() {
+            let x = i32::from(b.rect.x1) + (fx % b.rect.width()).cast_signed();
+            let y = i32::from(b.rect.y1) + (fy % b.rect.height()).cast_signed();
+            let at = u64::try_from(b.dst.pixel(x, y, b.depth)).expect("not before zero");
+            prop_assert!(extent.start <= at && at + u64::from(b.depth.bytes()) <= extent.end);
+        }
+    }
+}

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use crate::abi::xen;
+
 /// log2 of the size of a frame in bytes.
 pub const PAGE_SHIFT: u32 = 12;
 /// Size of a frame in bytes.
@@ -86,13 +88,13 @@ newtype!(
 
 impl DomId {
     /// First of the reserved numbers (xen.h `DOMID_FIRST_RESERVED`).
-    pub const FIRST_RESERVED: Self = Self(0x7FF0);
+    pub const FIRST_RESERVED: Self = Self(xen::DOMID_FIRST_RESERVED);
     /// The calling domain (xen.h `DOMID_SELF`).
-    pub const SELF: Self = Self(0x7FF0);
+    pub const SELF: Self = Self(xen::DOMID_SELF);
     /// Owner of frames that are I/O memory (xen.h `DOMID_IO`).
-    pub const IO: Self = Self(0x7FF1);
+    pub const IO: Self = Self(xen::DOMID_IO);
     /// Owner of Xen's own frames (xen.h `DOMID_XEN`).
-    pub const XEN: Self = Self(0x7FF2);
+    pub const XEN: Self = Self(xen::DOMID_XEN);
     /// No domain (xen.h `DOMID_INVALID`).
-    pub const INVALID: Self = Self(0x7FF4);
+    pub const INVALID: Self = Self(xen::DOMID_INVALID);
 }

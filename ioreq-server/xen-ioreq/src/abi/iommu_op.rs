@@ -28,6 +28,10 @@ abi_structs! {
 
 abi_consts! {
     header "";
+    /// Offset of `ioserver` in an unmap_foreign_page.
+    UNMAP_FOREIGN_IOSERVER_OFFSET ("offsetof(struct pv_iommu_op, u.unmap_foreign_page.ioserver)"): usize = core::mem::offset_of!(pv_iommu_op, gfn),
+    /// Offset of the foreign offset (in frames) that query_caps gives.
+    QUERY_CAPS_OFFSET_OFFSET ("offsetof(struct pv_iommu_op, u.query_caps.offset)"): usize = core::mem::offset_of!(pv_iommu_op, bfn),
     /// The hypercall's number on XenServer, and in our draft profile.
     __HYPERVISOR_iommu_op: u64 = 56,
     /// What the caller may do.
@@ -56,8 +60,16 @@ abi_consts! {
     IOMMU_MAP_OP_no_ref_cnt: u16 = 4,
     /// unmap_page (shipped code): forget the premapped entry.
     IOMMU_UNMAP_OP_remove_m2b: u16 = 1,
-    /// Mask of the page order in flags.
+    /// `IOMMUOP_readable` as the shipped code spells it.
+    IOMMU_OP_readable: u16 = 1,
+    /// `IOMMUOP_writeable` as the shipped code spells it.
+    IOMMU_OP_writeable: u16 = 2,
+    /// map_page (shipped code up to 2018): enter the mapping into the premap table.
+    IOMMU_MAP_OP_add_m2b: u16 = 8,
+    /// Mask of the page order in flags, by the draft: bits 10 to 15.
     IOMMU_page_order_mask: u16 = 0xFC00,
+    /// The same mask as the shipped code computes it: bits 11 to 13 are lost.
+    IOMMU_page_order_mask_xs: u16 = 0xC400,
     /// Shift of the page order in flags.
     IOMMU_page_order_shift: u16 = 10,
 }

@@ -61,22 +61,21 @@ abi_consts! {
     IOREQ_TYPE_INVALIDATE: u8 = 8,
     /// Entries of the buffered ring.
     IOREQ_BUFFER_SLOT_NUM: u32 = 511,
-    /// No buffered ring.
-    HVM_IOREQSRV_BUFIOREQ_OFF: u8 = 0,
-    /// Buffered ring whose pointers only their owner writes.
-    HVM_IOREQSRV_BUFIOREQ_LEGACY: u8 = 1,
-    /// Buffered ring whose pointers are written atomically.
-    HVM_IOREQSRV_BUFIOREQ_ATOMIC: u8 = 2,
+    /// `data` of an [`IOREQ_TYPE_INVALIDATE`] that names no frame: everything may have changed.
+    INVALIDATE_ALL ("UINT64_MAX"): u64 = !0,
+    /// Sync slots in one page.
+    SLOTS_PER_PAGE ("4096 / sizeof(struct ioreq)"): usize = crate::PAGE_SIZE / core::mem::size_of::<ioreq>(),
+    /// Offset of [`ioreq::bits`] in the slot, which holds the state that the two sides hand over.
+    SLOT_BITS_OFFSET ("offsetof(struct ioreq, type) - 1"): usize = core::mem::offset_of!(ioreq, bits),
+    /// Offset of the buffered ring's `read_pointer` in its page.
+    BUF_READ_POINTER_OFFSET ("offsetof(struct buffered_iopage, read_pointer)"): usize = 0,
+    /// Offset of the buffered ring's `write_pointer` in its page.
+    BUF_WRITE_POINTER_OFFSET ("offsetof(struct buffered_iopage, write_pointer)"): usize = 4,
+    /// Offset of the first entry in the buffered ring's page.
+    BUF_SLOTS_OFFSET ("offsetof(struct buffered_iopage, buf_ioreq)"): usize = 8,
 }
 
-/// `data` of an [`IOREQ_TYPE_INVALIDATE`] that names no frame: everything may have changed.
-pub const INVALIDATE_ALL: u64 = !0;
-
-/// Sync slots in one page.
-pub const SLOTS_PER_PAGE: usize = crate::PAGE_SIZE / core::mem::size_of::<ioreq>();
-
-/// Offset of [`ioreq::bits`] in the slot, which holds the state that the two sides hand over.
-pub const SLOT_BITS_OFFSET: usize = core::mem::offset_of!(ioreq, bits);
+pub use super::hvm_op::{HVM_IOREQSRV_BUFIOREQ_ATOMIC, HVM_IOREQSRV_BUFIOREQ_LEGACY, HVM_IOREQSRV_BUFIOREQ_OFF};
 
 /// The bit-packed byte 30 of a slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,13 +101,6 @@ impl Bits {
         (self.state & 0xf) | (self.data_is_ptr as u8) << 4 | (self.read as u8) << 5 | (self.df as u8) << 6
     }
 }
-
-/// Offset of the buffered ring's `read_pointer` in its page.
-pub const BUF_READ_POINTER_OFFSET: usize = 0;
-/// Offset of the buffered ring's `write_pointer` in its page.
-pub const BUF_WRITE_POINTER_OFFSET: usize = 4;
-/// Offset of the first entry in the buffered ring's page.
-pub const BUF_SLOTS_OFFSET: usize = 8;
 
 impl buf_ioreq {
     /// Packs an entry; `size` in bytes (1, 2, 4, 8), `addr` 20 bits.

@@ -10,6 +10,8 @@
 /// Layout of one struct, as the C compiler should see it.
 #[derive(Clone, Copy, Debug)]
 pub struct StructLayout {
+    /// The Rust type's name. Several may stand for one C type, such as the members of a union.
+    pub name: &'static str,
     /// How C names the type, e.g. `struct ioreq`.
     pub c_name: &'static str,
     /// The public header that declares it; empty for extensions that stock headers lack.
@@ -58,6 +60,7 @@ macro_rules! abi_structs {
         )*
         /// Layouts of this module's structs.
         pub const STRUCTS: &[$crate::abi::StructLayout] = &[ $( $crate::abi::StructLayout {
+            name: stringify!($name),
             c_name: $c,
             header: $h,
             size: core::mem::size_of::<$name>(),
@@ -101,15 +104,40 @@ macro_rules! abi_modules {
         $(pub mod $m;)*
         /// Every struct of every module.
         pub const STRUCTS: &[&[StructLayout]] = &[$($m::STRUCTS),*];
-        /// Every constant of every module.
-        pub const CONSTS: &[&[Const]] = &[$($m::CONSTS),*];
+        /// Every constant of every module, and the error numbers.
+        pub const CONSTS: &[&[Const]] = &[$($m::CONSTS,)* crate::errno::XEN_CONSTS, crate::errno::LINUX_CONSTS];
+        /// The modules' names.
+        pub const MODULES: &[&str] = &[$(stringify!($m)),*];
     };
 }
 
 abi_modules! {
+    cpuid,
     dm_op,
+    domctl,
+    elfnote,
     event_channel,
+    evtchn,
+    gntalloc,
+    gntdev,
+    grant_table,
+    hvm_op,
     iommu_op,
     ioreq,
     memory,
+    params,
+    privcmd,
+    sched,
+    start_info,
+    sysctl,
+    version,
+    xen,
+}
+
+/// Linux's ioctl number without a direction (`_IOC_NONE`), which all of Xen's devices use.
+const fn ioc(group: char, nr: u8, size: usize) -> u32 {
+    assert!(group.is_ascii() && size < 1 << 14, "the size field has 14 bits");
+    #[expect(clippy::cast_possible_truncation, reason = "14 bits, just asserted")]
+    let size = size as u32;
+    size << 16 | (group as u32) << 8 | nr as u32
 }

@@ -48,6 +48,18 @@ abi_consts! {
     HVM_PARAM_CONSOLE_EVTCHN: u32 = 18,
     /// Where the ACPI ports are.
     HVM_PARAM_ACPI_IOPORTS_LOCATION: u32 = 19,
+    /// Report CR0 (deprecated).
+    HVM_PARAM_MEMORY_EVENT_CR0: u32 = 20,
+    /// Report CR3 (deprecated).
+    HVM_PARAM_MEMORY_EVENT_CR3: u32 = 21,
+    /// Report CR4 (deprecated).
+    HVM_PARAM_MEMORY_EVENT_CR4: u32 = 22,
+    /// Report breakpoints (deprecated).
+    HVM_PARAM_MEMORY_EVENT_INT3: u32 = 23,
+    /// Report single steps (deprecated).
+    HVM_PARAM_MEMORY_EVENT_SINGLE_STEP: u32 = 25,
+    /// Report MSRs (deprecated).
+    HVM_PARAM_MEMORY_EVENT_MSR: u32 = 30,
     /// Nested virtualisation (deprecated).
     HVM_PARAM_NESTEDHVM: u32 = 24,
     /// Port of the default server's buffered ring.

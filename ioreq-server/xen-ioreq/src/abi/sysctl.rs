@@ -91,4 +91,6 @@ abi_consts! {
     XEN_SYSCTL_PHYSCAP_gnttab_v1: u32 = 256,
     /// Grant tables version 2.
     XEN_SYSCTL_PHYSCAP_gnttab_v2: u32 = 512,
+    /// Highest known capability.
+    XEN_SYSCTL_PHYSCAP_MAX: u32 = 512,
 }

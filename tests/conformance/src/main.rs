@@ -1,3 +1,76 @@
-//! The interfaces as tables of rows.
+//! The interfaces as tables of rows, each run and judged: `conformance AREA [--on model|xen]`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use conformance::{Row, abi};
+
+/// Runs the rows of an area: one line a row, then how many passed and failed. Exit status 1 if any failed.
+#[derive(Parser)]
+struct Args {
+    /// Which interface.
+    area: Area,
+    /// What answers the calls; the rows of `abi` call nothing.
+    #[arg(long, value_enum, default_value_t = On::Model)]
+    on: On,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Area {
+    /// Sizes, offsets and constants against Xen's C headers.
+    Abi,
+    /// IOREQ servers.
+    Ioreq,
+    /// PV-IOMMU.
+    Iommu,
+    /// Grant tables.
+    Grants,
+    /// Access types of guest frames.
+    MemAccess,
+    /// Every area.
+    All,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum On {
+    /// The model hypervisor.
+    Model,
+    /// The Xen that this domain runs on.
+    Xen,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let areas = match args.area {
+        Area::All => vec![Area::Abi, Area::Ioreq, Area::Iommu, Area::Grants, Area::MemAccess],
+        one => vec![one],
+    };
+    let (mut passed, mut failed) = (0u32, 0u32);
+    for area in areas {
+        match rows(area, args.on) {
+            Ok(rows) => {
+                for Row { name, ok, detail } in rows {
+                    println!("{} {name}: {detail}", if ok { "ok    " } else { "FAILED" });
+                    if ok { passed += 1 } else { failed += 1 }
+                }
+            }
+            Err(e) => {
+                println!("FAILED {}: {e}", name(area));
+                failed += 1;
+            }
+        }
+    }
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn rows(area: Area, on: On) -> Result<Vec<Row>, String> {
+    match area {
+        Area::Abi => abi::rows().map_err(|e| e.to_string()),
+        _ => Err(format!("no rows yet on {}", name(on))),
+    }
+}
+
+fn name(v: impl ValueEnum) -> String {
+    v.to_possible_value().map_or_else(String::new, |p| p.get_name().to_owned())
+}

@@ -1,0 +1,37 @@
+/* The extensions that stock headers lack, declared a second time in C from their own sources: the layout and the
+ * numbers from the hypervisor that shipped PV-IOMMU (XenServer's Xen), IOMMUOP_* flags from draft B of June 2015. */
+struct pv_iommu_op {
+    uint16_t subop_id;
+    uint16_t flags;
+    int32_t status;
+    union {
+        struct { uint64_t bfn; uint64_t gfn; } map_page;
+        struct { uint64_t bfn; } unmap_page;
+        struct { uint64_t bfn; uint64_t gfn; uint16_t domid; uint16_t ioserver; } map_foreign_page;
+        struct { uint64_t bfn; uint64_t gfn; uint16_t domid; uint16_t ioserver; } lookup_foreign_page;
+        struct { uint64_t bfn; uint16_t ioserver; } unmap_foreign_page;
+        struct { uint64_t offset; } query_caps;
+    } u;
+};
+#define __HYPERVISOR_iommu_op 56
+enum {
+    IOMMUOP_query_caps = 1,
+    IOMMUOP_map_page,
+    IOMMUOP_unmap_page,
+    IOMMUOP_map_foreign_page,
+    IOMMUOP_lookup_foreign_page,
+    IOMMUOP_unmap_foreign_page,
+};
+#define IOMMU_QUERY_map_cap (1 << 0)
+#define IOMMU_QUERY_map_all_mfns (1 << 1)
+#define IOMMUOP_readable (1 << 0)
+#define IOMMUOP_writeable (1 << 1)
+#define IOMMUOP_swap_mfn (1 << 2)
+#define IOMMU_OP_readable (1 << 0)
+#define IOMMU_OP_writeable (1 << 1)
+#define IOMMU_MAP_OP_no_ref_cnt (1 << 2)
+#define IOMMU_MAP_OP_add_m2b (1 << 3)
+#define IOMMU_UNMAP_OP_remove_m2b (1 << 0)
+#define IOMMU_page_order_shift 10
+#define IOMMU_page_order_mask (0x3f << IOMMU_page_order_shift)
+#define IOMMU_page_order_mask_xs ((uint16_t)(0xf1 << IOMMU_page_order_shift))

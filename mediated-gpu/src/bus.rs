@@ -3,9 +3,12 @@
 //! A pin stands for what a device's translation cache holds. A frame that goes back to the hypervisor while a
 //! pin on it lives is a broken promise, and the model hypervisor's oracle says so.
 
+mod heap;
+
 use std::fmt;
 use std::ptr::NonNull;
 
+pub use heap::HeapBus;
 use xen_ioreq::Bfn;
 
 /// What a device wants to do with a page.
@@ -30,12 +33,13 @@ pub struct DmaFault {
 /// A device's port to memory.
 pub trait BusMaster: Send + Sync {
     /// Translates `bfn` and keeps the translation alive until [`unpin`](Self::unpin) is called with the same page.
+    /// Several pins may live on one frame. May be called by any thread, with a device's own locks held.
     fn pin(&self, bfn: Bfn, access: DmaAccess) -> Result<Pin, DmaFault>;
     /// Ends the use of a translation.
     fn unpin(&self, pin: Pin);
 }
 
-/// A translation in use: 4096 bytes at `ptr`, valid until it is given back to [`BusMaster::unpin`]. Others write
+/// A translation in use: 4096 bytes at `ptr`, page aligned, valid until it is given back to [`BusMaster::unpin`]. Others write
 /// there at any time: raw pointers only.
 #[must_use = "a pin that is lost keeps its frame for ever"]
 pub struct Pin {

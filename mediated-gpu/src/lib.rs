@@ -1,10 +1,11 @@
 //! Several Xen guests share one GPU, with ballooning on.
 //!
-//! [`physical`] is the GPU below, `soft` the built-in one; `vgpu` is what a guest sees; `mediator` stands
+//! [`physical`] is the GPU below, [`soft`] the built-in one; `vgpu` is what a guest sees; `mediator` stands
 //! between: it shadows, audits, schedules, and lets go of frames before Xen takes them back. Bus addresses
 //! come from `pviommu`, accesses from `ioreq-server`; nothing below this crate knows what a GPU is.
 
 pub mod bus;
 pub mod gen8;
 pub mod physical;
+pub mod soft;
 pub mod vfio;

@@ -258,6 +258,8 @@ pub const PIPE_CONTROL_MMIO_WRITE: u32 = 1 << 23;
 pub const PIPE_CONTROL_STORE_INDEX: u32 = 1 << 21;
 /// PIPE_CONTROL dword 1, b20: wait for all before.
 pub const PIPE_CONTROL_CS_STALL: u32 = 1 << 20;
+/// PIPE_CONTROL dword 1, b18: invalidate the TLB.
+pub const PIPE_CONTROL_TLB_INVALIDATE: u32 = 1 << 18;
 /// PIPE_CONTROL dword 1, b8: notify when done.
 pub const PIPE_CONTROL_NOTIFY: u32 = 1 << 8;
 /// Bits 47:2 of an address in two dwords; the bits above are a sign and are not looked at.

@@ -1,0 +1,119 @@
+//! An engine's execlist port: what was submitted, what came of it, and where the engine's thread sleeps.
+
+use std::collections::VecDeque;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::gen8::context::Descriptor;
+use crate::physical::CsbEntry;
+
+/// The two elements of a submission.
+pub(super) type Elements = [Option<Descriptor>; 2];
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Elements>,
+    /// The engine has taken a submission that is not done.
+    active: bool,
+    csb: Vec<CsbEntry>,
+    /// Dwords written to ELSP so far.
+    elsp: Vec<u32>,
+    /// Something other than a submission may let the engine go on.
+    kick: bool,
+    shutdown: bool,
+}
+
+/// What an engine may do that has looked at its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Sleep until there is a submission.
+    ForWork,
+    /// Sleep until somebody changes what blocks the engine.
+    ForKick,
+}
+
+#[derive(Default)]
+pub(super) struct Port {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+impl Port {
+    pub(super) fn submit(&self, elements: Elements) {
+        self.state.lock().queue.push_back(elements);
+        self.wake.notify_all();
+    }
+
+    /// A dword for ELSP; with the fourth the submission is whole: element 1 high, low, element 0 high, low.
+    pub(super) fn elsp(&self, dword: u32) {
+        let mut s = self.state.lock();
+        s.elsp.push(dword);
+        if let [hi1, lo1, hi0, lo0] = s.elsp[..] {
+            let element = |hi: u32, lo: u32| Descriptor((u64::from(hi) << 32) | u64::from(lo));
+            let (first, second) = (element(hi0, lo0), element(hi1, lo1));
+            s.elsp.clear();
+            s.queue.push_back([Some(first), second.valid().then_some(second)]);
+            self.wake.notify_all();
+        }
+    }
+
+    /// The first element of the oldest submission that waits.
+    pub(super) fn waiting(&self) -> Option<Descriptor> {
+        self.state.lock().queue.front().and_then(|e| e[0])
+    }
+
+    /// Takes the oldest submission.
+    pub(super) fn take(&self) -> Option<Elements> {
+        let mut s = self.state.lock();
+        let elements = s.queue.pop_front()?;
+        s.active = true;
+        Some(elements)
+    }
+
+    /// Tells what became of a context; `last`: and that the engine has nothing of the submission left.
+    pub(super) fn report(&self, entry: CsbEntry, last: bool) {
+        let mut s = self.state.lock();
+        s.csb.push(entry);
+        if last {
+            s.active = false;
+        }
+    }
+
+    pub(super) fn take_csb(&self) -> Vec<CsbEntry> {
+        std::mem::take(&mut self.state.lock().csb)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        let s = self.state.lock();
+        !s.active && s.queue.is_empty()
+    }
+
+    /// Forgets what was submitted. What has been reported stays to be taken.
+    pub(super) fn reset(&self) {
+        let mut s = self.state.lock();
+        s.queue.clear();
+        s.elsp.clear();
+        s.active = false;
+        s.kick = true;
+        self.wake.notify_all();
+    }
+
+    pub(super) fn kick(&self) {
+        self.state.lock().kick = true;
+        self.wake.notify_all();
+    }
+
+    pub(super) fn shutdown(&self) {
+        self.state.lock().shutdown = true;
+        self.wake.notify_all();
+    }
+
+    /// Sleeps until what is waited for happens, or the GPU goes.
+    pub(super) fn wait(&self, what: Wait) {
+        let mut s = self.state.lock();
+        while !s.shutdown && !s.kick && (what == Wait::ForKick || s.queue.is_empty()) {
+            self.wake.wait(&mut s);
+        }
+        s.kick = false;
+    }
+}

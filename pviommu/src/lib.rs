@@ -1,7 +1,30 @@
 //! PV-IOMMU client: at which bus frame a device reaches a guest's frame, and when it must stop.
 //!
-//! So far the allocator of bus frames.
+//! [`Client::start`] asks the hypervisor and chooses a [`Mode`]; a [`Guest`] maps frames and takes notices; [`Mapped`] →
+//! [`Draining`] → [`Quiesced`] is the way out, and no mapping is released before a flush. Knows no device: who holds
+//! PTEs, and what a flush is, is the caller's.
 
+mod backend;
 mod bfn;
+mod client;
+mod error;
+#[cfg(test)]
+mod fake;
+mod guest;
+mod mapping;
+mod mode;
+mod own;
+mod soft;
+mod table;
+#[cfg(test)]
+mod tests;
+mod wire;
 
 pub use bfn::{BfnAllocator, BfnBlock, BfnSpace};
+pub use client::{Client, Config, Stats};
+pub use error::{AttachError, MapError, Operation, OwnError, ReleaseError, RevalidateError, StartError};
+pub use guest::{EVERYTHING, Guest, GuestStats};
+pub use mapping::{Cause, DeviceFlush, Draining, Mapped, Quiesced, Released};
+pub use mode::{Device, Mode, Ports};
+pub use own::{OwnFrame, OwnFrames, OwnMemory, OwnPages, ProcessMemory};
+pub use soft::{NotMapped, SoftIommu, SoftPin};

@@ -43,6 +43,11 @@ impl BfnBlock {
     pub fn order(&self) -> u32 {
         u32::from(self.order)
     }
+
+    /// Ownership of a single frame that was taken apart into its number; the caller vouches that nobody else has it.
+    pub(crate) fn single(first: Bfn) -> Self {
+        Self { first, order: 0 }
+    }
 }
 
 /// Hands out blocks of bus frames. Shared by threads; single frames come from a cache of the thread's own.

@@ -1,0 +1,238 @@
+//! Map: we own the bus address space and put frames where we like.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use xen_ioreq::{Bfn, Errno, Gfn};
+
+use super::{Backend, Verdict, refused};
+use crate::bfn::{BfnAllocator, BfnBlock};
+use crate::error::{MapError, Operation, OwnError, ReleaseError, RevalidateError};
+use crate::own::{OwnBfn, OwnFrame, OwnMemory};
+use crate::soft::Retired;
+use crate::wire::{Answer, Peer, Wire};
+
+/// How many bus frames are tried for one guest frame when the hypervisor says that they are taken.
+const ROUNDS: usize = 4;
+
+/// Sends a batch: an answer an entry.
+type Sender<'a, T> = dyn Fn(&[T]) -> Vec<Answer> + 'a;
+
+pub(crate) struct MapBackend {
+    wire: Wire,
+    bfns: BfnAllocator,
+    quarantined: AtomicU64,
+}
+
+impl MapBackend {
+    pub(crate) fn new(wire: Wire, bfns: BfnAllocator) -> Self {
+        Self { wire, bfns, quarantined: AtomicU64::new(0) }
+    }
+
+    /// Never hands `block` out again.
+    fn quarantine(&self, block: BfnBlock, why: Errno) {
+        log::warn!("bus frame {}: {why}, not used again", block.first());
+        self.quarantined.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Puts each of `n` things at a bus frame: `map` sends (index, bus frame), `unmap` undoes what may or may not have
+    /// been done. A bus frame that turns out to be taken is left for ever, and another one tried.
+    fn place(
+        &self,
+        n: usize,
+        map: &Sender<'_, (usize, Bfn)>,
+        unmap: &Sender<'_, Bfn>,
+    ) -> Vec<Result<Bfn, Unplaced>> {
+        let mut out: Vec<Result<Bfn, Unplaced>> = vec![Err(Unplaced::NoBusFrames); n];
+        let mut todo: Vec<usize> = (0..n).collect();
+        // Of each thing that was refused: the bus frames that may have been the reason.
+        let mut suspects: Vec<(usize, Errno, BfnBlock)> = Vec::new();
+        let mut unknown: Vec<BfnBlock> = Vec::new();
+        for _ in 0..ROUNDS {
+            let blocks: Vec<BfnBlock> = todo.iter().map_while(|_| self.bfns.alloc(0)).collect();
+            let tries: Vec<(usize, Bfn)> =
+                todo.drain(..).zip(&blocks).map(|(i, block)| (i, block.first())).collect();
+            let answers = map(&tries);
+            for (((i, bfn), block), answer) in tries.into_iter().zip(blocks).zip(answers) {
+                let Some(out) = out.get_mut(i) else { continue };
+                match answer {
+                    // What comes back in the field is not looked at: the bus frame is ours to know.
+                    Answer::Done(_) => *out = Ok(bfn),
+                    Answer::Refused(e @ (Errno::EPERM | Errno::EACCES)) => {
+                        *out = Err(Unplaced::Refused(e));
+                        suspects.push((i, e, block));
+                        todo.push(i);
+                    }
+                    Answer::Refused(e) => {
+                        *out = Err(Unplaced::Refused(e));
+                        self.bfns.free(block);
+                    }
+                    Answer::Unsure(_, e) | Answer::NotDone(e) => {
+                        *out = Err(Unplaced::Call(e));
+                        unknown.push(block);
+                    }
+                }
+            }
+            if todo.is_empty() {
+                break;
+            }
+        }
+        for (i, errno, block) in suspects {
+            // EACCES blames the bus frame (a reserved region). EPERM may blame either: the bus frame, if another one did.
+            if errno == Errno::EACCES || matches!(out.get(i), Some(Ok(_))) {
+                self.quarantine(block, errno);
+            } else {
+                self.bfns.free(block);
+            }
+        }
+        self.undo(unknown, unmap);
+        out
+    }
+
+    /// Frames of which nobody knows whether they were mapped: unmapped, to be sure, before they can be used again.
+    fn undo(&self, unknown: Vec<BfnBlock>, unmap: &Sender<'_, Bfn>) {
+        if unknown.is_empty() {
+            return;
+        }
+        let bfns: Vec<Bfn> = unknown.iter().map(BfnBlock::first).collect();
+        for (block, answer) in unknown.into_iter().zip(unmap(&bfns)) {
+            match answer {
+                Answer::Done(_) | Answer::Refused(Errno::ENOENT) => self.bfns.free(block),
+                Answer::Refused(e) | Answer::Unsure(_, e) | Answer::NotDone(e) => self.quarantine(block, e),
+            }
+        }
+    }
+}
+
+/// Why a thing is at no bus frame.
+#[derive(Clone, Copy, Debug)]
+enum Unplaced {
+    NoBusFrames,
+    Refused(Errno),
+    Call(Errno),
+}
+
+impl Backend for MapBackend {
+    fn install(&self, peer: Peer, gfns: &[Gfn]) -> Vec<Result<Bfn, MapError>> {
+        let (op, domid) = (Operation::MapForeignPage, peer.domid);
+        let pairs = |tries: &[(usize, Bfn)]| -> Vec<(Gfn, Bfn)> {
+            tries.iter().filter_map(|(i, bfn)| Some((*gfns.get(*i)?, *bfn))).collect()
+        };
+        let placed =
+            self.place(gfns.len(), &|tries| self.wire.map_foreign(peer, pairs(tries).into_iter()), &|bfns| {
+                self.wire.unmap_foreign(peer, bfns.iter().copied())
+            });
+        let error = |gfn, why| match why {
+            Unplaced::NoBusFrames => MapError::NoBusFrames { domid, gfn },
+            Unplaced::Refused(errno) => MapError::Frame { op, domid, gfn, errno },
+            Unplaced::Call(errno) => MapError::Call { op, domid, gfn, errno },
+        };
+        placed.into_iter().zip(gfns).map(|(r, &gfn)| r.map_err(|why| error(gfn, why))).collect()
+    }
+
+    /// By mapping it once more at the same bus frame: success without a change if the frame is the same, refusal if
+    /// there is another, or none.
+    fn check(
+        &self,
+        peer: Peer,
+        mappings: &[(Gfn, Bfn)],
+        _is_mapped: &dyn Fn(Bfn) -> bool,
+    ) -> Result<Vec<Verdict>, RevalidateError> {
+        let answers = self.wire.map_foreign(peer, mappings.iter().copied());
+        answers
+            .into_iter()
+            .map(|a| match a {
+                Answer::Done(_) | Answer::Unsure(..) => Ok(Verdict::Same),
+                Answer::Refused(_) => Ok(Verdict::Gone),
+                Answer::NotDone(errno) => {
+                    Err(RevalidateError { op: Operation::MapForeignPage, domid: peer.domid, errno })
+                }
+            })
+            .collect()
+    }
+
+    fn remove(&self, peer: Peer, mappings: &[(Gfn, Bfn)]) -> Vec<Result<(), ReleaseError>> {
+        let answers = self.wire.unmap_foreign(peer, mappings.iter().map(|(_, bfn)| *bfn));
+        let one = |(&mapping, answer): (&(Gfn, Bfn), Answer)| {
+            match answer {
+                // ENOENT: the hypervisor dropped it first, with the domain.
+                Answer::Done(_) | Answer::Refused(Errno::ENOENT) => {
+                    self.bfns.free(BfnBlock::single(mapping.1));
+                    Ok(())
+                }
+                Answer::Unsure(_, errno) => {
+                    self.quarantine(BfnBlock::single(mapping.1), errno);
+                    Ok(())
+                }
+                Answer::Refused(errno) | Answer::NotDone(errno) => {
+                    Err(refused(Operation::UnmapForeignPage, peer, mapping, errno))
+                }
+            }
+        };
+        mappings.iter().zip(answers).map(one).collect()
+    }
+
+    fn retire(&self, retired: Retired) -> Result<(), Retired> {
+        Err(retired)
+    }
+
+    fn install_own(&self, memory: &OwnMemory) -> Result<Vec<OwnBfn>, OwnError> {
+        let mut bfns: Vec<Option<OwnBfn>> = Vec::with_capacity(memory.pages());
+        let mut to_map: Vec<Gfn> = Vec::new();
+        for frame in memory.frames() {
+            bfns.push(match frame {
+                OwnFrame::Private => return Err(OwnError::Unreachable { frame: *frame }),
+                OwnFrame::Reachable(bfn) => Some(OwnBfn { bfn: *bfn, installed: false }),
+                OwnFrame::Frame(gfn) => {
+                    to_map.push(*gfn);
+                    None
+                }
+            });
+        }
+        let pairs = |tries: &[(usize, Bfn)]| -> Vec<(Gfn, Bfn)> {
+            tries.iter().filter_map(|(i, bfn)| Some((*to_map.get(*i)?, *bfn))).collect()
+        };
+        let placed =
+            self.place(to_map.len(), &|tries| self.wire.map_own(pairs(tries).into_iter()), &|bfns| {
+                self.wire.unmap_own(bfns.iter().copied())
+            });
+        let mapped: Vec<OwnBfn> = placed
+            .iter()
+            .filter_map(|r| r.as_ref().ok())
+            .map(|&bfn| OwnBfn { bfn, installed: true })
+            .collect();
+        if let Some(why) = placed.iter().find_map(|r| r.as_ref().err()) {
+            // No device has been told of the others.
+            self.remove_own(&mapped)?;
+            return Err(match *why {
+                Unplaced::NoBusFrames => OwnError::NoBusFrames,
+                Unplaced::Refused(errno) | Unplaced::Call(errno) => {
+                    OwnError::Refused { op: Operation::MapPage, bfn: Bfn(u64::MAX), errno }
+                }
+            });
+        }
+        let mut mapped = mapped.into_iter();
+        Ok(bfns.into_iter().filter_map(|b| b.or_else(|| mapped.next())).collect())
+    }
+
+    fn remove_own(&self, bfns: &[OwnBfn]) -> Result<(), OwnError> {
+        let bfns: Vec<Bfn> = bfns.iter().filter(|b| b.installed).map(|b| b.bfn).collect();
+        let answers = self.wire.unmap_own(bfns.iter().copied());
+        let mut failed = None;
+        for (bfn, answer) in bfns.into_iter().zip(answers) {
+            let block = BfnBlock::single(bfn);
+            match answer {
+                Answer::Done(_) | Answer::Refused(Errno::ENOENT) => self.bfns.free(block),
+                Answer::Unsure(_, errno) => self.quarantine(block, errno),
+                Answer::Refused(errno) | Answer::NotDone(errno) => {
+                    self.quarantine(block, errno);
+                    failed = Some(OwnError::Refused { op: Operation::UnmapPage, bfn, errno });
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn quarantined(&self) -> u64 {
+        self.quarantined.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,126 @@
+//! Soft: a bus frame is a foreign mapping of this process, which holds the hypervisor's reference on the frame.
+
+use std::sync::Arc;
+
+use xen_ioreq::seam::{ForeignMap, MappedPage, Prot};
+use xen_ioreq::{Bfn, DomId, Errno, Gfn};
+
+use super::{Backend, Verdict};
+use crate::bfn::{BfnAllocator, BfnBlock};
+use crate::error::{MapError, Operation, OwnError, ReleaseError, RevalidateError};
+use crate::own::{OwnBfn, OwnMemory};
+use crate::soft::{Retired, SoftIommu};
+use crate::wire::Peer;
+
+/// Pages of one foreign mapping: bounds what a whole-call failure takes with it.
+const BATCH: usize = 512;
+
+pub(crate) struct SoftBackend {
+    pub(crate) foreign: Arc<dyn ForeignMap>,
+    pub(crate) bfns: BfnAllocator,
+    pub(crate) iommu: Arc<SoftIommu>,
+}
+
+impl SoftBackend {
+    /// An answer a frame, or the error of the whole call.
+    fn foreign(&self, domid: DomId, gfns: &[Gfn]) -> Result<Vec<Result<MappedPage, Errno>>, Errno> {
+        let pages = self.foreign.map_foreign(domid, gfns, Prot::ReadWrite)?.into_pages();
+        if pages.len() == gfns.len() { Ok(pages) } else { Err(Errno::EIO) }
+    }
+
+    fn install_page(&self, domid: DomId, gfn: Gfn, page: MappedPage) -> Result<Bfn, MapError> {
+        let no_bus_frames = MapError::NoBusFrames { domid, gfn };
+        let block = self.bfns.alloc(0).ok_or(no_bus_frames)?;
+        let bfn = block.first();
+        if self.iommu.insert(bfn, page.ptr(), Some(page)) {
+            Ok(bfn)
+        } else {
+            // Taken, though the allocator gave it to us: it is not given to anybody again.
+            log::error!("bus frame {bfn} was free and has a page");
+            Err(no_bus_frames)
+        }
+    }
+}
+
+impl Backend for SoftBackend {
+    fn install(&self, peer: Peer, gfns: &[Gfn]) -> Vec<Result<Bfn, MapError>> {
+        let (op, domid) = (Operation::ForeignMap, peer.domid);
+        let mut out = Vec::with_capacity(gfns.len());
+        for batch in gfns.chunks(BATCH) {
+            match self.foreign(domid, batch) {
+                Err(errno) => {
+                    out.extend(batch.iter().map(|&gfn| Err(MapError::Call { op, domid, gfn, errno })))
+                }
+                Ok(pages) => out.extend(batch.iter().zip(pages).map(|(&gfn, page)| match page {
+                    Err(errno) => Err(MapError::Frame { op, domid, gfn, errno }),
+                    Ok(page) => self.install_page(domid, gfn, page),
+                })),
+            }
+        }
+        out
+    }
+
+    /// By mapping every frame afresh: nothing tells whether the frame behind a gfn is still the same, so each one that is
+    /// there takes the place of the old mapping.
+    fn check(
+        &self,
+        peer: Peer,
+        mappings: &[(Gfn, Bfn)],
+        _is_mapped: &dyn Fn(Bfn) -> bool,
+    ) -> Result<Vec<Verdict>, RevalidateError> {
+        let mut verdicts = Vec::with_capacity(mappings.len());
+        for batch in mappings.chunks(BATCH) {
+            let gfns: Vec<Gfn> = batch.iter().map(|(gfn, _)| *gfn).collect();
+            match self.foreign(peer.domid, &gfns) {
+                Err(Errno::ESRCH) => verdicts.extend(batch.iter().map(|_| Verdict::Gone)),
+                // What was replaced already stays so; it must not be lost.
+                Err(errno) if verdicts.is_empty() => {
+                    return Err(RevalidateError { op: Operation::ForeignMap, domid: peer.domid, errno });
+                }
+                Err(_) => verdicts.extend(batch.iter().map(|_| Verdict::Busy)),
+                Ok(pages) => verdicts.extend(batch.iter().zip(pages).map(|((_, bfn), page)| match page {
+                    Err(_) => Verdict::Gone,
+                    Ok(page) => self.iommu.replace(*bfn, page).map_or(Verdict::Busy, Verdict::Replaced),
+                })),
+            }
+        }
+        Ok(verdicts)
+    }
+
+    fn remove(&self, peer: Peer, mappings: &[(Gfn, Bfn)]) -> Vec<Result<(), ReleaseError>> {
+        let one = |&(gfn, bfn): &(Gfn, Bfn)| {
+            self.iommu.remove(bfn).map_err(|_| ReleaseError::Pinned { domid: peer.domid, gfn, bfn })?;
+            self.bfns.free(BfnBlock::single(bfn));
+            Ok(())
+        };
+        mappings.iter().map(one).collect()
+    }
+
+    fn retire(&self, retired: Retired) -> Result<(), Retired> {
+        self.iommu.retire(retired)
+    }
+
+    fn install_own(&self, memory: &OwnMemory) -> Result<Vec<OwnBfn>, OwnError> {
+        let mut bfns = Vec::with_capacity(memory.pages());
+        for ptr in (0..memory.pages()).filter_map(|i| memory.page(i)) {
+            let block = self.bfns.alloc(0).filter(|block| self.iommu.insert(block.first(), ptr, None));
+            let Some(block) = block else {
+                self.remove_own(&bfns)?;
+                return Err(OwnError::NoBusFrames);
+            };
+            bfns.push(OwnBfn { bfn: block.first(), installed: true });
+        }
+        Ok(bfns)
+    }
+
+    fn remove_own(&self, bfns: &[OwnBfn]) -> Result<(), OwnError> {
+        let mut pinned = None;
+        for &OwnBfn { bfn, .. } in bfns {
+            match self.iommu.remove(bfn) {
+                Ok(()) => self.bfns.free(BfnBlock::single(bfn)),
+                Err(_) => pinned = Some(bfn),
+            }
+        }
+        pinned.map_or(Ok(()), |bfn| Err(OwnError::Pinned { bfn }))
+    }
+}

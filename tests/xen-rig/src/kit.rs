@@ -1,0 +1,109 @@
+//! What scenarios are made from: the unpacked packages, dom0's base image, and the project's own programs, each
+//! built when a scenario first asks for it.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::cpio::Tree;
+use crate::dom0::Dom0;
+use crate::error::{At as _, Result};
+use crate::host::{self, Places};
+use crate::images::Images;
+use crate::packages::{self, Unpacked};
+
+/// Xen's client libraries that the C baseline is linked with, as static archives: leaves first would not link.
+const XEN_LIBRARIES: &[&str] =
+    &["xendevicemodel", "xenforeignmemory", "xenevtchn", "xencall", "xentoolcore", "xentoollog"];
+
+/// Everything fetched and unpacked.
+#[derive(Debug)]
+pub struct Kit {
+    /// Where things are on the host.
+    pub places: Places,
+    pub(crate) unpacked: Unpacked,
+    pub(crate) images: Images,
+    pub(crate) base: Tree,
+}
+
+impl Kit {
+    /// Fetches and unpacks what is not there yet.
+    ///
+    /// # Errors
+    /// See [`Error`](crate::Error): each variant is a way in which this fails.
+    pub fn gather(say: &dyn Fn(&str)) -> Result<Self> {
+        host::check_tools()?;
+        let places = Places::find()?;
+        let unpacked = packages::fetch(&places.work, say)?;
+        let images = Images::extract(&unpacked, &places.work)?;
+        let base = Dom0 { unpacked: &unpacked }.base()?;
+        Ok(Self { places, unpacked, images, base })
+    }
+
+    /// Builds a program of the workspace as `cargo build --release` does.
+    ///
+    /// # Errors
+    /// It does not build.
+    pub fn program(&self, package: &str, name: &str) -> Result<PathBuf> {
+        let mut cargo = self.cargo();
+        cargo.args(["build", "--release", "--quiet", "-p", package, "--bin", name]);
+        host::output(cargo.arg("--target-dir").arg(&self.places.target))?;
+        Ok(self.places.target.join("release").join(name))
+    }
+
+    pub(crate) fn cargo(&self) -> Command {
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(&self.places.workspace);
+        cargo
+    }
+
+    /// Compiles the C peer for the speed ratio against the headers and libraries of the fetched Xen.
+    ///
+    /// # Errors
+    /// It does not compile.
+    pub fn c_baseline(&self) -> Result<PathBuf> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/c/baseline.c");
+        let dir = self.places.work.join("bin");
+        fs::create_dir_all(&dir).at(&dir)?;
+        let program = dir.join("baseline");
+        let usr = self.unpacked.xen.join("usr");
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"])
+            .arg("-isystem")
+            .arg(usr.join("include"));
+        gcc.arg("-o").arg(&program).arg(&source);
+        for library in XEN_LIBRARIES {
+            gcc.arg(usr.join(format!("lib/x86_64-linux-gnu/lib{library}.a")));
+        }
+        host::output(&mut gcc)?;
+        Ok(program)
+    }
+
+    /// Puts a program into dom0's `/rig/bin`, with the libraries that the base image lacks.
+    ///
+    /// # Errors
+    /// A library that is nowhere.
+    pub fn install(&self, files: &mut Tree, program: &Path) -> Result<()> {
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Dom0 { unpacked: &self.unpacked }.program(files, &self.base, &format!("rig/bin/{name}"), program)
+    }
+
+    /// Puts the project's PVH guest kernel where `guest` in dom0's script finds it.
+    ///
+    /// # Errors
+    /// It does not build.
+    pub fn install_guest(&self, files: &mut Tree) -> Result<()> {
+        let kernel = self.guest_kernel()?;
+        files.file("rig/guest", 0o644, fs::read(&kernel).at(&kernel)?);
+        Ok(())
+    }
+
+    /// The guest crate's kernel; its profile gives it `panic = "abort"`, which it cannot do without.
+    fn guest_kernel(&self) -> Result<PathBuf> {
+        let mut cargo = self.cargo();
+        cargo.args(["build", "--quiet", "-p", "guest", "--bin", "pvh", "--features", "kernel"]);
+        host::output(cargo.args(["--profile", "kernel", "--target-dir"]).arg(&self.places.target))?;
+        Ok(self.places.target.join("kernel/pvh"))
+    }
+}

@@ -1,0 +1,213 @@
+//! A scenario: what goes into dom0, what dom0 does with it, and how the host judges what came out.
+//!
+//! dom0 acts and records, the host judges. Each scenario has a boot of its own, so none depends on another.
+
+mod baseline;
+mod boot;
+
+use std::collections::BTreeMap;
+
+use crate::cpio::Tree;
+use crate::error::Result;
+use crate::kit::Kit;
+use crate::log::Log;
+use crate::qemu::{End, Machine};
+
+/// Every scenario, in the order in which they run.
+pub const ALL: &[&dyn Scenario] = &[&boot::Boot, &baseline::Baseline];
+
+/// One thing to show on real Xen.
+pub trait Scenario: Sync {
+    /// What the command line calls it.
+    fn name(&self) -> &'static str;
+
+    /// One line: what it shows.
+    fn about(&self) -> &'static str;
+
+    /// The machine that it needs.
+    fn machine(&self) -> Machine {
+        Machine::default()
+    }
+
+    /// Whether a guest that Xen crashes is part of it.
+    fn guests_may_die(&self) -> bool {
+        false
+    }
+
+    /// Adds programs to dom0's files and gives the shell script that dom0 runs; `dom0/init` has its helpers.
+    ///
+    /// # Errors
+    /// Something that does not build.
+    fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String>;
+
+    /// Judges what came out. Called only after a run that ended in order: no crash, results complete.
+    ///
+    /// # Errors
+    /// Something on the host that the judgement needs and that failed.
+    fn judge(&self, kit: &Kit, run: &Run, checks: &mut Checks) -> Result<()>;
+}
+
+/// What a boot left behind.
+#[derive(Debug)]
+pub struct Run {
+    /// The serial line.
+    pub log: Log,
+    /// How it ended.
+    pub end: End,
+    /// The files of dom0's `/results`.
+    pub results: BTreeMap<String, Vec<u8>>,
+}
+
+impl Run {
+    /// A result file as text; empty if it is not there.
+    pub fn text(&self, name: &str) -> String {
+        self.results.get(name).map(|b| String::from_utf8_lossy(b).into_owned()).unwrap_or_default()
+    }
+
+    /// The exit status of a recorded command.
+    pub fn status(&self, name: &str) -> Option<i32> {
+        self.text(&format!("{name}.status")).trim().parse().ok()
+    }
+}
+
+/// What was checked and what came of it, and the figures measured on the way.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Checks {
+    passed: Vec<String>,
+    failed: Vec<String>,
+    figures: Vec<(String, f64)>,
+}
+
+impl Checks {
+    /// Checks one thing; `what` says what should hold.
+    pub fn that(&mut self, holds: bool, what: impl Into<String>) {
+        if holds { self.passed.push(what.into()) } else { self.failed.push(what.into()) }
+    }
+
+    /// Checks that two values are equal, and shows both if they are not.
+    pub fn equal<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, found: T, wanted: T) {
+        let holds = found == wanted;
+        self.that(holds, if holds { what.to_owned() } else { format!("{what}: {found:?}, not {wanted:?}") });
+    }
+
+    /// Checks that a recorded command ended with status 0, and shows what it said if not.
+    pub fn succeeded(&mut self, run: &Run, name: &str) {
+        let status = run.status(name);
+        let said = run.text(&format!("{name}.err")) + &run.text(&format!("{name}.out"));
+        let last = said.trim().lines().last().unwrap_or_default().to_owned();
+        self.that(status == Some(0), format!("{name} ends with status 0 (status {status:?}: {last})"));
+    }
+
+    /// Notes a measured number.
+    pub fn figure(&mut self, name: impl Into<String>, value: f64) {
+        self.figures.push((name.into(), value));
+    }
+
+    /// What held.
+    pub fn passed(&self) -> &[String] {
+        &self.passed
+    }
+
+    /// What did not hold.
+    pub fn failed(&self) -> &[String] {
+        &self.failed
+    }
+
+    /// What was measured.
+    pub fn figures(&self) -> &[(String, f64)] {
+        &self.figures
+    }
+
+    /// Whether something was checked and all of it held.
+    pub fn all_hold(&self) -> bool {
+        self.failed.is_empty() && !self.passed.is_empty()
+    }
+}
+
+/// The line that dom0 says last.
+const LAST_LINE: &str = "RIG: end of scenario";
+/// What dom0 says before anything that it could not do.
+const FAILED: &str = "RIG: FAILED";
+
+/// What must hold of every run, whatever the scenario.
+pub(crate) fn judge_run(log: &Log, end: End, guests_may_die: bool, checks: &mut Checks) {
+    match end {
+        End::TimedOut => checks.that(false, "the machine is switched off in time"),
+        End::Exited(status) => checks.that(status.success(), format!("QEMU ends well ({status})")),
+    }
+    match log.crash(guests_may_die) {
+        Some(line) => checks.that(false, format!("nothing crashes: {}", line.text)),
+        None => checks.that(true, "nothing crashes"),
+    }
+    checks.that(log.find("RIG: user space").is_some(), "dom0 comes up");
+    checks.that(log.find(LAST_LINE).is_some(), "dom0 runs the scenario to its end");
+    if let Some(line) = log.find(FAILED) {
+        checks.that(false, line.text.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::ExitStatus;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn judged(lines: &[&str], end: End) -> Checks {
+        let mut log = Log::default();
+        for line in lines {
+            log.push(Duration::ZERO, line.as_bytes());
+        }
+        let mut checks = Checks::default();
+        judge_run(&log, end, false, &mut checks);
+        checks
+    }
+
+    fn exited(code: i32) -> End {
+        End::Exited(ExitStatus::from_raw(code << 8))
+    }
+
+    const GOOD: &[&str] = &["RIG: user space after 5.1 s", "RIG: end of scenario after 9 s"];
+
+    #[test]
+    fn a_run_to_the_end_passes() {
+        assert!(judged(GOOD, exited(0)).all_hold());
+    }
+
+    #[test]
+    fn a_panic_fails_though_qemu_ends_well() {
+        let checks = judged(&[GOOD[0], "(XEN) Panic on CPU 0:", GOOD[1]], exited(0));
+        assert_eq!(checks.failed(), ["nothing crashes: (XEN) Panic on CPU 0:"]);
+    }
+
+    #[test]
+    fn a_missing_last_line_fails() {
+        assert_eq!(judged(&GOOD[..1], exited(0)).failed(), ["dom0 runs the scenario to its end"]);
+    }
+
+    #[test]
+    fn a_timeout_and_a_bad_end_of_qemu_fail() {
+        assert!(!judged(GOOD, End::TimedOut).all_hold());
+        assert!(!judged(GOOD, exited(1)).all_hold());
+    }
+
+    #[test]
+    fn what_dom0_could_not_do_fails() {
+        let checks = judged(&[GOOD[0], "RIG: FAILED insmod xenfs", GOOD[1]], exited(0));
+        assert_eq!(checks.failed(), ["RIG: FAILED insmod xenfs"]);
+    }
+
+    #[test]
+    fn nothing_checked_is_not_a_pass() {
+        assert!(!Checks::default().all_hold());
+    }
+
+    #[test]
+    fn a_command_without_a_status_has_not_succeeded() {
+        let run = Run { log: Log::default(), end: exited(0), results: BTreeMap::new() };
+        let mut checks = Checks::default();
+        checks.succeeded(&run, "mgpu");
+        assert!(!checks.all_hold());
+    }
+}

@@ -9,7 +9,12 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use zerocopy::{FromBytes, IntoBytes};
+
 use crate::abi::iommu_op::pv_iommu_op;
+use crate::abi::sysctl::{
+    XEN_SYSCTL_INTERFACE_VERSION, XEN_SYSCTL_physinfo, xen_sysctl, xen_sysctl_physinfo,
+};
 use crate::{DomId, Errno, Gfn, PAGE_SIZE, Port};
 
 /// `dm_op`: what a device model may ask about its one guest. Allowed on a restricted descriptor.
@@ -46,6 +51,17 @@ pub trait GrantTableOp: Send + Sync {
 pub trait Sysctl: Send + Sync {
     /// `arg` is a whole `struct xen_sysctl`.
     fn sysctl(&self, arg: &mut [u8]) -> Result<(), Errno>;
+
+    /// About the host: among others how many frames it has free.
+    fn physinfo(&self) -> Result<xen_sysctl_physinfo, Errno> {
+        let mut op = xen_sysctl {
+            cmd: XEN_SYSCTL_physinfo,
+            interface_version: XEN_SYSCTL_INTERFACE_VERSION,
+            ..xen_sysctl::default()
+        };
+        self.sysctl(op.as_mut_bytes())?;
+        xen_sysctl_physinfo::read_from_prefix(op.u.as_bytes()).map(|(info, _)| info).map_err(|_| Errno::EIO)
+    }
 }
 
 /// Protection of a mapping.

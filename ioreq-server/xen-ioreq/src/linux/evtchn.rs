@@ -1,0 +1,136 @@
+//! `/dev/xen/evtchn`: this domain's event channels through one pollable descriptor.
+#![expect(unsafe_code, reason = "ioctls")]
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::OFlags;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::ioctl::ioctl;
+use super::{OpenError, open};
+use crate::abi::evtchn::*;
+use crate::seam::EventChannels;
+use crate::{DomId, Errno, Port};
+
+/// Ports that one system call moves: the driver's buffer is a page.
+const PORTS_PER_CALL: usize = 128;
+
+/// An open `/dev/xen/evtchn`, non-blocking. Ports bound through it are closed with it.
+#[derive(Debug)]
+pub struct Evtchn {
+    fd: OwnedFd,
+}
+
+impl Evtchn {
+    /// Opens the device.
+    pub fn open() -> Result<Self, OpenError> {
+        Ok(Self { fd: open("/dev/xen/evtchn", "xen-evtchn", OFlags::NONBLOCK)? })
+    }
+
+    /// From then on only ports of `domid` can be bound; what is bound stays. Errors leave the descriptor as it was:
+    /// EACCES if it is restricted already, ENOTTY where the kernel is too old.
+    pub fn restrict(self, domid: DomId) -> Result<Self, (Self, Errno)> {
+        let mut arg = ioctl_evtchn_restrict_domid { domid: domid.0 };
+        match self.call(IOCTL_EVTCHN_RESTRICT_DOMID, &mut arg) {
+            Ok(_) => Ok(self),
+            Err(e) => Err((self, e)),
+        }
+    }
+
+    /// A new port for a virtual interrupt, `VIRQ_*`. Errors: EEXIST if somebody has it, EACCES when restricted.
+    pub fn bind_virq(&self, virq: u32) -> Result<Port, Errno> {
+        self.bind(IOCTL_EVTCHN_BIND_VIRQ, &mut ioctl_evtchn_bind_virq { virq })
+    }
+
+    fn bind<T: FromBytes + IntoBytes>(&self, opcode: u32, arg: &mut T) -> Result<Port, Errno> {
+        let port = self.call(opcode, arg)?;
+        u32::try_from(port).map(Port).map_err(|_| Errno::EIO)
+    }
+
+    fn call<T: FromBytes + IntoBytes>(&self, opcode: u32, arg: &mut T) -> Result<i32, Errno> {
+        // SAFETY: the callers in this file pass each opcode with its own struct, and none holds an address.
+        unsafe { ioctl(self.fd.as_fd(), opcode, arg) }
+    }
+}
+
+impl AsFd for Evtchn {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl EventChannels for Evtchn {
+    fn pollable(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    fn bind_interdomain(&self, remote: DomId, remote_port: Port) -> Result<Port, Errno> {
+        let mut arg =
+            ioctl_evtchn_bind_interdomain { remote_domain: u32::from(remote.0), remote_port: remote_port.0 };
+        self.bind(IOCTL_EVTCHN_BIND_INTERDOMAIN, &mut arg)
+    }
+
+    fn bind_unbound(&self, remote: DomId) -> Result<Port, Errno> {
+        let mut arg = ioctl_evtchn_bind_unbound_port { remote_domain: u32::from(remote.0) };
+        self.bind(IOCTL_EVTCHN_BIND_UNBOUND_PORT, &mut arg)
+    }
+
+    fn unbind(&self, port: Port) -> Result<(), Errno> {
+        self.call(IOCTL_EVTCHN_UNBIND, &mut ioctl_evtchn_unbind { port: port.0 })?;
+        Ok(())
+    }
+
+    fn notify(&self, port: Port) -> Result<(), Errno> {
+        self.call(IOCTL_EVTCHN_NOTIFY, &mut ioctl_evtchn_notify { port: port.0 })?;
+        Ok(())
+    }
+
+    fn pending(&self, out: &mut [Port]) -> Result<usize, Errno> {
+        let mut words = [0u32; PORTS_PER_CALL];
+        let mut filled = 0;
+        while filled < out.len() {
+            let want = PORTS_PER_CALL.min(out.len() - filled);
+            let read = match rustix::io::retry_on_intr(|| {
+                rustix::io::read(&self.fd, words.get_mut(..want).unwrap_or_default().as_mut_bytes())
+            }) {
+                Ok(bytes) => bytes / size_of::<u32>(),
+                Err(rustix::io::Errno::AGAIN) => break,
+                // Ports already taken must reach the caller first; the error will still be there.
+                Err(_) if filled > 0 => break,
+                Err(e) => return Err(e.into()),
+            };
+            for (port, word) in out.iter_mut().skip(filled).zip(words.iter().take(read)) {
+                *port = Port(*word);
+            }
+            filled += read;
+            if read < want {
+                break;
+            }
+        }
+        Ok(filled)
+    }
+
+    fn unmask(&self, ports: &[Port]) -> Result<(), Errno> {
+        let mut words = [0u32; PORTS_PER_CALL];
+        for chunk in ports.chunks(PORTS_PER_CALL) {
+            for (word, port) in words.iter_mut().zip(chunk) {
+                *word = port.0;
+            }
+            let mut bytes = words.get(..chunk.len()).unwrap_or_default().as_bytes();
+            while !bytes.is_empty() {
+                let n = rustix::io::retry_on_intr(|| rustix::io::write(&self.fd, bytes))?;
+                if n == 0 {
+                    return Err(Errno::EIO);
+                }
+                bytes = bytes.get(n..).unwrap_or_default();
+            }
+        }
+        Ok(())
+    }
+
+    fn reset_ring(&self) -> Result<(), Errno> {
+        // The argument of this one is not looked at.
+        self.call(IOCTL_EVTCHN_RESET, &mut 0u32)?;
+        Ok(())
+    }
+}

@@ -1,1 +1,38 @@
-//! A model of the Xen hypervisor.
+//! A model of the Xen hypervisor: frames, domains, event channels, IOREQ servers, PV-IOMMU, devices.
+//!
+//! It decodes the same bytes as Xen and answers with the same errors, so that a client of the hypervisor runs on
+//! it unchanged through [`xen_ioreq::seam`]; [`Caller`] is a domain's hand on it, [`Vcpu`] a guest's processor,
+//! [`BusPort`] a device's way to memory. The *oracle* watches every DMA and keeps what went wrong with the
+//! history of the frame. Real Xen beats the model: where they differ, the model is to be mended.
+
+#![allow(non_upper_case_globals, reason = "patterns use constants that have the names of Xen's headers")]
+
+mod bus;
+mod caller;
+mod config;
+mod dm_op;
+mod domain;
+mod evtchn;
+mod foreign;
+mod frames;
+mod history;
+mod iommu;
+mod ioreq;
+mod machine;
+mod memory;
+mod memory_op;
+mod oracle;
+mod p2m;
+#[cfg(test)]
+#[allow(dead_code, reason = "each test takes what it needs")]
+mod testing;
+mod vcpu;
+
+pub use bus::{BusAccess, BusFault, BusPin, BusPort};
+pub use caller::{Caller, OwnFrames, RestrictedCaller};
+pub use config::{Config, DomainConfig, Iommu, Profile, RmrrRange};
+pub use domain::{DomainInfo, ShutdownReason};
+pub use evtchn::EvtchnDevice;
+pub use machine::{CreateError, Machine};
+pub use oracle::{Violation, ViolationKind};
+pub use vcpu::{Vcpu, VcpuError};

@@ -1,0 +1,352 @@
+//! A domain's hand on the hypervisor: the whole seam, or what a restricted descriptor leaves of it.
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use xen_ioreq::abi::iommu_op::pv_iommu_op;
+use xen_ioreq::abi::memory::{
+    XENMEM_resource_ioreq_server, XENMEM_resource_ioreq_server_frame_bufioreq,
+    XENMEM_resource_ioreq_server_frame_ioreq0,
+};
+use xen_ioreq::abi::sysctl::{
+    XEN_SYSCTL_INTERFACE_VERSION, XEN_SYSCTL_PHYSCAP_directio, XEN_SYSCTL_PHYSCAP_hap,
+    XEN_SYSCTL_PHYSCAP_hvm, XEN_SYSCTL_PHYSCAP_pv, XEN_SYSCTL_physinfo, xen_sysctl, xen_sysctl_physinfo,
+};
+use xen_ioreq::seam::{
+    DmOp, EventChannels, ForeignMap, ForeignPages, GrantTableOp, IommuOp, Mapping, MemoryOp, Prot,
+    ResourceMap, Sysctl,
+};
+use xen_ioreq::{DomId, Errno, Gfn, IoServerId, Mfn, PAGE_SIZE, Port};
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::config::Iommu;
+use crate::domain::Domain;
+use crate::evtchn::EvtchnDevice;
+use crate::frames::Hold;
+use crate::history::Event;
+use crate::ioreq::Shared;
+use crate::machine::Machine;
+use crate::p2m::P2mType;
+use crate::{dm_op, foreign, iommu, memory_op};
+
+/// Everything that a domain may ask of the hypervisor. Implements all traits of [`xen_ioreq::seam`].
+pub struct Caller {
+    machine: Arc<Machine>,
+    domain: Arc<Domain>,
+    evtchn: EvtchnDevice,
+}
+
+impl Caller {
+    pub(crate) fn new(machine: Arc<Machine>, domain: Arc<Domain>, evtchn: EvtchnDevice) -> Self {
+        Self { machine, domain, evtchn }
+    }
+
+    /// The domain that calls.
+    pub fn domid(&self) -> DomId {
+        self.domain.id
+    }
+
+    /// The machine that it calls.
+    pub fn machine(&self) -> &Arc<Machine> {
+        &self.machine
+    }
+
+    /// Leaves `dm_op` and mappings for one domain, as the kernel does with a restricted descriptor.
+    pub fn restrict(self, domid: DomId) -> RestrictedCaller {
+        RestrictedCaller { caller: self, domid }
+    }
+
+    /// Frames of the domain's own, for buffers that its devices shall reach. ENOMEM.
+    pub fn alloc_frames(&self, count: usize) -> Result<OwnFrames, Errno> {
+        if count == 0 {
+            return Err(Errno::EINVAL);
+        }
+        let mut frames = Vec::with_capacity(count);
+        let taken = self.machine.frames(|t| {
+            for _ in 0..count {
+                let mfn = t.allocate(self.domain.id, true)?;
+                frames.push(mfn);
+                t.hold(mfn, Hold::HostMap(self.domain.id))?;
+            }
+            Ok(())
+        });
+        let give_back = |frames: &[Mfn]| {
+            self.machine.frames(|t| {
+                for mfn in frames {
+                    t.release(*mfn, Hold::Allocation);
+                }
+            });
+        };
+        if let Err(e) = taken {
+            self.machine.frames(|t| {
+                for mfn in &frames {
+                    t.release(*mfn, Hold::HostMap(self.domain.id));
+                }
+            });
+            give_back(&frames);
+            return Err(e);
+        }
+        let mapped = foreign::map(
+            &self.machine,
+            self.domain.id,
+            frames.iter().copied().map(Some).collect(),
+            Prot::ReadWrite,
+        );
+        let mapping = match mapped {
+            Ok(m) => m,
+            Err(e) => {
+                give_back(&frames);
+                return Err(e);
+            }
+        };
+        let mut gfns = Vec::with_capacity(count);
+        {
+            // A PV domain's frames have their machine numbers.
+            let mut p2m = self.domain.p2m.write();
+            for mfn in frames {
+                p2m.set(Gfn(mfn.0), mfn, P2mType::RamRw);
+                gfns.push(Gfn(mfn.0));
+            }
+        }
+        Ok(OwnFrames { machine: self.machine.clone(), domain: self.domain.clone(), mapping, gfns })
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller").field("domain", &self.domain.id).finish_non_exhaustive()
+    }
+}
+
+/// Frames of the calling domain, mapped side by side; given back on drop (a frame that its devices still reach stays
+/// until that ends).
+#[derive(Debug)]
+pub struct OwnFrames {
+    machine: Arc<Machine>,
+    domain: Arc<Domain>,
+    mapping: Mapping,
+    gfns: Vec<Gfn>,
+}
+
+impl OwnFrames {
+    /// The frames' numbers, in the order of the mapping.
+    pub fn gfns(&self) -> &[Gfn] {
+        &self.gfns
+    }
+
+    /// First byte; valid for `gfns().len()` pages while `self` lives.
+    pub fn ptr(&self) -> NonNull<u8> {
+        self.mapping.base()
+    }
+
+    /// Length in bytes.
+    pub fn bytes(&self) -> usize {
+        self.gfns.len() * PAGE_SIZE
+    }
+}
+
+impl Drop for OwnFrames {
+    fn drop(&mut self) {
+        for gfn in &self.gfns {
+            let mfn = self.domain.p2m.write().remove(*gfn);
+            if let Some(mfn) = mfn {
+                self.machine.frames(|t| {
+                    t.note(mfn, Event::BalloonedOut { owner: self.domain.id, gfn: *gfn });
+                    t.release(mfn, Hold::Allocation);
+                });
+            }
+        }
+    }
+}
+
+impl DmOp for Caller {
+    fn dm_op(&self, domid: DomId, bufs: &mut [&mut [u8]]) -> Result<(), Errno> {
+        dm_op::dm_op(&self.machine, &self.domain, domid, bufs)
+    }
+}
+
+impl IommuOp for Caller {
+    fn iommu_op(&self, ops: &mut [pv_iommu_op]) -> Result<(), Errno> {
+        iommu::iommu_op(&self.machine, &self.domain, ops)
+    }
+}
+
+impl MemoryOp for Caller {
+    fn memory_op(&self, cmd: u32, arg: &mut [u8], list: &mut [u64]) -> Result<i64, Errno> {
+        memory_op::memory_op(&self.machine, &self.domain, false, cmd, arg, list).map(|done| done.value)
+    }
+}
+
+/// The model has no grant tables yet, and says so as a Xen built without them does.
+impl GrantTableOp for Caller {
+    fn grant_table_op(&self, _cmd: u32, _args: &mut [u8], _count: u32) -> Result<i64, Errno> {
+        Err(Errno::ENOSYS)
+    }
+}
+
+impl Sysctl for Caller {
+    /// `XEN_SYSCTL_physinfo`. EPERM: not dom0. EACCES: another interface version. ENOSYS: another operation.
+    fn sysctl(&self, arg: &mut [u8]) -> Result<(), Errno> {
+        let (mut op, _) = xen_sysctl::read_from_prefix(arg).map_err(|_| Errno::EFAULT)?;
+        if op.interface_version != XEN_SYSCTL_INTERFACE_VERSION {
+            return Err(Errno::EACCES);
+        }
+        if !self.domain.privileged {
+            return Err(Errno::EPERM);
+        }
+        if op.cmd != XEN_SYSCTL_physinfo {
+            return Err(Errno::ENOSYS);
+        }
+        let directio =
+            if self.machine.config().iommu == Iommu::Absent { 0 } else { XEN_SYSCTL_PHYSCAP_directio };
+        let total = self.machine.config().frames as u64;
+        let info = xen_sysctl_physinfo {
+            threads_per_core: 1,
+            cores_per_socket: 1,
+            nr_cpus: 1,
+            nr_nodes: 1,
+            capabilities: XEN_SYSCTL_PHYSCAP_hvm | XEN_SYSCTL_PHYSCAP_pv | XEN_SYSCTL_PHYSCAP_hap | directio,
+            total_pages: total,
+            free_pages: self.machine.free_frames(),
+            max_mfn: total - 1,
+            ..xen_sysctl_physinfo::default()
+        };
+        info.write_to_prefix(op.u.as_mut_bytes()).map_err(|_| Errno::EFAULT)?;
+        op.write_to_prefix(arg).map_err(|_| Errno::EFAULT)
+    }
+}
+
+impl ForeignMap for Caller {
+    fn map_foreign(&self, domid: DomId, gfns: &[Gfn], prot: Prot) -> Result<ForeignPages, Errno> {
+        if gfns.is_empty() {
+            return Err(Errno::EINVAL);
+        }
+        let domain = self.machine.domain(domid).ok_or(Errno::ESRCH)?;
+        if !self.domain.controls(domid) {
+            return Err(Errno::EPERM);
+        }
+        let mut frames = Vec::with_capacity(gfns.len());
+        let mut errors = Vec::with_capacity(gfns.len());
+        {
+            let p2m = domain.p2m.read();
+            self.machine.frames(|t| {
+                for gfn in gfns {
+                    let held = p2m.ram(*gfn).ok_or(Errno::EINVAL).and_then(|(mfn, _)| {
+                        t.hold(mfn, Hold::HostMap(self.domain.id))?;
+                        Ok(mfn)
+                    });
+                    frames.push(held.ok());
+                    errors.push(held.err());
+                }
+            });
+        }
+        let mapping = foreign::map(&self.machine, self.domain.id, frames, prot)?;
+        Ok(ForeignPages { mapping, errors })
+    }
+}
+
+impl ResourceMap for Caller {
+    fn map_resource(&self, domid: DomId, kind: u32, id: u32, first: u32, nr: u32) -> Result<Mapping, Errno> {
+        let size = self.resource_size(domid, kind, id)?;
+        if nr == 0 || first.checked_add(nr).is_none_or(|end| end > size) {
+            return Err(Errno::EINVAL);
+        }
+        let domain = dm_op::remote(&self.machine, &self.domain, domid)?;
+        let id = u16::try_from(id).map_err(|_| Errno::EINVAL)?;
+        let mut frames = Vec::new();
+        {
+            let servers = domain.servers.read();
+            let server = servers.of_emulator(IoServerId(id), self.domain.id)?;
+            server.ensure_pages(&self.machine, &domain)?;
+            for frame in first..first + nr {
+                let which = match frame {
+                    XENMEM_resource_ioreq_server_frame_bufioreq if server.has_ring() => Shared::Buffered,
+                    XENMEM_resource_ioreq_server_frame_bufioreq => return Err(Errno::ENOENT),
+                    XENMEM_resource_ioreq_server_frame_ioreq0 => Shared::Sync,
+                    _ => return Err(Errno::EINVAL),
+                };
+                frames.push(server.page(which).ok_or(Errno::ENOMEM)?);
+            }
+            self.machine
+                .frames(|t| frames.iter().try_for_each(|m| t.hold(*m, Hold::HostMap(self.domain.id))))?;
+        }
+        foreign::map(&self.machine, self.domain.id, frames.into_iter().map(Some).collect(), Prot::ReadWrite)
+    }
+
+    /// 2 for an IOREQ server, existing or not: as in Xen the size depends only on the number of vCPUs.
+    fn resource_size(&self, domid: DomId, kind: u32, _id: u32) -> Result<u32, Errno> {
+        dm_op::remote(&self.machine, &self.domain, domid)?;
+        if kind == XENMEM_resource_ioreq_server { Ok(2) } else { Err(Errno::EOPNOTSUPP) }
+    }
+}
+
+impl EventChannels for Caller {
+    fn pollable(&self) -> BorrowedFd<'_> {
+        self.evtchn.pollable()
+    }
+
+    fn bind_interdomain(&self, remote: DomId, remote_port: Port) -> Result<Port, Errno> {
+        self.evtchn.bind_interdomain(remote, remote_port)
+    }
+
+    fn bind_unbound(&self, remote: DomId) -> Result<Port, Errno> {
+        self.evtchn.bind_unbound(remote)
+    }
+
+    fn unbind(&self, port: Port) -> Result<(), Errno> {
+        self.evtchn.unbind(port)
+    }
+
+    fn notify(&self, port: Port) -> Result<(), Errno> {
+        self.evtchn.notify(port)
+    }
+
+    fn pending(&self, out: &mut [Port]) -> Result<usize, Errno> {
+        self.evtchn.pending(out)
+    }
+
+    fn unmask(&self, ports: &[Port]) -> Result<(), Errno> {
+        self.evtchn.unmask(ports)
+    }
+
+    fn reset_ring(&self) -> Result<(), Errno> {
+        self.evtchn.reset_ring()
+    }
+}
+
+/// What is left of a [`Caller`] that was restricted to one domain: EPERM for every other.
+#[derive(Debug)]
+pub struct RestrictedCaller {
+    caller: Caller,
+    domid: DomId,
+}
+
+impl RestrictedCaller {
+    fn check(&self, domid: DomId) -> Result<&Caller, Errno> {
+        if domid == self.domid { Ok(&self.caller) } else { Err(Errno::EPERM) }
+    }
+}
+
+impl DmOp for RestrictedCaller {
+    fn dm_op(&self, domid: DomId, bufs: &mut [&mut [u8]]) -> Result<(), Errno> {
+        self.check(domid)?.dm_op(domid, bufs)
+    }
+}
+
+impl ForeignMap for RestrictedCaller {
+    fn map_foreign(&self, domid: DomId, gfns: &[Gfn], prot: Prot) -> Result<ForeignPages, Errno> {
+        self.check(domid)?.map_foreign(domid, gfns, prot)
+    }
+}
+
+impl ResourceMap for RestrictedCaller {
+    fn map_resource(&self, domid: DomId, kind: u32, id: u32, first: u32, nr: u32) -> Result<Mapping, Errno> {
+        self.check(domid)?.map_resource(domid, kind, id, first, nr)
+    }
+
+    fn resource_size(&self, domid: DomId, kind: u32, id: u32) -> Result<u32, Errno> {
+        self.check(domid)?.resource_size(domid, kind, id)
+    }
+}

@@ -1,0 +1,178 @@
+//! A domain: its memory, ports, IOREQ servers, vCPUs, and whether it runs.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use xen_ioreq::DomId;
+use xen_ioreq::abi::sched::{SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_suspend};
+
+use crate::config::DomainConfig;
+use crate::evtchn::Ports;
+use crate::iommu::BusTable;
+use crate::ioreq::Servers;
+use crate::p2m::P2m;
+use crate::vcpu::VcpuState;
+
+/// Why a domain no longer runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShutdownReason {
+    /// `SHUTDOWN_poweroff`
+    Poweroff,
+    /// `SHUTDOWN_reboot`
+    Reboot,
+    /// `SHUTDOWN_suspend`
+    Suspend,
+    /// `SHUTDOWN_crash`
+    Crash,
+    /// Another code.
+    Other(u32),
+}
+
+impl ShutdownReason {
+    pub(crate) fn from_code(code: u32) -> Self {
+        match code {
+            SHUTDOWN_poweroff => Self::Poweroff,
+            SHUTDOWN_reboot => Self::Reboot,
+            SHUTDOWN_suspend => Self::Suspend,
+            SHUTDOWN_crash => Self::Crash,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// What a toolstack learns of a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DomainInfo {
+    /// Its number.
+    pub domid: DomId,
+    /// Destroyed, and kept in the list by frames that somebody still holds.
+    pub dying: bool,
+    /// Why it stopped, if it has.
+    pub shutdown: Option<ShutdownReason>,
+    /// Frames charged to it.
+    pub tot_pages: u64,
+    /// Limit for them.
+    pub max_pages: u64,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+}
+
+/// Levels of interrupt lines, kept so that a device model can be observed.
+#[derive(Default, Debug)]
+pub(crate) struct Lines {
+    /// One bit for each of 32 devices × 4 pins.
+    pub(crate) intx: [u32; 4],
+    pub(crate) isa: u16,
+    pub(crate) link_route: [u8; 4],
+}
+
+const RUNNING: u32 = 0;
+const DYING: u32 = u32::MAX;
+
+/// Locks, in the order in which they may be taken: `servers`, `p2m`, then the machine's frame table; `lines` and the
+/// port table are leaves.
+pub(crate) struct Domain {
+    pub(crate) id: DomId,
+    pub(crate) hvm: bool,
+    pub(crate) privileged: bool,
+    pub(crate) target: Option<DomId>,
+    pub(crate) stdvga: bool,
+    pub(crate) p2m: RwLock<P2m>,
+    pub(crate) ports: Ports,
+    pub(crate) servers: RwLock<Servers>,
+    pub(crate) vcpus: Vec<Arc<VcpuState>>,
+    /// Table of its devices, if it has any.
+    pub(crate) bus: Option<Arc<BusTable>>,
+    /// Whether the table is its own to change.
+    pub(crate) controls_bus: bool,
+    pub(crate) lines: Mutex<Lines>,
+    /// The latch of port 0xcf8.
+    pub(crate) cf8: AtomicU32,
+    pub(crate) paused: AtomicUsize,
+    /// `RUNNING`, `DYING`, or a shutdown code + 1.
+    stop: AtomicU32,
+}
+
+impl fmt::Debug for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Domain").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Domain {
+    pub(crate) fn new(
+        id: DomId,
+        privileged: bool,
+        config: &DomainConfig,
+        bus: Option<(Arc<BusTable>, bool)>,
+    ) -> Self {
+        let controls_bus = bus.as_ref().is_some_and(|b| b.1);
+        let bus = bus.map(|b| b.0);
+        Self {
+            id,
+            hvm: config.hvm,
+            privileged,
+            target: config.target,
+            stdvga: config.stdvga,
+            p2m: RwLock::new(P2m::default()),
+            ports: Ports::default(),
+            servers: RwLock::new(Servers::default()),
+            vcpus: (0..config.vcpus).map(|i| Arc::new(VcpuState::new(i))).collect(),
+            bus,
+            controls_bus,
+            lines: Mutex::new(Lines::default()),
+            cf8: AtomicU32::new(0),
+            paused: AtomicUsize::new(0),
+            stop: AtomicU32::new(RUNNING),
+        }
+    }
+
+    /// Whether this domain may act as a device model for `other`.
+    pub(crate) fn controls(&self, other: DomId) -> bool {
+        self.privileged || self.target == Some(other)
+    }
+
+    pub(crate) fn dying(&self) -> bool {
+        self.stop.load(Ordering::Acquire) == DYING
+    }
+
+    pub(crate) fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire) != RUNNING
+    }
+
+    pub(crate) fn shutdown_reason(&self) -> Option<ShutdownReason> {
+        match self.stop.load(Ordering::Acquire) {
+            RUNNING | DYING => None,
+            code => Some(ShutdownReason::from_code(code - 1)),
+        }
+    }
+
+    /// Marks it as dying; `false` if it was already.
+    pub(crate) fn begin_death(&self) -> bool {
+        let first = self.stop.swap(DYING, Ordering::AcqRel) != DYING;
+        self.kick();
+        first
+    }
+
+    /// Stops it, unless it has stopped before.
+    pub(crate) fn shut_down(&self, code: u32) {
+        let code = code.min(DYING - 2) + 1;
+        let _ = self.stop.compare_exchange(RUNNING, code, Ordering::AcqRel, Ordering::Acquire);
+        self.kick();
+    }
+
+    /// Stops it because of an error that its device model, or a bug, made.
+    pub(crate) fn crash(&self, why: &str) {
+        log::error!("{}: crashed: {why}", self.id);
+        self.shut_down(SHUTDOWN_crash);
+    }
+
+    /// Makes every vCPU look at what has changed.
+    pub(crate) fn kick(&self) {
+        for v in &self.vcpus {
+            v.kick();
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! `memory_op`: ballooning and the counts of a domain's memory.
+//!
+//! A frame leaves the guest's address space first; the notices to those who still reach it come after, as in Xen. What
+//! keeps the frame alive meanwhile is the reference that their mappings hold.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use xen_ioreq::abi::memory::{
+    XENMEM_current_reservation, XENMEM_decrease_reservation, XENMEM_maximum_gpfn, XENMEM_maximum_ram_page,
+    XENMEM_maximum_reservation, XENMEM_populate_physmap, XENMEM_remove_from_physmap, xen_memory_domain,
+    xen_memory_reservation, xen_remove_from_physmap,
+};
+use xen_ioreq::{DomId, Errno, Gfn, IoServerId, Mfn};
+use zerocopy::FromBytes;
+
+use crate::config::Profile;
+use crate::domain::Domain;
+use crate::frames::Hold;
+use crate::history::Event;
+use crate::ioreq::request::Request;
+use crate::machine::Machine;
+use crate::p2m::{P2m, P2mType};
+use crate::vcpu::Notice;
+
+/// Largest extent order of an ordinary domain and of dom0 (Xen's `memop-max-order`).
+const MAX_ORDER: u32 = 9;
+const MAX_ORDER_PRIVILEGED: u32 = 18;
+/// Xen keeps its progress in the upper bits of the command, so counts have a limit.
+const MAX_EXTENTS: u64 = (u32::MAX >> 6) as u64;
+
+/// What an operation did, and what the calling vCPU has still to do before its guest goes on.
+pub(crate) struct Done {
+    pub(crate) value: i64,
+    pub(crate) notices: Vec<Notice>,
+    pub(crate) invalidate_all: bool,
+}
+
+/// Performs an operation for `caller`. With `on_vcpu` the caller is a guest's vCPU, which delivers what is in [`Done`]
+/// itself; otherwise that is queued for the target's vCPUs here.
+pub(crate) fn memory_op(
+    machine: &Machine,
+    caller: &Arc<Domain>,
+    on_vcpu: bool,
+    cmd: u32,
+    arg: &mut [u8],
+    list: &mut [u64],
+) -> Result<Done, Errno> {
+    let mut work = Work { machine, notices: Vec::new(), changed: false };
+    let mut target = None;
+    let value = match cmd {
+        XENMEM_decrease_reservation | XENMEM_populate_physmap => {
+            // A reservation that cannot be read or is not allowed has simply nothing done.
+            let d = reservation(machine, caller, arg);
+            let done = d.as_ref().map_or(0, |(d, r)| work.extents(caller, d, r, cmd, list));
+            target = d.map(|(d, _)| d);
+            i64::try_from(done).map_err(|_| Errno::EINVAL)?
+        }
+        XENMEM_remove_from_physmap => {
+            let (r, _) = xen_remove_from_physmap::read_from_prefix(arg).map_err(|_| Errno::EFAULT)?;
+            let d = resolve(machine, caller, DomId(r.domid)).ok_or(Errno::ESRCH)?;
+            allowed(caller, &d)?;
+            // The frame stays allocated: it is still the domain's, only out of its reach.
+            let mfn = d.p2m.write().remove(Gfn(r.gpfn)).ok_or(Errno::ENOENT)?;
+            work.removed(&d, mfn);
+            target = Some(d);
+            0
+        }
+        XENMEM_maximum_ram_page => {
+            i64::try_from(machine.config().frames).map_or(Err(Errno::ERANGE), |n| Ok(n - 1))?
+        }
+        XENMEM_current_reservation | XENMEM_maximum_reservation | XENMEM_maximum_gpfn => {
+            let (r, _) = xen_memory_domain::read_from_prefix(arg).map_err(|_| Errno::EFAULT)?;
+            let d = resolve(machine, caller, DomId(r.domid)).ok_or(Errno::ESRCH)?;
+            allowed(caller, &d)?;
+            let account = machine.frames(|t| t.account(d.id)).ok_or(Errno::ESRCH)?;
+            let value = match cmd {
+                XENMEM_current_reservation => account.charged,
+                XENMEM_maximum_reservation => account.max,
+                _ => d.p2m.read().max_gfn().map_or(0, |g| g.0),
+            };
+            i64::try_from(value).map_err(|_| Errno::ERANGE)?
+        }
+        _ => return Err(Errno::ENOSYS),
+    };
+    let Work { notices, changed, .. } = work;
+    // Released Xen knows only that something has changed, draft B names the frame.
+    let invalidate_all = changed && machine.config().profile == Profile::Stock;
+    let own = target.as_ref().is_some_and(|d| d.id == caller.id);
+    if on_vcpu && own {
+        return Ok(Done { value, notices, invalidate_all });
+    }
+    if let Some(d) = target {
+        if invalidate_all {
+            d.vcpus.iter().for_each(|v| v.request_invalidate_all());
+        }
+        if let Some(v) = d.vcpus.first() {
+            notices.into_iter().for_each(|n| v.queue_notice(n));
+        }
+    }
+    Ok(Done { value, notices: Vec::new(), invalidate_all: false })
+}
+
+fn resolve(machine: &Machine, caller: &Arc<Domain>, id: DomId) -> Option<Arc<Domain>> {
+    if id == DomId::SELF || id == caller.id { Some(caller.clone()) } else { machine.domain(id) }
+}
+
+fn allowed(caller: &Domain, d: &Domain) -> Result<(), Errno> {
+    if d.id == caller.id || caller.controls(d.id) { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+fn reservation(
+    machine: &Machine,
+    caller: &Arc<Domain>,
+    arg: &[u8],
+) -> Option<(Arc<Domain>, xen_memory_reservation)> {
+    let (r, _) = xen_memory_reservation::read_from_prefix(arg).ok()?;
+    let limit = if caller.privileged { MAX_ORDER_PRIVILEGED } else { MAX_ORDER };
+    let d = resolve(machine, caller, DomId(r.domid))?;
+    allowed(caller, &d).ok()?;
+    (r.nr_extents <= MAX_EXTENTS && r.extent_order <= limit).then_some((d, r))
+}
+
+struct Work<'m> {
+    machine: &'m Machine,
+    notices: Vec<Notice>,
+    changed: bool,
+}
+
+impl Work<'_> {
+    /// Extents done, up to the first that fails.
+    fn extents(
+        &mut self,
+        caller: &Domain,
+        d: &Arc<Domain>,
+        r: &xen_memory_reservation,
+        cmd: u32,
+        list: &mut [u64],
+    ) -> usize {
+        let wanted = usize::try_from(r.nr_extents).unwrap_or(usize::MAX);
+        let frames = 1u64 << r.extent_order;
+        for (done, gfn) in list.iter().take(wanted).enumerate() {
+            let ok = match cmd {
+                XENMEM_decrease_reservation => self.decrease(d, Gfn(*gfn), frames),
+                _ => self.populate(d, Gfn(*gfn), frames),
+            };
+            if !ok {
+                log::debug!(
+                    "{}: memory_op {cmd} of {}: extent {done} at gfn {gfn:#x} fails",
+                    caller.id,
+                    d.id
+                );
+                return done;
+            }
+        }
+        wanted.min(list.len())
+    }
+
+    fn decrease(&mut self, d: &Domain, first: Gfn, frames: u64) -> bool {
+        for i in 0..frames {
+            let Some(gfn) = first.checked_add(i) else { return false };
+            let Some(mfn) = d.p2m.write().remove(gfn) else { return false };
+            self.machine.frames(|t| t.note(mfn, Event::BalloonedOut { owner: d.id, gfn }));
+            self.removed(d, mfn);
+            self.machine.frames(|t| t.release(mfn, Hold::Allocation));
+        }
+        true
+    }
+
+    fn populate(&mut self, d: &Domain, first: Gfn, frames: u64) -> bool {
+        let Some(last) = first.checked_add(frames - 1) else { return false };
+        if !P2m::addressable(last) {
+            return false;
+        }
+        let mut fresh = Vec::new();
+        let all = self.machine.frames(|t| {
+            for _ in 0..frames {
+                match t.allocate(d.id, true) {
+                    Ok(mfn) => fresh.push(mfn),
+                    Err(_) => {
+                        for mfn in fresh.drain(..) {
+                            t.release(mfn, Hold::Allocation);
+                        }
+                        return false;
+                    }
+                }
+            }
+            true
+        });
+        for (i, mfn) in (0..frames).zip(fresh) {
+            let Some(gfn) = first.checked_add(i) else { return false };
+            // A frame that was there stays the domain's, out of its reach, and nobody is told.
+            let old = d.p2m.write().set(gfn, mfn, P2mType::RamRw);
+            self.machine.frames(|t| {
+                t.note(mfn, Event::Populated { owner: d.id, gfn });
+                if let Some(old) = old {
+                    t.note(old, Event::Replaced { owner: d.id, gfn });
+                }
+            });
+        }
+        all
+    }
+
+    /// A frame has left the address space of `d`: tells each server that reaches it by a BFN, once for each BFN.
+    fn removed(&mut self, d: &Domain, mfn: Mfn) {
+        self.changed = true;
+        let mut told: Vec<Notice> = Vec::new();
+        let entries = self.machine.frames(|t| t.m2b(mfn).to_vec());
+        for e in entries {
+            let notice = Notice { server: IoServerId(e.ioserver), bfn: e.bfn.0 };
+            if told.contains(&notice) {
+                continue;
+            }
+            told.push(notice);
+            let server = d.servers.read().get(notice.server).cloned();
+            let Some(server) = server.filter(|s| s.emulator == e.by) else { continue };
+            let owner = d.id;
+            self.machine.frames(|t| t.note(mfn, Event::Notified { owner, bfn: e.bfn, ioserver: e.ioserver }));
+            self.machine.counters.notices.fetch_add(1, Ordering::Relaxed);
+            if server.send_buffered(self.machine, d, &Request::invalidate_bfn(e.bfn.0)).is_err() {
+                self.machine.counters.sync_notices.fetch_add(1, Ordering::Relaxed);
+                self.notices.push(notice);
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! A guest's physical memory: GFN to MFN and what kind of memory it is.
+
+use std::collections::BTreeMap;
+
+use xen_ioreq::{Gfn, Mfn};
+
+const CHUNK: usize = 512;
+/// A guest frame number has at most this many bits (48 bits of address).
+const GFN_BITS: u32 = 36;
+
+/// What an access to a populated frame does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum P2mType {
+    /// Ordinary RAM.
+    RamRw,
+    /// Writes are dropped.
+    RamRo,
+    /// Goes to the device model although there is a frame.
+    MmioDm,
+    /// Reads are RAM, writes go to the server that claimed this type.
+    IoreqServer,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Entry(u64);
+
+impl Entry {
+    fn new(mfn: Mfn, ty: P2mType) -> Self {
+        let t = match ty {
+            P2mType::RamRw => 1,
+            P2mType::RamRo => 2,
+            P2mType::MmioDm => 3,
+            P2mType::IoreqServer => 4,
+        };
+        Self(mfn.0 << 3 | t)
+    }
+
+    fn get(self) -> Option<(Mfn, P2mType)> {
+        let ty = match self.0 & 7 {
+            1 => P2mType::RamRw,
+            2 => P2mType::RamRo,
+            3 => P2mType::MmioDm,
+            4 => P2mType::IoreqServer,
+            _ => return None,
+        };
+        Some((Mfn(self.0 >> 3), ty))
+    }
+}
+
+/// The table.
+#[derive(Default)]
+pub(crate) struct P2m {
+    chunks: BTreeMap<u64, Box<[Entry; CHUNK]>>,
+}
+
+fn split(gfn: Gfn) -> (u64, usize) {
+    #[allow(clippy::cast_possible_truncation, reason = "below 512")]
+    let low = (gfn.0 % CHUNK as u64) as usize;
+    (gfn.0 / CHUNK as u64, low)
+}
+
+impl P2m {
+    /// Whether a frame may ever be put at `gfn`.
+    pub(crate) fn addressable(gfn: Gfn) -> bool {
+        gfn.0 >> GFN_BITS == 0
+    }
+
+    pub(crate) fn get(&self, gfn: Gfn) -> Option<(Mfn, P2mType)> {
+        let (chunk, low) = split(gfn);
+        self.chunks.get(&chunk)?.get(low)?.get()
+    }
+
+    /// The frame at `gfn` if it is memory of some kind (not `MmioDm`).
+    pub(crate) fn ram(&self, gfn: Gfn) -> Option<(Mfn, P2mType)> {
+        self.get(gfn).filter(|(_, t)| *t != P2mType::MmioDm)
+    }
+
+    /// Puts a frame at `gfn`, which must be [`addressable`](Self::addressable); returns what was there.
+    pub(crate) fn set(&mut self, gfn: Gfn, mfn: Mfn, ty: P2mType) -> Option<Mfn> {
+        let (chunk, low) = split(gfn);
+        let chunk = self.chunks.entry(chunk).or_insert_with(|| Box::new([Entry::default(); CHUNK]));
+        let e = chunk.get_mut(low)?;
+        let old = e.get().map(|(m, _)| m);
+        *e = Entry::new(mfn, ty);
+        old
+    }
+
+    pub(crate) fn remove(&mut self, gfn: Gfn) -> Option<Mfn> {
+        let (chunk, low) = split(gfn);
+        let e = self.chunks.get_mut(&chunk)?.get_mut(low)?;
+        let old = e.get().map(|(m, _)| m);
+        *e = Entry::default();
+        old
+    }
+
+    /// The highest populated GFN.
+    pub(crate) fn max_gfn(&self) -> Option<Gfn> {
+        self.chunks.iter().rev().find_map(|(c, entries)| {
+            let low = entries.iter().rposition(|e| e.get().is_some())?;
+            Some(Gfn(c * CHUNK as u64 + low as u64))
+        })
+    }
+
+    /// Turns every `from` into `to`.
+    pub(crate) fn retype_all(&mut self, from: P2mType, to: P2mType) {
+        for e in self.chunks.values_mut().flat_map(|c| c.iter_mut()) {
+            if let Some((mfn, _)) = e.get().filter(|(_, t)| *t == from) {
+                *e = Entry::new(mfn, to);
+            }
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.chunks.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_set_is_found_and_what_was_removed_is_a_hole() {
+        let mut p = P2m::default();
+        assert_eq!(p.set(Gfn(513), Mfn(7), P2mType::RamRw), None);
+        assert_eq!(p.set(Gfn(513), Mfn(8), P2mType::IoreqServer), Some(Mfn(7)));
+        assert_eq!(p.get(Gfn(513)), Some((Mfn(8), P2mType::IoreqServer)));
+        assert_eq!(p.max_gfn(), Some(Gfn(513)));
+        p.retype_all(P2mType::IoreqServer, P2mType::RamRw);
+        assert_eq!(p.get(Gfn(513)), Some((Mfn(8), P2mType::RamRw)));
+        assert_eq!(p.remove(Gfn(513)), Some(Mfn(8)));
+        assert_eq!((p.get(Gfn(513)), p.remove(Gfn(513)), p.max_gfn()), (None, None, None));
+    }
+
+    #[test]
+    fn a_frame_of_type_mmio_dm_is_not_ram() {
+        let mut p = P2m::default();
+        p.set(Gfn(1), Mfn(7), P2mType::MmioDm);
+        assert_eq!(p.ram(Gfn(1)), None);
+        assert!(!P2m::addressable(Gfn(1 << 36)));
+    }
+}

@@ -1,0 +1,255 @@
+//! A guest's processor: makes accesses and hypercalls on the thread that holds it, and blocks as a real one does.
+
+mod access;
+mod hypercall;
+mod interrupt;
+#[cfg(test)]
+mod tests;
+mod wake;
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use xen_ioreq::{DomId, Errno, IoServerId, VcpuId};
+
+pub(crate) use self::wake::Wake;
+use crate::domain::{Domain, ShutdownReason};
+use crate::evtchn;
+use crate::ioreq::Server;
+use crate::ioreq::request::Request;
+use crate::ioreq::slot::Progress;
+use crate::machine::Machine;
+
+/// Why a vCPU cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VcpuError {
+    /// the domain was destroyed
+    #[error("the domain was destroyed")]
+    Destroyed,
+    /// the domain has shut down or crashed
+    #[error("the domain has stopped: {0:?}")]
+    Stopped(ShutdownReason),
+    /// an access of a size that no instruction makes
+    #[error("no instruction accesses {0} bytes")]
+    Size(usize),
+    /// there is no RAM at this guest physical address
+    #[error("no RAM at guest physical address {0:#x}")]
+    NotRam(u64),
+    /// the hypercall failed
+    #[error("hypercall: {0}")]
+    Hypercall(Errno),
+}
+
+/// A notice that found no room in the buffered ring and goes by the vCPU's slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Notice {
+    pub(crate) server: IoServerId,
+    pub(crate) bfn: u64,
+}
+
+/// What others may touch of a vCPU.
+pub(crate) struct VcpuState {
+    pub(crate) id: VcpuId,
+    pub(crate) wake: Wake,
+    /// Something below, or in the domain's state, wants to be looked at before the guest goes on.
+    attention: AtomicBool,
+    /// Something has changed in the guest's memory: tell every server (`mapcache_invalidate` in Xen).
+    invalidate_all: AtomicBool,
+    notices: Mutex<VecDeque<Notice>>,
+    /// Interrupts that wait, one bit a vector.
+    irr: [AtomicU64; 4],
+    taken: AtomicBool,
+}
+
+impl VcpuState {
+    pub(crate) fn new(id: u32) -> Self {
+        Self {
+            id: VcpuId(id),
+            wake: Wake::default(),
+            attention: AtomicBool::new(false),
+            invalidate_all: AtomicBool::new(false),
+            notices: Mutex::new(VecDeque::new()),
+            irr: Default::default(),
+            taken: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn kick(&self) {
+        self.attention.store(true, Ordering::SeqCst);
+        self.wake.notify();
+    }
+
+    /// At its next resume the vCPU tells every server that something has changed.
+    pub(crate) fn request_invalidate_all(&self) {
+        self.invalidate_all.store(true, Ordering::SeqCst);
+        self.attention.store(true, Ordering::SeqCst);
+    }
+
+    /// At its next resume the vCPU delivers this notice.
+    pub(crate) fn queue_notice(&self, notice: Notice) {
+        self.notices.lock().push_back(notice);
+        self.attention.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn interrupt(&self, vector: u8) {
+        let [word, bit] = [vector / 64, vector % 64];
+        if let Some(w) = self.irr.get(usize::from(word)) {
+            w.fetch_or(1 << bit, Ordering::SeqCst);
+        }
+        self.wake.notify();
+    }
+}
+
+/// A vCPU of a guest. One handle exists at a time for each; it may move between threads.
+///
+/// Guest code is what happens between the calls; each call is a point at which the hypervisor has the vCPU in its
+/// hands, so pauses, deaths and notices that others caused take effect at the next call.
+pub struct Vcpu {
+    machine: Arc<Machine>,
+    domain: Arc<Domain>,
+    state: Arc<VcpuState>,
+    /// One request at a time: not to be shared by threads.
+    alone: PhantomData<Cell<()>>,
+}
+
+impl Vcpu {
+    pub(crate) fn new(machine: Arc<Machine>, domain: Arc<Domain>, id: VcpuId) -> Result<Self, Errno> {
+        let index = usize::try_from(id.0).map_err(|_| Errno::ENOENT)?;
+        let state = domain.vcpus.get(index).ok_or(Errno::ENOENT)?.clone();
+        if state.taken.swap(true, Ordering::AcqRel) {
+            return Err(Errno::EBUSY);
+        }
+        Ok(Self { machine, domain, state, alone: PhantomData })
+    }
+
+    /// The domain's number.
+    pub fn domid(&self) -> DomId {
+        self.domain.id
+    }
+
+    /// The vCPU's number.
+    pub fn id(&self) -> VcpuId {
+        self.state.id
+    }
+
+    fn stop_error(&self) -> VcpuError {
+        match self.domain.shutdown_reason() {
+            Some(reason) => VcpuError::Stopped(reason),
+            None => VcpuError::Destroyed,
+        }
+    }
+
+    /// Where the hypervisor resumes the guest: stops it, holds it, or first delivers what is due.
+    fn resume(&self) -> Result<(), VcpuError> {
+        if self.domain.stopped() {
+            return Err(self.stop_error());
+        }
+        if !self.state.attention.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.state.attention.store(false, Ordering::SeqCst);
+        let free = || self.domain.paused.load(Ordering::SeqCst) == 0 || self.domain.stopped();
+        self.state.wake.wait(None, free);
+        if self.domain.stopped() {
+            return Err(self.stop_error());
+        }
+        if self.state.invalidate_all.swap(false, Ordering::SeqCst) {
+            self.broadcast(&Request::invalidate_all())?;
+        }
+        loop {
+            let Some(notice) = self.state.notices.lock().pop_front() else { return Ok(()) };
+            self.deliver(notice)?;
+        }
+    }
+
+    /// Sends a notice by this vCPU's slot and waits for the answer. A server that has gone or is disabled gets none.
+    fn deliver(&self, notice: Notice) -> Result<(), VcpuError> {
+        let server = self.domain.servers.read().get(notice.server).cloned();
+        if let Some(server) = server.filter(|s| s.is_enabled()) {
+            self.send(&server, &Request::invalidate_bfn(notice.bfn))?;
+        }
+        Ok(())
+    }
+
+    /// Sends to every enabled server at once, then waits for all answers.
+    fn broadcast(&self, r: &Request) -> Result<(), VcpuError> {
+        let servers: Vec<_> =
+            self.domain.servers.read().newest_first().filter(|s| s.is_enabled()).cloned().collect();
+        for server in &servers {
+            self.post(server, r)?;
+        }
+        for server in &servers {
+            self.finish(server)?;
+        }
+        Ok(())
+    }
+
+    /// One request, from slot to answer.
+    fn send(&self, server: &Server, r: &Request) -> Result<u64, VcpuError> {
+        self.post(server, r)?;
+        self.finish(server)
+    }
+
+    fn crash(&self, why: &str) -> VcpuError {
+        self.domain.crash(why);
+        self.stop_error()
+    }
+
+    fn post(&self, server: &Server, r: &Request) -> Result<(), VcpuError> {
+        let port = server.port_of(self.state.id).ok_or_else(|| self.crash("no port for this vCPU"))?;
+        // A server that was enabled before its pages were mapped has told its emulator no port either.
+        let slot = server
+            .slot(&self.machine, self.state.id)
+            .ok_or_else(|| self.crash("device model has no slots"))?;
+        slot.post(port, r).map_err(|why| self.crash(why))?;
+        // A server that is being destroyed has no port any more; `finish` sees that.
+        let _ = evtchn::notify(&self.domain, port, true);
+        Ok(())
+    }
+
+    fn finish(&self, server: &Server) -> Result<u64, VcpuError> {
+        let slot = server
+            .slot(&self.machine, self.state.id)
+            .ok_or_else(|| self.crash("device model has no slots"))?;
+        let mut seen = 0;
+        let mut outcome = Ok(0);
+        self.state.wake.wait(None, || {
+            match slot.progress(&mut seen) {
+                Progress::Done(data) => outcome = Ok(data),
+                Progress::Broken(why) => outcome = Err(Some(why)),
+                // The destruction of a server completes its requests with the data that they were sent with: zero
+                // for a read.
+                Progress::Waiting if server.is_gone() => outcome = Ok(0),
+                // Only death ends the wait; a shutdown waits for outstanding I/O.
+                Progress::Waiting if self.domain.dying() => outcome = Err(None),
+                Progress::Waiting => return false,
+            }
+            true
+        });
+        match outcome {
+            Ok(data) => Ok(data),
+            Err(Some(why)) => Err(self.crash(why)),
+            Err(None) => Err(VcpuError::Destroyed),
+        }
+    }
+}
+
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        self.state.taken.store(false, Ordering::Release);
+    }
+}
+
+impl fmt::Debug for Vcpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vcpu")
+            .field("domain", &self.domain.id)
+            .field("id", &self.state.id)
+            .finish_non_exhaustive()
+    }
+}

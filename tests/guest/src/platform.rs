@@ -100,16 +100,16 @@ pub trait Platform {
     fn pio_read(&mut self, port: u16, width: Width) -> u32;
     /// `out`.
     fn pio_write(&mut self, port: u16, width: Width, value: u32);
-    /// One load from device memory; the result is zero-extended.
+    /// One load from guest-physical memory, be it a device's, RAM or a hole; the result is zero-extended.
     fn mmio_read(&mut self, gpa: u64, width: Width) -> u64;
-    /// One store to device memory.
+    /// One store to guest-physical memory.
     fn mmio_write(&mut self, gpa: u64, width: Width, value: u64);
 
     /// `rep ins`: `count` elements from `port` to RAM at `ram`.
     fn rep_ins(&mut self, port: u16, width: Width, ram: u64, count: u32, way: Way);
     /// `rep outs`: `count` elements from RAM at `ram` to `port`.
     fn rep_outs(&mut self, port: u16, width: Width, ram: u64, count: u32, way: Way);
-    /// `rep movs`: `count` elements from guest-physical `from` to `to`, either of which may be a device.
+    /// `rep movs`: `count` elements from guest-physical `from` to `to`; one of them may be a device.
     fn rep_movs(&mut self, from: u64, to: u64, width: Width, count: u32, way: Way);
 
     /// Copies out of RAM.

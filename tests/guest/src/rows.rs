@@ -1,0 +1,259 @@
+//! Single accesses as a table, for the conformance programme: a row does one thing and has one answer.
+//!
+//! Whoever serves port [`PORT`] ff., memory [`MMIO`] ff. and PCI function [`PCI_DEVICE`] sees every access; [`run`] writes
+//! each answer to [`RESULT`], so the server has the whole log. The same table runs on a model and inside a real guest.
+//! What the device answers is the server's affair; `expect` says what must hold whoever serves.
+
+use xen_ioreq::Gfn;
+
+use crate::platform::{Platform, Way, Width};
+use crate::words::{hi32, lo32};
+
+/// First of the device's ports.
+pub const PORT: u16 = 0x1000;
+/// Number of its ports.
+pub const PORTS: u16 = 0x20;
+/// Two writes a row go here: lower dword of the answer, then the upper.
+pub const RESULT: u16 = 0x1018;
+/// A write here says that all rows are done: [`END_VALUE`].
+pub const END: u16 = 0x101c;
+/// What is written there.
+pub const END_VALUE: u32 = 0xd0e;
+/// First byte of the device's memory, one page.
+pub const MMIO: u64 = 0xfe00_0000;
+/// The device's PCI function on bus 0: device 4, function 0.
+pub const PCI_DEVICE: u8 = 4;
+/// A port that nobody serves.
+pub const UNCLAIMED_PORT: u16 = 0x2222;
+/// Memory that nobody serves.
+pub const UNCLAIMED_MMIO: u64 = 0xfd00_0000;
+/// Frames of RAM that the rows use; adjacent.
+pub const SCRATCH_FRAMES: usize = 8;
+
+/// One access. `ram` is a byte offset in the scratch RAM, `port` and `gpa` are absolute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are named above; counts are in elements")]
+pub enum Access {
+    /// `in`; the answer is the value.
+    In { port: u16, width: Width },
+    /// `out`; the answer is 0.
+    Out { port: u16, width: Width, value: u32 },
+    /// `rep ins`; the answer is 0, see [`Access::Digest`].
+    RepIn { port: u16, width: Width, ram: u64, count: u32, way: Way },
+    /// `rep outs`; the answer is 0.
+    RepOut { port: u16, width: Width, ram: u64, count: u32, way: Way },
+    /// A load from memory; the answer is the value.
+    Load { gpa: u64, width: Width },
+    /// A store to memory; the answer is 0.
+    Store { gpa: u64, width: Width, value: u64 },
+    /// `rep movs` from the device to RAM; the answer is 0.
+    RepLoad { gpa: u64, width: Width, ram: u64, count: u32, way: Way },
+    /// `rep movs` from RAM to the device; the answer is 0.
+    RepStore { gpa: u64, width: Width, ram: u64, count: u32, way: Way },
+    /// A read of configuration space by CF8/CFC; the answer is the value.
+    ConfigRead { device: u8, reg: u8, width: Width },
+    /// A write of it; the answer is 0.
+    ConfigWrite { device: u8, reg: u8, width: Width, value: u32 },
+    /// Fills scratch RAM with the bytes `first`, `first + 1`, ...; the answer is 0.
+    Fill { ram: u64, bytes: u32, first: u8 },
+    /// Reads scratch RAM; the answer is the value.
+    Peek { ram: u64, width: Width },
+    /// FNV-1a (64 bits) of scratch RAM.
+    Digest { ram: u64, bytes: u32 },
+    /// Gives frames of the scratch RAM to the hypervisor; the answer is how many it took.
+    BalloonOut { frame: u64, frames: u32 },
+    /// Takes frames back; the answer is how many came.
+    BalloonIn { frame: u64, frames: u32 },
+}
+
+/// A row.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Situation, in words fit for a test's name.
+    pub name: &'static str,
+    /// What is done.
+    pub access: Access,
+    /// The answer, where it does not depend on the server.
+    pub expect: Option<u64>,
+}
+
+const fn row(name: &'static str, access: Access) -> Row {
+    Row { name, access, expect: None }
+}
+
+const fn want(name: &'static str, access: Access, expect: u64) -> Row {
+    Row { name, access, expect: Some(expect) }
+}
+
+/// The table.
+#[rustfmt::skip]
+pub const ROWS: &[Row] = {
+    use Access::{BalloonIn, BalloonOut, ConfigRead, ConfigWrite, Digest, Fill, In, Load, Out, Peek, RepIn, RepLoad, RepOut, RepStore, Store};
+    use Way::{Down, Up};
+    use Width::{B1, B2, B4, B8};
+    &[
+        want("out_of_one_byte", Out { port: PORT, width: B1, value: 0x41 }, 0),
+        want("out_of_two_bytes", Out { port: PORT, width: B2, value: 0x4242 }, 0),
+        want("out_of_four_bytes", Out { port: PORT, width: B4, value: 0xdead_beef }, 0),
+        row("in_of_one_byte", In { port: PORT, width: B1 }),
+        row("in_of_two_bytes", In { port: PORT, width: B2 }),
+        row("in_of_four_bytes", In { port: PORT, width: B4 }),
+        row("in_of_the_last_port", In { port: PORT + PORTS - 1, width: B1 }),
+        want("in_across_the_end_of_the_range_is_all_ones", In { port: PORT + PORTS - 2, width: B4 }, 0xffff_ffff),
+        want("in_across_the_start_of_the_range_is_all_ones", In { port: PORT - 2, width: B4 }, 0xffff_ffff),
+        want("out_across_the_end_of_the_range_is_dropped", Out { port: PORT + PORTS - 2, width: B4, value: 1 }, 0),
+        want("in_of_an_unclaimed_port_is_all_ones", In { port: UNCLAIMED_PORT, width: B4 }, 0xffff_ffff),
+        want("in_of_two_bytes_of_an_unclaimed_port_is_all_ones", In { port: UNCLAIMED_PORT, width: B2 }, 0xffff),
+        want("in_of_one_byte_of_an_unclaimed_port_is_all_ones", In { port: UNCLAIMED_PORT, width: B1 }, 0xff),
+        want("out_to_an_unclaimed_port_is_dropped", Out { port: UNCLAIMED_PORT, width: B4, value: 1 }, 0),
+
+        want("fill_for_string_output", Fill { ram: 0, bytes: 64, first: 0x30 }, 0),
+        want("rep_outsb", RepOut { port: PORT + 4, width: B1, ram: 0, count: 16, way: Up }, 0),
+        want("rep_outsw", RepOut { port: PORT + 4, width: B2, ram: 0, count: 8, way: Up }, 0),
+        want("rep_outsd", RepOut { port: PORT + 4, width: B4, ram: 0, count: 4, way: Up }, 0),
+        want("rep_outsd_downwards", RepOut { port: PORT + 4, width: B4, ram: 12, count: 4, way: Down }, 0),
+        want("rep_outs_of_nothing", RepOut { port: PORT + 4, width: B4, ram: 0, count: 0, way: Up }, 0),
+        want("fill_across_a_page_boundary", Fill { ram: 0xff0, bytes: 32, first: 0x80 }, 0),
+        want("rep_outsd_across_a_page_boundary", RepOut { port: PORT + 4, width: B4, ram: 0xff0, count: 8, way: Up }, 0),
+        want("rep_outsd_with_an_element_on_a_page_boundary", RepOut { port: PORT + 4, width: B4, ram: 0xffe, count: 3, way: Up }, 0),
+        want("rep_insb", RepIn { port: PORT + 8, width: B1, ram: 0x100, count: 16, way: Up }, 0),
+        row("rep_insb_left_this", Digest { ram: 0x100, bytes: 16 }),
+        want("rep_insw", RepIn { port: PORT + 8, width: B2, ram: 0x120, count: 8, way: Up }, 0),
+        row("rep_insw_left_this", Digest { ram: 0x120, bytes: 16 }),
+        want("rep_insd", RepIn { port: PORT + 8, width: B4, ram: 0x140, count: 8, way: Up }, 0),
+        row("rep_insd_left_this", Digest { ram: 0x140, bytes: 32 }),
+        want("rep_insd_downwards", RepIn { port: PORT + 8, width: B4, ram: 0x17c, count: 8, way: Down }, 0),
+        row("rep_insd_downwards_left_this", Digest { ram: 0x160, bytes: 32 }),
+        want("rep_insd_across_a_page_boundary", RepIn { port: PORT + 8, width: B4, ram: 0x1ff0, count: 8, way: Up }, 0),
+        row("rep_insd_across_a_page_boundary_left_this", Digest { ram: 0x1ff0, bytes: 32 }),
+        want("rep_insd_of_an_unclaimed_port", RepIn { port: UNCLAIMED_PORT, width: B4, ram: 0x180, count: 2, way: Up }, 0),
+        want("rep_insd_of_an_unclaimed_port_left_all_ones", Peek { ram: 0x184, width: B4 }, 0xffff_ffff),
+
+        want("store_of_one_byte", Store { gpa: MMIO + 9, width: B1, value: 0x5a }, 0),
+        want("store_of_two_bytes", Store { gpa: MMIO + 0x12, width: B2, value: 0xbeef }, 0),
+        want("store_of_four_bytes", Store { gpa: MMIO + 0x20, width: B4, value: 0xcafe_babe }, 0),
+        want("store_of_eight_bytes", Store { gpa: MMIO + 0x28, width: B8, value: 0x0123_4567_89ab_cdef }, 0),
+        row("load_of_one_byte", Load { gpa: MMIO + 9, width: B1 }),
+        row("load_of_two_bytes", Load { gpa: MMIO + 0x12, width: B2 }),
+        row("load_of_four_bytes", Load { gpa: MMIO + 0x20, width: B4 }),
+        row("load_of_eight_bytes", Load { gpa: MMIO + 0x28, width: B8 }),
+        row("load_of_four_bytes_unaligned", Load { gpa: MMIO + 0x29, width: B4 }),
+        want("load_of_unclaimed_memory_is_all_ones", Load { gpa: UNCLAIMED_MMIO, width: B4 }, 0xffff_ffff),
+        want("load_of_eight_bytes_of_unclaimed_memory_is_all_ones", Load { gpa: UNCLAIMED_MMIO, width: B8 }, u64::MAX),
+        want("load_of_one_byte_of_unclaimed_memory_is_all_ones", Load { gpa: UNCLAIMED_MMIO, width: B1 }, 0xff),
+        want("store_to_unclaimed_memory_is_dropped", Store { gpa: UNCLAIMED_MMIO, width: B4, value: 1 }, 0),
+        row("load_across_the_end_of_the_range", Load { gpa: MMIO + 0xffe, width: B4 }),
+        row("load_across_the_start_of_the_range", Load { gpa: MMIO - 2, width: B4 }),
+        want("store_across_the_end_of_the_range", Store { gpa: MMIO + 0xffe, width: B4, value: 0x1111_2222 }, 0),
+        row("load_of_the_last_two_bytes_after_it", Load { gpa: MMIO + 0xffe, width: B2 }),
+
+        want("fill_for_string_moves", Fill { ram: 0x200, bytes: 64, first: 0x11 }, 0),
+        want("rep_movsb_to_the_device", RepStore { gpa: MMIO + 0x100, width: B1, ram: 0x200, count: 16, way: Up }, 0),
+        want("rep_movsd_to_the_device", RepStore { gpa: MMIO + 0x110, width: B4, ram: 0x200, count: 4, way: Up }, 0),
+        want("rep_movsq_to_the_device", RepStore { gpa: MMIO + 0x120, width: B8, ram: 0x200, count: 2, way: Up }, 0),
+        want("rep_movsd_to_the_device_downwards", RepStore { gpa: MMIO + 0x14c, width: B4, ram: 0x20c, count: 4, way: Down }, 0),
+        want("rep_movsb_from_the_device", RepLoad { gpa: MMIO + 0x100, width: B1, ram: 0x300, count: 16, way: Up }, 0),
+        row("rep_movsb_from_the_device_left_this", Digest { ram: 0x300, bytes: 16 }),
+        want("rep_movsd_from_the_device", RepLoad { gpa: MMIO + 0x110, width: B4, ram: 0x320, count: 4, way: Up }, 0),
+        row("rep_movsd_from_the_device_left_this", Digest { ram: 0x320, bytes: 16 }),
+        want("rep_movsd_from_the_device_downwards", RepLoad { gpa: MMIO + 0x14c, width: B4, ram: 0x34c, count: 4, way: Down }, 0),
+        row("rep_movsd_from_the_device_downwards_left_this", Digest { ram: 0x340, bytes: 16 }),
+        want("rep_movsq_from_the_device", RepLoad { gpa: MMIO + 0x120, width: B8, ram: 0x360, count: 2, way: Up }, 0),
+        row("rep_movsq_from_the_device_left_this", Digest { ram: 0x360, bytes: 16 }),
+        want("rep_movsd_to_ram_across_a_page_boundary", RepLoad { gpa: MMIO + 0x110, width: B4, ram: 0x2ff8, count: 4, way: Up }, 0),
+        row("rep_movsd_to_ram_across_a_page_boundary_left_this", Digest { ram: 0x2ff8, bytes: 16 }),
+        want("rep_movsd_of_unclaimed_memory", RepLoad { gpa: UNCLAIMED_MMIO, width: B4, ram: 0x380, count: 2, way: Up }, 0),
+        want("rep_movsd_of_unclaimed_memory_left_all_ones", Peek { ram: 0x384, width: B4 }, 0xffff_ffff),
+
+        row("config_read_of_four_bytes", ConfigRead { device: PCI_DEVICE, reg: 0, width: B4 }),
+        row("config_read_of_two_bytes", ConfigRead { device: PCI_DEVICE, reg: 2, width: B2 }),
+        row("config_read_of_one_byte", ConfigRead { device: PCI_DEVICE, reg: 0x0b, width: B1 }),
+        want("config_write_of_four_bytes", ConfigWrite { device: PCI_DEVICE, reg: 0x10, width: B4, value: 0xffff_ffff }, 0),
+        row("config_read_after_it", ConfigRead { device: PCI_DEVICE, reg: 0x10, width: B4 }),
+        want("config_write_of_two_bytes", ConfigWrite { device: PCI_DEVICE, reg: 4, width: B2, value: 6 }, 0),
+        want("config_write_of_one_byte", ConfigWrite { device: PCI_DEVICE, reg: 0x3c, width: B1, value: 0x5a }, 0),
+        want("config_read_of_no_function_is_all_ones", ConfigRead { device: 29, reg: 0, width: B4 }, 0xffff_ffff),
+
+        want("fill_before_ballooning", Fill { ram: 0x5000, bytes: 8, first: 1 }, 0),
+        want("decrease_reservation_of_two_frames", BalloonOut { frame: 5, frames: 2 }, 2),
+        want("decrease_reservation_of_a_hole_does_nothing", BalloonOut { frame: 5, frames: 1 }, 0),
+        want("load_of_a_ballooned_frame_is_all_ones", Peek { ram: 0x5000, width: B4 }, 0xffff_ffff),
+        want("populate_physmap_of_two_frames", BalloonIn { frame: 5, frames: 2 }, 2),
+        want("store_to_a_frame_that_came_back", Fill { ram: 0x5000, bytes: 8, first: 0x61 }, 0),
+        want("load_of_a_frame_that_came_back", Peek { ram: 0x5000, width: B4 }, 0x6463_6261),
+    ]
+};
+
+/// Performs every row of `rows`, hands each answer to `seen` and writes it to [`RESULT`]; at the end writes [`END`].
+/// `None`: the platform has no [`SCRATCH_FRAMES`] adjacent frames.
+pub fn run(platform: &mut impl Platform, rows: &[Row], seen: &mut dyn FnMut(&Row, u64)) -> Option<()> {
+    let scratch = platform.ram().iter().find(|r| r.frames >= SCRATCH_FRAMES as u64)?.first;
+    for row in rows {
+        let answer = perform(platform, scratch, row.access);
+        seen(row, answer);
+        platform.pio_write(RESULT, Width::B4, lo32(answer));
+        platform.pio_write(RESULT, Width::B4, hi32(answer));
+    }
+    platform.pio_write(END, Width::B4, END_VALUE);
+    Some(())
+}
+
+/// Performs one access; `scratch` is the first of [`SCRATCH_FRAMES`] frames.
+pub fn perform(platform: &mut impl Platform, scratch: Gfn, access: Access) -> u64 {
+    let base = scratch.addr();
+    match access {
+        Access::In { port, width } => return platform.pio_read(port, width).into(),
+        Access::Out { port, width, value } => platform.pio_write(port, width, value),
+        Access::RepIn { port, width, ram, count, way } => {
+            platform.rep_ins(port, width, base + ram, count, way)
+        }
+        Access::RepOut { port, width, ram, count, way } => {
+            platform.rep_outs(port, width, base + ram, count, way)
+        }
+        Access::Load { gpa, width } => return platform.mmio_read(gpa, width),
+        Access::Store { gpa, width, value } => platform.mmio_write(gpa, width, value),
+        Access::RepLoad { gpa, width, ram, count, way } => {
+            platform.rep_movs(gpa, base + ram, width, count, way)
+        }
+        Access::RepStore { gpa, width, ram, count, way } => {
+            platform.rep_movs(base + ram, gpa, width, count, way)
+        }
+        Access::ConfigRead { device, reg, width } => {
+            return crate::pci::Function { device, function: 0 }.read(platform, reg, width).into();
+        }
+        Access::ConfigWrite { device, reg, width, value } => {
+            crate::pci::Function { device, function: 0 }.write(platform, reg, width, value);
+        }
+        Access::Fill { ram, bytes, first } => {
+            for (at, n) in (base + ram..).zip(0..bytes) {
+                // holes are part of the game: a store there is dropped
+                let _dropped = platform.ram_write(at, &[first.wrapping_add(crate::words::lo8(n.into()))]);
+            }
+        }
+        // an access of the CPU, not a copy: what is not RAM at the moment still answers
+        Access::Peek { ram, width } => return platform.mmio_read(base + ram, width),
+        Access::Digest { ram, bytes } => {
+            return (base + ram..).zip(0..bytes).fold(crate::FNV_START, |hash, (at, _)| {
+                let mut byte = [0xff];
+                let _hole_reads_as_ones = platform.ram_read(at, &mut byte);
+                crate::fnv1a(hash, byte[0])
+            });
+        }
+        Access::BalloonOut { frame, frames } => {
+            return balloon(scratch, frame, frames, |l| platform.decrease_reservation(l));
+        }
+        Access::BalloonIn { frame, frames } => {
+            return balloon(scratch, frame, frames, |l| platform.populate_physmap(l));
+        }
+    }
+    0
+}
+
+fn balloon(scratch: Gfn, frame: u64, frames: u32, mut f: impl FnMut(&[Gfn]) -> usize) -> u64 {
+    let mut list = [Gfn(0); SCRATCH_FRAMES];
+    let count = (frames as usize).min(list.len());
+    for (n, gfn) in (0..).zip(list.iter_mut()) {
+        *gfn = Gfn(scratch.0 + frame + n);
+    }
+    f(&list[..count]) as u64
+}

@@ -1,0 +1,120 @@
+//! The guest driver as a PVH kernel: boots on Xen by `xl create`, does what its command line says.
+//!
+//! `mode=draw` (`seed`, `frames`, `balloon`, `number`, `check`, `patience`, `clear`), `mode=hostile` (`seed`,
+//! `rounds`), `mode=rows`, `mode=bench` (`n`); `poweroff=1` ends the domain afterwards, else it stays, halted. Lines go
+//! to Xen's debug console, port 0xe9. Built by
+//! `cargo build -p guest --bin pvh --features kernel --profile kernel`.
+#![no_std]
+#![no_main]
+
+mod bench;
+mod cmdline;
+mod console;
+mod cpu;
+mod entry;
+mod intrinsics;
+mod start_info;
+mod vcpu;
+mod xen;
+
+use core::panic::PanicInfo;
+
+use cmdline::Cmdline;
+use console::println;
+use guest::run::Config;
+use guest::scene::PIXELS;
+use vcpu::Vcpu;
+
+/// Where [`entry`] goes in 64-bit mode, interrupts off, with the physical address of Xen's start info.
+extern "C" fn kernel_main(start_info: u64) -> ! {
+    let (ram, cmdline) = start_info::take(start_info);
+    cpu::init();
+    let mut vcpu = Vcpu::new(ram);
+    let options = Cmdline::parse(cmdline.as_str());
+    println!("GUEST: domain {} seed {} mode {}", guest::Platform::domid(&vcpu).0, options.seed, options.mode);
+    match options.mode {
+        "draw" => draw(&mut vcpu, &options),
+        "hostile" => hostile(&mut vcpu, &options),
+        "rows" => rows(&mut vcpu),
+        "bench" => bench::run(&mut vcpu, options.n),
+        other => println!("GUEST: no mode {other}"),
+    }
+    println!("GUEST: done");
+    if options.poweroff {
+        xen::shutdown(xen::Reason::Poweroff);
+    }
+    cpu::rest()
+}
+
+fn draw(vcpu: &mut Vcpu, options: &Cmdline<'_>) {
+    let config = Config {
+        seed: options.seed,
+        number: options.number,
+        frames: Some(options.frames),
+        balloon: options.balloon,
+        check_every: options.check,
+        patience: options.patience,
+        clear_entries: options.clear,
+    };
+    match guest::run::run(vcpu, &config, pixels()) {
+        Ok(r) => {
+            println!(
+                "GUEST: frames {} redrawn {} resets {} checks {} checks failed {}",
+                r.frames_drawn, r.damaged_redrawn, r.resets, r.checks, r.checks_failed
+            );
+            println!(
+                "GUEST: out {} in {} starved {} irqs {} picture {:016x}",
+                r.ballooned_out, r.ballooned_in, r.starved, r.interrupts, r.picture
+            );
+        }
+        Err(e) => println!("GUEST: failed: {e}"),
+    }
+}
+
+fn hostile(vcpu: &mut Vcpu, options: &Cmdline<'_>) {
+    match guest::hostile::run(vcpu, options.seed, options.rounds) {
+        Ok(r) => {
+            println!(
+                "GUEST: hostile rounds {} submissions {} endless {}",
+                r.rounds, r.submissions, r.endless
+            );
+            println!(
+                "GUEST: entries {} moves {} ballooned {} lost {}",
+                r.entries, r.moves, r.ballooned, r.lost
+            );
+        }
+        Err(e) => println!("GUEST: failed: {e}"),
+    }
+}
+
+/// One line a row: its answer, and whether it was the one that must be.
+fn rows(vcpu: &mut Vcpu) {
+    let (mut passed, mut failed) = (0u32, 0u32);
+    let done = guest::rows::run(vcpu, guest::rows::ROWS, &mut |row, answer| match row.expect {
+        Some(expect) if expect != answer => {
+            failed += 1;
+            println!("ROW {} {answer:#x} FAIL", row.name);
+            println!("GUEST: that should have been {expect:#x}");
+        }
+        _ => {
+            passed += 1;
+            println!("ROW {} {answer:#x}", row.name);
+        }
+    });
+    if done.is_none() {
+        println!("GUEST: failed: too little RAM for the rows");
+    }
+    println!("GUEST: rows {passed} passed, {failed} failed");
+}
+
+/// The one buffer for reference pictures.
+fn pixels() -> &'static mut [u32] {
+    static BUFFER: cpu::Once<[u32; PIXELS]> = cpu::Once::new([0; PIXELS]);
+    BUFFER.take()
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    println!("GUEST: panic: {info}");
+    xen::shutdown(xen::Reason::Crash)
+}

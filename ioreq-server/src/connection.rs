@@ -1,0 +1,47 @@
+//! The handles through which a server reaches the hypervisor: only what a restricted descriptor allows.
+
+use std::fmt;
+use std::sync::Arc;
+
+use xen_ioreq::DomId;
+use xen_ioreq::seam::{DmOp, EventChannels, ForeignMap, ResourceMap};
+
+use crate::dm::Dm;
+use crate::memory::GuestMemory;
+
+/// What a server needs of the hypervisor. Cheap to clone; servers of one guest may share it, except that the event
+/// channels belong to one server alone, which takes every port that becomes pending.
+#[derive(Clone)]
+pub struct Connection {
+    pub(crate) dm: Arc<dyn DmOp>,
+    pub(crate) resources: Arc<dyn ResourceMap>,
+    pub(crate) memory: Arc<dyn ForeignMap>,
+    pub(crate) events: Arc<dyn EventChannels>,
+}
+
+impl Connection {
+    /// From a handle for hypercalls and mappings (on Linux privcmd, restricted or not) and one for event channels.
+    pub fn new<P, E>(privileged: Arc<P>, events: Arc<E>) -> Self
+    where
+        P: DmOp + ResourceMap + ForeignMap + 'static,
+        E: EventChannels + 'static,
+    {
+        Self { dm: privileged.clone(), resources: privileged.clone(), memory: privileged, events }
+    }
+
+    /// Device-model operations on `domid`.
+    pub fn dm(&self, domid: DomId) -> Dm {
+        Dm::new(self.dm.clone(), domid)
+    }
+
+    /// The memory of `domid`.
+    pub fn guest_memory(&self, domid: DomId) -> GuestMemory {
+        GuestMemory::new(self.memory.clone(), domid)
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connection")
+    }
+}

@@ -7,6 +7,7 @@ pub mod device;
 pub mod dm;
 pub mod memory;
 pub mod outcome;
+pub mod pci;
 
 pub use bus::Bus;
 pub use connection::Connection;

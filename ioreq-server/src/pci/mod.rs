@@ -1,0 +1,41 @@
+//! PCI functions: configuration space, BARs, capabilities, and how a guest finds them.
+//!
+//! Xen turns accesses to CFC into requests for a registered function, so a server decodes nothing; in a guest without
+//! another device model one server must also answer reads of CF8 ([`Cf8Latch`]).
+
+mod bar;
+mod cf8;
+mod config;
+mod endpoint;
+mod host_bridge;
+mod msi;
+pub mod regs;
+
+use std::fmt;
+
+pub use bar::{Bar, Placement};
+pub use cf8::Cf8Latch;
+pub use config::{ConfigBuilder, ConfigError, ConfigSpace, PowerState};
+pub use endpoint::{AttachError, Function, PciEndpoint};
+pub use host_bridge::host_bridge;
+pub use msi::{Delivery, MsiLine};
+use xen_ioreq::abi::dm_op::pci_sbdf;
+
+/// A PCI function's number: segment 31-16, bus 15-8, device 7-3, function 2-0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sbdf(pub u32);
+
+impl Sbdf {
+    /// From its parts; those that are too large are cut to their 16, 8, 5 and 3 bits.
+    pub const fn new(segment: u16, bus: u8, device: u8, function: u8) -> Self {
+        Self(pci_sbdf(segment, bus, device, function))
+    }
+}
+
+impl fmt::Display for Sbdf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = self.0;
+        write!(f, "{:04x}:{:02x}:{:02x}.{}", n >> 16, n >> 8 & 0xff, n >> 3 & 0x1f, n & 7)
+    }
+}
+

@@ -1,0 +1,324 @@
+//! The life of an IOREQ server: created, mapped, enabled, gone.
+//!
+//! Each step consumes the one before, so that a server that is not mapped cannot be enabled. Dropping it in any state
+//! takes down what is there, in the order of varstored and demu: ranges, (answers to who waits), ports, state,
+//! mapping, server. The guest may run all the while: for it the devices have been unplugged.
+
+use std::fmt;
+use std::sync::Arc;
+
+use xen_ioreq::abi::memory::{XENMEM_resource_ioreq_server, XENMEM_resource_ioreq_server_frame_bufioreq};
+use xen_ioreq::seam::{EventChannels, Mapping};
+use xen_ioreq::{DomId, Errno, IoServerId, Port, VcpuId};
+
+use crate::claims::ServerClaims;
+use crate::connection::Connection;
+use crate::dm::{BufferedMode, Dm, DmError};
+use crate::memory::GuestMemory;
+use crate::ring::Ring;
+use crate::slot::{Slots, VcpuPort, remote_ports};
+
+/// Frame of the first page of sync slots (`XENMEM_resource_ioreq_server_frame_ioreq(0)`).
+const FIRST_SLOT_FRAME: u32 = 1;
+
+/// A step of a server's life that failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServerError {
+    /// Creating it.
+    #[error("creating an IOREQ server: {0}")]
+    Create(#[source] DmError),
+    /// Xen allows 8 for each guest.
+    #[error("{domid} has as many IOREQ servers as Xen allows (8); stop one of them")]
+    TooMany {
+        /// The guest.
+        domid: DomId,
+    },
+    /// Another operation on it.
+    #[error("{server}: {source}")]
+    Dm {
+        /// The server.
+        server: IoServerId,
+        /// The operation.
+        source: DmError,
+    },
+    /// Its shared pages.
+    #[error("{domid} {server}: mapping its {what}: {errno}")]
+    Map {
+        /// The guest.
+        domid: DomId,
+        /// The server.
+        server: IoServerId,
+        /// Which pages.
+        what: &'static str,
+        /// What Xen said.
+        errno: Errno,
+    },
+    /// An event channel.
+    #[error("{domid} {server}: binding the event channel of {whose}: {errno}")]
+    Bind {
+        /// The guest.
+        domid: DomId,
+        /// The server.
+        server: IoServerId,
+        /// A vCPU, or the ring.
+        whose: Endpoint,
+        /// What Xen said.
+        errno: Errno,
+    },
+    /// No slot has an event channel.
+    #[error("{domid} {server}: the guest has no vCPU")]
+    NoVcpu {
+        /// The guest.
+        domid: DomId,
+        /// The server.
+        server: IoServerId,
+    },
+}
+
+/// Whose event channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A vCPU's.
+    Vcpu(VcpuId),
+    /// The buffered ring's.
+    Ring,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vcpu(v) => v.fmt(f),
+            Self::Ring => f.write_str("the buffered ring"),
+        }
+    }
+}
+
+/// State: exists in Xen.
+#[derive(Debug)]
+pub struct Created(());
+/// State: its shared pages are mapped here.
+#[derive(Debug)]
+pub struct Mapped(());
+/// State: its event channels are bound and requests come.
+#[derive(Debug)]
+pub struct Enabled {
+    slots: Arc<Slots>,
+}
+
+/// An IOREQ server of one guest, in state `S`.
+#[derive(Debug)]
+pub struct Server<S> {
+    // Dropped before `raw`, which unmaps the last of the shared pages before it destroys the server.
+    state: S,
+    raw: Raw,
+}
+
+/// What there is to take down.
+struct Raw {
+    dm: Dm,
+    conn: Connection,
+    id: IoServerId,
+    mode: BufferedMode,
+    claims: Arc<ServerClaims>,
+    sync: Option<Mapping>,
+    ring: Option<Ring>,
+    slots: Option<Arc<Slots>>,
+    ports: Vec<Port>,
+    ring_port: Option<Port>,
+    enabled: bool,
+}
+
+impl<S> Server<S> {
+    /// The guest.
+    pub fn domid(&self) -> DomId {
+        self.raw.dm.domid()
+    }
+
+    /// Its number.
+    pub fn id(&self) -> IoServerId {
+        self.raw.id
+    }
+
+    /// Where to claim ranges. Outlives the server, and then refuses.
+    pub fn claims(&self) -> Arc<ServerClaims> {
+        self.raw.claims.clone()
+    }
+
+    /// Device-model operations on the guest.
+    pub fn dm(&self) -> &Dm {
+        &self.raw.dm
+    }
+
+    /// The guest's memory.
+    pub fn guest_memory(&self) -> GuestMemory {
+        self.raw.conn.guest_memory(self.domid())
+    }
+}
+
+impl Server<Created> {
+    /// Creates a server for `domid`.
+    pub fn create(conn: &Connection, domid: DomId, mode: BufferedMode) -> Result<Self, ServerError> {
+        let dm = conn.dm(domid);
+        let id = dm.create_server(mode).map_err(|e| match e.errno {
+            Errno::ENOSPC => ServerError::TooMany { domid },
+            _ => ServerError::Create(e),
+        })?;
+        let claims = Arc::new(ServerClaims::new(dm.clone(), id));
+        let raw = Raw {
+            dm,
+            conn: conn.clone(),
+            id,
+            mode,
+            claims,
+            sync: None,
+            ring: None,
+            slots: None,
+            ports: Vec::new(),
+            ring_port: None,
+            enabled: false,
+        };
+        Ok(Self { state: Created(()), raw })
+    }
+
+    /// Maps the ring and all pages of sync slots, as many as Xen says there are.
+    pub fn map(mut self) -> Result<Server<Mapped>, ServerError> {
+        let Raw { conn, id, mode, .. } = &self.raw;
+        let (domid, server) = (self.domid(), *id);
+        let kind = XENMEM_resource_ioreq_server;
+        let number = u32::from(server.0);
+        let fail = |what| move |errno| ServerError::Map { domid, server, what, errno };
+        let frames =
+            conn.resources.resource_size(domid, kind, number).map_err(fail("shared pages (their number)"))?;
+        let slot_frames = frames
+            .checked_sub(FIRST_SLOT_FRAME)
+            .filter(|n| *n > 0)
+            .ok_or_else(|| fail("sync slots")(Errno::ENODATA))?;
+        let sync = conn
+            .resources
+            .map_resource(domid, kind, number, FIRST_SLOT_FRAME, slot_frames)
+            .map_err(fail("sync slots"))?;
+        let ring = match mode {
+            BufferedMode::Off => None,
+            BufferedMode::Legacy | BufferedMode::Atomic => {
+                let frame = XENMEM_resource_ioreq_server_frame_bufioreq;
+                let page = conn
+                    .resources
+                    .map_resource(domid, kind, number, frame, 1)
+                    .map_err(fail("buffered ring"))?;
+                let ring = Ring::new(page, *mode == BufferedMode::Atomic);
+                Some(ring.ok_or_else(|| fail("buffered ring")(Errno::ENODATA))?)
+            }
+        };
+        self.raw.sync = Some(sync);
+        self.raw.ring = ring;
+        Ok(Server { state: Mapped(()), raw: self.raw })
+    }
+}
+
+impl Server<Mapped> {
+    /// Enables the server and binds its event channels. Xen writes their numbers into the slots when a server is enabled,
+    /// so this is the order; a request that comes in between is not lost, since binding makes a port pending.
+    pub fn enable(mut self) -> Result<Server<Enabled>, ServerError> {
+        let (domid, server) = (self.domid(), self.id());
+        let dm_error = |source| ServerError::Dm { server, source };
+        self.raw.dm.set_state(server, true).map_err(dm_error)?;
+        self.raw.enabled = true;
+        let sync = self.raw.sync.take().ok_or(ServerError::Map {
+            domid,
+            server,
+            what: "sync slots",
+            errno: Errno::ENODATA,
+        })?;
+        let mut vcpus = Vec::new();
+        for (vcpu, remote) in remote_ports(&sync) {
+            let port = self.raw.bind(remote, Endpoint::Vcpu(vcpu))?;
+            vcpus.push(VcpuPort { vcpu, port });
+        }
+        if vcpus.is_empty() {
+            return Err(ServerError::NoVcpu { domid, server });
+        }
+        if self.raw.ring.is_some() {
+            let remote = self.raw.dm.buffered_port(server).map_err(dm_error)?;
+            self.raw.ring_port = Some(self.raw.bind(remote, Endpoint::Ring)?);
+        }
+        let slots = Arc::new(Slots::new(sync, vcpus, self.raw.conn.events.clone()));
+        self.raw.slots = Some(slots.clone());
+        Ok(Server { state: Enabled { slots }, raw: self.raw })
+    }
+}
+
+impl Server<Enabled> {
+    pub(crate) fn slots(&self) -> &Arc<Slots> {
+        &self.state.slots
+    }
+
+    pub(crate) fn ring(&self) -> Option<&Ring> {
+        self.raw.ring.as_ref()
+    }
+
+    pub(crate) fn ring_port(&self) -> Option<Port> {
+        self.raw.ring_port
+    }
+
+    pub(crate) fn events(&self) -> &dyn EventChannels {
+        &*self.raw.conn.events
+    }
+
+    /// vCPUs that the server serves.
+    pub fn vcpus(&self) -> impl Iterator<Item = VcpuId> + '_ {
+        self.state.slots.vcpus().iter().map(|v| v.vcpu)
+    }
+}
+
+impl Raw {
+    fn bind(&mut self, remote: Port, whose: Endpoint) -> Result<Port, ServerError> {
+        let (domid, server) = (self.dm.domid(), self.id);
+        let port = self.conn.events.bind_interdomain(domid, remote).map_err(|errno| ServerError::Bind {
+            domid,
+            server,
+            whose,
+            errno,
+        })?;
+        self.ports.push(port);
+        Ok(port)
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // A guest that died took the server along, so errors are no news here.
+        let hush = |r: Result<(), DmError>| {
+            if let Err(e) = r {
+                log::debug!("taking down {}: {e}", self.id);
+            }
+        };
+        self.claims.close();
+        if let Some(slots) = &self.slots {
+            slots.close();
+        }
+        for port in self.ports.drain(..) {
+            if let Err(e) = self.conn.events.unbind(port) {
+                log::debug!("taking down {}: unbinding {port}: {e}", self.id);
+            }
+        }
+        if self.enabled {
+            hush(self.dm.set_state(self.id, false));
+        }
+        self.ring = None;
+        self.sync = None;
+        // A deferred access that was never answered may keep these pages; it can no longer write to them.
+        self.slots = None;
+        hush(self.dm.destroy_server(self.id));
+    }
+}
+
+impl fmt::Debug for Raw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("domid", &self.dm.domid())
+            .field("id", &self.id)
+            .field("mode", &self.mode)
+            .field("enabled", &self.enabled)
+            .finish_non_exhaustive()
+    }
+}

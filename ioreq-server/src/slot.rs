@@ -1,0 +1,244 @@
+//! The sync slots: one request of one vCPU, in a page that the hypervisor writes too.
+//!
+//! A request is taken once, by a copy, and then owed: [`Taken`] answers when it is dropped, so that no early return and
+//! no panic leaves a vCPU waiting. [`Parked`] is the same debt for another thread.
+#![expect(unsafe_code, reason = "atomics in a page shared with the hypervisor")]
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+use xen_ioreq::abi::ioreq as abi;
+use xen_ioreq::seam::{EventChannels, Mapping};
+use xen_ioreq::{PAGE_SIZE, Port, VcpuId};
+
+/// A slot; valid as long as the mapping from which it came.
+#[derive(Clone, Copy)]
+struct SlotPtr(NonNull<u8>);
+
+impl SlotPtr {
+    /// Slot `index` of pages of slots.
+    fn of(pages: &Mapping, index: usize) -> Option<Self> {
+        let page = pages.page(index / abi::SLOTS_PER_PAGE)?;
+        let offset = index % abi::SLOTS_PER_PAGE * size_of::<abi::ioreq>();
+        NonNull::new(page.as_ptr().wrapping_add(offset)).map(Self)
+    }
+
+    fn u64_at(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: a slot is 32 bytes, 32-aligned, mapped while `self` is in use; `offset` is that of a u64 field.
+        unsafe { AtomicU64::from_ptr(self.0.as_ptr().add(offset).cast()) }
+    }
+
+    fn u32_at(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: as above, of a u32 field.
+        unsafe { AtomicU32::from_ptr(self.0.as_ptr().add(offset).cast()) }
+    }
+
+    fn u8_at(&self, offset: usize) -> &AtomicU8 {
+        // SAFETY: as above, of a byte.
+        unsafe { AtomicU8::from_ptr(self.0.as_ptr().add(offset)) }
+    }
+
+    fn bits(&self) -> &AtomicU8 {
+        self.u8_at(abi::SLOT_BITS_OFFSET)
+    }
+
+    fn vp_eport(&self) -> Port {
+        Port(self.u32_at(std::mem::offset_of!(abi::ioreq, vp_eport)).load(Ordering::Acquire))
+    }
+
+    /// Copies a request out, if there is one, and marks it as taken. Each byte is read once.
+    fn take(&self) -> Option<abi::ioreq> {
+        // Acquire: what Xen wrote before READY is visible below.
+        let bits = self.bits().load(Ordering::Acquire);
+        if abi::Bits::unpack(bits).state != abi::STATE_IOREQ_READY {
+            return None;
+        }
+        let copy = abi::ioreq {
+            addr: self.u64_at(std::mem::offset_of!(abi::ioreq, addr)).load(Ordering::Relaxed),
+            data: self.u64_at(std::mem::offset_of!(abi::ioreq, data)).load(Ordering::Relaxed),
+            count: self.u32_at(std::mem::offset_of!(abi::ioreq, count)).load(Ordering::Relaxed),
+            size: self.u32_at(std::mem::offset_of!(abi::ioreq, size)).load(Ordering::Relaxed),
+            r#type: self.u8_at(std::mem::offset_of!(abi::ioreq, r#type)).load(Ordering::Relaxed),
+            bits,
+            ..Default::default()
+        };
+        self.set_state(bits, abi::STATE_IOREQ_INPROCESS);
+        Some(copy)
+    }
+
+    /// Whether something waits for an answer here.
+    fn owed(&self) -> Option<u8> {
+        let bits = self.bits().load(Ordering::Acquire);
+        matches!(abi::Bits::unpack(bits).state, abi::STATE_IOREQ_READY | abi::STATE_IOREQ_INPROCESS)
+            .then_some(bits)
+    }
+
+    fn answer(&self, bits: u8, data: u64) {
+        self.u64_at(std::mem::offset_of!(abi::ioreq, data)).store(data, Ordering::Relaxed);
+        self.set_state(bits, abi::STATE_IORESP_READY);
+    }
+
+    fn set_state(&self, bits: u8, state: u8) {
+        // The other bits from our copy: the slot is not read a second time.
+        let new = abi::Bits { state, ..abi::Bits::unpack(bits) };
+        // Release: the answer is visible before the state that announces it.
+        self.bits().store(new.pack(), Ordering::Release);
+    }
+}
+
+/// The event channels that the hypervisor has put into the slots: one for each vCPU.
+pub(crate) fn remote_ports(pages: &Mapping) -> Vec<(VcpuId, Port)> {
+    (0..)
+        .map_while(|index| {
+            Some((VcpuId(index), SlotPtr::of(pages, usize::try_from(index).ok()?)?.vp_eport()))
+        })
+        .filter(|(_, port)| *port != Port(0))
+        .collect()
+}
+
+/// One vCPU's slot and the local port that belongs to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct VcpuPort {
+    pub(crate) vcpu: VcpuId,
+    pub(crate) port: Port,
+}
+
+/// The slots of an enabled server.
+pub(crate) struct Slots {
+    pages: Mapping,
+    vcpus: Vec<VcpuPort>,
+    events: Arc<dyn EventChannels>,
+    /// False once the server is being taken down: who still holds a [`Parked`] then must not touch slot or port.
+    live: RwLock<bool>,
+}
+
+impl Slots {
+    pub(crate) fn new(pages: Mapping, vcpus: Vec<VcpuPort>, events: Arc<dyn EventChannels>) -> Self {
+        debug_assert!(pages.base().as_ptr().addr().is_multiple_of(PAGE_SIZE));
+        Self { pages, vcpus, events, live: RwLock::new(true) }
+    }
+
+    /// vCPUs in the order in which [`take`](Self::take) counts them.
+    pub(crate) fn vcpus(&self) -> &[VcpuPort] {
+        &self.vcpus
+    }
+
+    /// The request of the vCPU with that index, if it has one.
+    pub(crate) fn take(self: &Arc<Self>, index: usize) -> Option<Taken<'_>> {
+        let at = *self.vcpus.get(index)?;
+        let slot = SlotPtr::of(&self.pages, usize::try_from(at.vcpu.0).ok()?)?;
+        let copy = slot.take()?;
+        Some(Taken { slots: self, debt: Debt { slot, at, bits: copy.bits }, copy, paid: false })
+    }
+
+    fn pay(&self, debt: &Debt, data: u64) {
+        debt.slot.answer(debt.bits, data);
+        if let Err(e) = self.events.notify(debt.at.port) {
+            log::error!("{} of a server: notifying {}: {e}", debt.at.vcpu, debt.at.port);
+        }
+    }
+
+    /// Answers all-ones to whoever waits, and makes every [`Parked`] harmless. Then the ports may be closed.
+    pub(crate) fn close(&self) {
+        let mut live = self.live.write();
+        *live = false;
+        for at in &self.vcpus {
+            let Some(slot) = usize::try_from(at.vcpu.0).ok().and_then(|i| SlotPtr::of(&self.pages, i)) else {
+                continue;
+            };
+            if let Some(bits) = slot.owed() {
+                self.pay(&Debt { slot, at: *at, bits }, u64::MAX);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Slots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slots").field("vcpus", &self.vcpus.len()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Debt {
+    slot: SlotPtr,
+    at: VcpuPort,
+    bits: u8,
+}
+
+// SAFETY: a Debt is where to write and what; it is only followed by `Slots::pay`, which is given the `Slots` that keep
+// the page mapped.
+unsafe impl Send for Debt {}
+
+/// A request that was taken from its slot. Dropping it answers all-ones.
+#[must_use]
+pub(crate) struct Taken<'a> {
+    slots: &'a Arc<Slots>,
+    debt: Debt,
+    copy: abi::ioreq,
+    paid: bool,
+}
+
+impl Taken<'_> {
+    /// The copy of the request.
+    pub(crate) fn request(&self) -> &abi::ioreq {
+        &self.copy
+    }
+
+    pub(crate) fn vcpu(&self) -> VcpuId {
+        self.debt.at.vcpu
+    }
+
+    /// Answers with `data`.
+    pub(crate) fn answer(mut self, data: u64) {
+        self.paid = true;
+        self.slots.pay(&self.debt, data);
+    }
+
+    /// Leaves the request INPROCESS, to be answered from wherever.
+    pub(crate) fn park(mut self) -> Parked {
+        self.paid = true;
+        Parked { slots: self.slots.clone(), debt: self.debt, paid: false }
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if !self.paid {
+            self.slots.pay(&self.debt, u64::MAX);
+        }
+    }
+}
+
+/// A taken request that will be answered later. Dropping it answers all-ones; after the server has gone it does
+/// nothing.
+#[must_use]
+pub(crate) struct Parked {
+    slots: Arc<Slots>,
+    debt: Debt,
+    paid: bool,
+}
+
+impl Parked {
+    pub(crate) fn answer(mut self, data: u64) {
+        self.pay(data);
+    }
+
+    fn pay(&mut self, data: u64) {
+        if !std::mem::replace(&mut self.paid, true) {
+            let live = self.slots.live.read();
+            if *live {
+                self.slots.pay(&self.debt, data);
+            }
+        }
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.pay(u64::MAX);
+    }
+}

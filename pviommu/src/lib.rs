@@ -14,7 +14,11 @@ mod guest;
 mod mapping;
 mod mode;
 mod own;
+#[cfg(test)]
+mod property;
 mod soft;
+#[cfg(test)]
+mod stress;
 mod table;
 #[cfg(test)]
 mod tests;

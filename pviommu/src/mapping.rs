@@ -11,7 +11,6 @@ use xen_ioreq::{Bfn, DomId, Gfn};
 
 use crate::error::ReleaseError;
 use crate::guest::GuestInner;
-use crate::soft::Retired;
 use crate::table::{Slot, Status};
 
 /// A reference to a live mapping: as long as it is held, the bus frame reaches the guest's frame. Give it back with
@@ -81,10 +80,14 @@ pub(crate) struct Drained {
     pub(crate) cause: Cause,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum What {
-    Mapping { slot: Slot, epoch: u32 },
-    Page(Retired),
+    Mapping {
+        slot: Slot,
+        epoch: u32,
+    },
+    /// The page that was replaced behind a mapping.
+    Page,
 }
 
 /// A mapping that takes no new references, on its way out. Find who refers to its bus frame, drop their
@@ -143,7 +146,7 @@ impl Draining {
     fn mapping(&self) -> Option<(Slot, u32)> {
         match self.drained.as_ref()?.what {
             What::Mapping { slot, epoch } => Some((slot, epoch)),
-            What::Page(_) => None,
+            What::Page => None,
         }
     }
 

@@ -5,7 +5,7 @@
 //! and the old one waits for its own pins. The mapping of a page is what holds the hypervisor's reference on it.
 #![expect(clippy::cast_possible_truncation, reason = "u64 and usize are the same on every host of Xen's")]
 
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
@@ -19,10 +19,8 @@ pub(crate) const MAX_WINDOW: u64 = 1 << 26;
 
 /// There is a page.
 const PRESENT: u64 = 1 << 63;
-/// A replaced page waits for its pins.
-const RETIRING: u64 = 1 << 62;
 /// Which of the two pages new pins get.
-const GENERATION: u64 = 1 << 61;
+const GENERATION: u64 = 1 << 62;
 /// Pins of generation n: `PIN_BITS` bits from bit `n * PIN_BITS`.
 const PIN_BITS: u32 = 28;
 const PIN_MASK: u64 = (1 << PIN_BITS) - 1;
@@ -38,8 +36,16 @@ struct Slot {
     state: AtomicU64,
     /// The page of each generation; only looked at while that generation is pinned, so it does not change then.
     pages: [AtomicPtr<u8>; 2],
-    /// What keeps the current page mapped; empty for own memory. Not touched by pins.
-    keeper: Mutex<Option<MappedPage>>,
+    /// What keeps the pages mapped. Not touched by pins.
+    keeper: Mutex<Keeper>,
+}
+
+#[derive(Default)]
+struct Keeper {
+    /// The page that new pins get; `None` for own memory.
+    current: Option<MappedPage>,
+    /// The page of the other generation, replaced, which waits for its pins.
+    old: Option<Box<MappedPage>>,
 }
 
 /// A translation in use: 4096 bytes, valid until it is given back to [`SoftIommu::unpin`]. Others write there at any
@@ -61,17 +67,8 @@ pub struct NotMapped {
     pub bfn: Bfn,
 }
 
-/// A page that was replaced and may still be pinned.
-#[derive(Debug)]
-pub(crate) struct Retired {
-    pub(crate) bfn: Bfn,
-    generation: u32,
-    /// Unmapped when this is dropped, after its pins.
-    page: MappedPage,
-}
-
-/// The page is pinned, or its predecessor is.
-#[derive(Debug, PartialEq, Eq)]
+/// The page is pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pinned;
 
 impl SoftIommu {
@@ -121,52 +118,50 @@ impl SoftIommu {
         if slot.state.load(Ordering::Acquire) != 0 {
             return false;
         }
-        *kept = keeper;
+        kept.current = keeper;
         slot.page(0).store(ptr.as_ptr(), Ordering::Release);
         slot.state.store(PRESENT, Ordering::Release);
         true
     }
 
-    /// Puts a fresh page behind `bfn`; pins from now on are of it. The old one must be [retired](Self::retire).
-    pub(crate) fn replace(&self, bfn: Bfn, page: MappedPage) -> Result<Retired, MappedPage> {
-        let Some(slot) = self.slot(bfn) else { return Err(page) };
+    /// Puts a fresh page behind `bfn`; pins from now on are of it. The old one stays until it is
+    /// [retired](Self::retire). `false`, and the fresh one is unmapped: there is no foreign page, or it has a predecessor
+    /// that is still pinned.
+    pub(crate) fn replace(&self, bfn: Bfn, page: MappedPage) -> bool {
+        let Some(slot) = self.slot(bfn) else { return false };
         let mut kept = slot.keeper.lock();
         let state = slot.state.load(Ordering::Acquire);
-        let old = generation(state);
-        let new = old ^ 1;
-        if state & PRESENT == 0 || state & RETIRING != 0 || pins(state, new) != 0 {
-            return Err(page);
+        let new = generation(state) ^ 1;
+        if state & PRESENT == 0 || kept.current.is_none() || pins(state, new) != 0 {
+            return false;
         }
-        let Some(old_page) = kept.take() else { return Err(page) };
         // Nobody looks at this generation's page: it has no pins and gets none before the flip below.
         slot.page(new).store(page.ptr().as_ptr(), Ordering::Release);
-        *kept = Some(page);
+        kept.old = kept.current.replace(page).map(Box::new);
         slot.state.fetch_xor(GENERATION, Ordering::AcqRel);
-        slot.state.fetch_or(RETIRING, Ordering::AcqRel);
-        Ok(Retired { bfn, generation: old, page: old_page })
+        true
     }
 
-    /// Unmaps a replaced page, or gives it back if pins on it live.
-    pub(crate) fn retire(&self, retired: Retired) -> Result<(), Retired> {
-        let Some(slot) = self.slot(retired.bfn) else { return Err(retired) };
-        let _writers = slot.keeper.lock();
-        if pins(slot.state.load(Ordering::Acquire), retired.generation) != 0 {
-            return Err(retired);
+    /// Unmaps the page that was replaced, if there is one, unless pins on it live.
+    pub(crate) fn retire(&self, bfn: Bfn) -> Result<(), Pinned> {
+        let Some(slot) = self.slot(bfn) else { return Ok(()) };
+        let mut kept = slot.keeper.lock();
+        let state = slot.state.load(Ordering::Acquire);
+        if kept.old.is_some() && pins(state, generation(state) ^ 1) != 0 {
+            return Err(Pinned);
         }
-        slot.page(retired.generation).store(ptr::null_mut(), Ordering::Release);
-        slot.state.fetch_and(!RETIRING, Ordering::AcqRel);
-        drop(retired.page);
+        kept.old = None;
         Ok(())
     }
 
-    /// Takes the page away and unmaps it, unless it is pinned. Later pins fault.
+    /// Takes the page away and unmaps it, unless it or its predecessor is pinned. Later pins fault.
     pub(crate) fn remove(&self, bfn: Bfn) -> Result<(), Pinned> {
         let Some(slot) = self.slot(bfn) else { return Ok(()) };
         let mut kept = slot.keeper.lock();
-        let empty = |s: u64| (s & RETIRING == 0 && pins(s, 0) == 0 && pins(s, 1) == 0).then_some(0);
+        let empty = |s: u64| (pins(s, 0) == 0 && pins(s, 1) == 0).then_some(0);
         match slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, empty) {
             Ok(_) => {
-                *kept = None;
+                *kept = Keeper::default();
                 Ok(())
             }
             Err(_) => Err(Pinned),

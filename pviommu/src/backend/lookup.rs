@@ -6,7 +6,6 @@ use xen_ioreq::{Bfn, Errno, Gfn};
 use super::{Backend, Verdict, refused};
 use crate::error::{MapError, Operation, OwnError, ReleaseError, RevalidateError};
 use crate::own::{OwnBfn, OwnFrame, OwnMemory};
-use crate::soft::Retired;
 use crate::wire::{Answer, Peer, Wire};
 
 pub(crate) struct LookupBackend {
@@ -76,10 +75,6 @@ impl Backend for LookupBackend {
             }
         };
         mappings.iter().zip(answers).map(one).collect()
-    }
-
-    fn retire(&self, retired: Retired) -> Result<(), Retired> {
-        Err(retired)
     }
 
     /// The hypervisor takes no map_page for this, so the caller must know where its pages are.

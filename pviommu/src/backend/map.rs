@@ -8,7 +8,6 @@ use super::{Backend, Verdict, refused};
 use crate::bfn::{BfnAllocator, BfnBlock};
 use crate::error::{MapError, Operation, OwnError, ReleaseError, RevalidateError};
 use crate::own::{OwnBfn, OwnFrame, OwnMemory};
-use crate::soft::Retired;
 use crate::wire::{Answer, Peer, Wire};
 
 /// How many bus frames are tried for one guest frame when the hypervisor says that they are taken.
@@ -169,10 +168,6 @@ impl Backend for MapBackend {
             }
         };
         mappings.iter().zip(answers).map(one).collect()
-    }
-
-    fn retire(&self, retired: Retired) -> Result<(), Retired> {
-        Err(retired)
     }
 
     fn install_own(&self, memory: &OwnMemory) -> Result<Vec<OwnBfn>, OwnError> {

@@ -11,7 +11,7 @@ use xen_ioreq::{Bfn, Errno, Gfn};
 
 use crate::error::{MapError, Operation, OwnError, ReleaseError, RevalidateError};
 use crate::own::{OwnBfn, OwnMemory};
-use crate::soft::Retired;
+use crate::soft::Pinned;
 use crate::wire::Peer;
 
 pub(crate) use lookup::LookupBackend;
@@ -26,7 +26,7 @@ pub(crate) enum Verdict {
     /// It is not.
     Gone,
     /// It may be another: a fresh page is behind the bus frame now, the old one waits for a flush.
-    Replaced(Retired),
+    Replaced,
     /// Cannot be told until what is draining is released.
     Busy,
 }
@@ -46,8 +46,10 @@ pub(crate) trait Backend: Send + Sync {
     /// Ends mappings that no device uses; an answer each. After an error the mapping is as before.
     fn remove(&self, peer: Peer, mappings: &[(Gfn, Bfn)]) -> Vec<Result<(), ReleaseError>>;
 
-    /// Ends the wait of a replaced page; gives it back if it is pinned still.
-    fn retire(&self, retired: Retired) -> Result<(), Retired>;
+    /// Ends the wait of the page that was replaced at `bfn`.
+    fn retire(&self, _bfn: Bfn) -> Result<(), Pinned> {
+        Ok(())
+    }
 
     /// Makes own pages reachable: all, or none.
     fn install_own(&self, memory: &OwnMemory) -> Result<Vec<OwnBfn>, OwnError>;

@@ -9,7 +9,7 @@ use super::{Backend, Verdict};
 use crate::bfn::{BfnAllocator, BfnBlock};
 use crate::error::{MapError, Operation, OwnError, ReleaseError, RevalidateError};
 use crate::own::{OwnBfn, OwnMemory};
-use crate::soft::{Retired, SoftIommu};
+use crate::soft::{Pinned, SoftIommu};
 use crate::wire::Peer;
 
 /// Pages of one foreign mapping: bounds what a whole-call failure takes with it.
@@ -80,7 +80,13 @@ impl Backend for SoftBackend {
                 Err(_) => verdicts.extend(batch.iter().map(|_| Verdict::Busy)),
                 Ok(pages) => verdicts.extend(batch.iter().zip(pages).map(|((_, bfn), page)| match page {
                     Err(_) => Verdict::Gone,
-                    Ok(page) => self.iommu.replace(*bfn, page).map_or(Verdict::Busy, Verdict::Replaced),
+                    Ok(page) => {
+                        if self.iommu.replace(*bfn, page) {
+                            Verdict::Replaced
+                        } else {
+                            Verdict::Busy
+                        }
+                    }
                 })),
             }
         }
@@ -96,8 +102,8 @@ impl Backend for SoftBackend {
         mappings.iter().map(one).collect()
     }
 
-    fn retire(&self, retired: Retired) -> Result<(), Retired> {
-        self.iommu.retire(retired)
+    fn retire(&self, bfn: Bfn) -> Result<(), Pinned> {
+        self.iommu.retire(bfn)
     }
 
     fn install_own(&self, memory: &OwnMemory) -> Result<Vec<OwnBfn>, OwnError> {

@@ -35,7 +35,7 @@ impl Naive {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn blocks_never_overlap_and_a_refusal_means_there_is_none(
         ops in prop::collection::vec((0u8..8, 0usize..1000), 1..600),

@@ -66,29 +66,32 @@ fn a_replaced_page_waits_for_its_own_pins_only() {
     let page = || pages(&xen, 1).pop().unwrap();
     assert!(insert(&iommu, Bfn(3), page()));
     let old = iommu.pin(Bfn(3)).unwrap();
-    let retired = iommu.replace(Bfn(3), page()).unwrap();
+    assert!(iommu.replace(Bfn(3), page()));
     let new = iommu.pin(Bfn(3)).unwrap();
     assert_ne!((old.ptr, old.token), (new.ptr, new.token));
-    // Not twice: the old one is still there.
-    assert!(iommu.replace(Bfn(3), page()).is_err());
-    let retired = iommu.retire(retired).unwrap_err();
+    // Not twice: the first one is still in use.
+    assert!(!iommu.replace(Bfn(3), page()));
+    assert_eq!(iommu.retire(Bfn(3)), Err(Pinned));
+    assert_eq!(read(old), 100);
     iommu.unpin(old.token);
-    assert!(iommu.retire(retired).is_ok());
+    assert_eq!(iommu.retire(Bfn(3)), Ok(()));
+    assert_eq!(read(new), 100);
     assert_eq!(iommu.remove(Bfn(3)), Err(Pinned));
     iommu.unpin(new.token);
     assert_eq!(iommu.remove(Bfn(3)), Ok(()));
 }
 
 #[test]
-fn a_page_whose_predecessor_waits_is_not_removed() {
+fn a_predecessor_that_nobody_retired_goes_with_the_next_one_or_with_the_page() {
     let xen = xen(1);
     let iommu = SoftIommu::new(Bfn(0), 10);
     let page = || pages(&xen, 1).pop().unwrap();
     assert!(insert(&iommu, Bfn(3), page()));
-    let retired = iommu.replace(Bfn(3), page()).unwrap();
-    assert_eq!(iommu.remove(Bfn(3)), Err(Pinned));
-    iommu.retire(retired).unwrap();
+    assert!(iommu.replace(Bfn(3), page()));
+    assert!(iommu.replace(Bfn(3), page()));
+    xen.balloon_out(D, Gfn(0));
     assert_eq!(iommu.remove(Bfn(3)), Ok(()));
+    assert_eq!(xen.frames(), 0);
 }
 
 #[test]
@@ -123,9 +126,8 @@ fn devices_never_see_a_page_that_was_unmapped() {
         }
         for _ in 0..500 {
             assert!(insert(&iommu, Bfn(3), page()));
-            let mut retired = iommu.replace(Bfn(3), page()).unwrap();
-            while let Err(again) = iommu.retire(retired) {
-                retired = again;
+            assert!(iommu.replace(Bfn(3), page()));
+            while iommu.retire(Bfn(3)).is_err() {
                 std::thread::yield_now();
             }
             while iommu.remove(Bfn(3)).is_err() {

@@ -1,0 +1,166 @@
+//! Notices that frames have gone: recorded at once, worked off later, believed only after the hypervisor was asked.
+
+use std::mem;
+use std::sync::atomic::Ordering;
+
+use xen_ioreq::Bfn;
+
+use super::{EVERYTHING, Guest, GuestInner, Notices};
+use crate::backend::Verdict;
+use crate::error::RevalidateError;
+use crate::mapping::{Cause, Drained, Draining, What};
+use crate::table::{Slot, State, Status};
+
+/// Notices that are kept one by one; more become 'something changed'. Xen sends one a mapping, so a flood is no
+/// honest one, and a batch of this size costs less than looking through everything.
+const MAX_NOTICES: usize = 4096;
+
+impl Guest {
+    /// Records what an `IOREQ_TYPE_INVALIDATE` said: a bus frame, or [`EVERYTHING`]. Quick, calls nobody: acknowledge the
+    /// request after it, then let somebody call [`take_draining`](Self::take_draining).
+    pub fn notice(&self, data: u64) {
+        self.inner.counts.notices.fetch_add(1, Ordering::Relaxed);
+        let mut notices = self.inner.notices.lock();
+        if data == EVERYTHING || notices.bfns.len() >= MAX_NOTICES {
+            notices.everything = true;
+            notices.bfns.clear();
+        } else if !notices.everything {
+            notices.bfns.push(Bfn(data));
+        }
+        self.inner.work.store(true, Ordering::Release);
+    }
+
+    /// Whether [`take_draining`](Self::take_draining) has something to do. One atomic load.
+    pub fn has_work(&self) -> bool {
+        self.inner.work.load(Ordering::Acquire)
+    }
+
+    /// Works the notices off: asks the hypervisor about the mappings concerned (those of the bus frames that were
+    /// named, or all of this guest), in batches, and returns what must be drained, with what was dropped undrained
+    /// before. Mappings that are still right stay as they are.
+    ///
+    /// On an error the notices are kept for the next call.
+    pub fn take_draining(&self) -> Result<Vec<Draining>, RevalidateError> {
+        let inner = &self.inner;
+        let _slow = inner.slow.lock();
+        inner.work.store(false, Ordering::Release);
+        let Notices { everything, bfns, orphans } = mem::take(&mut *inner.notices.lock());
+        let mut out: Vec<Draining> =
+            orphans.into_iter().map(|d| self.draining(d)).filter(|d| !d.is_void()).collect();
+        let slots = if everything { inner.by_gfn.slots() } else { self.slots_of(&bfns) };
+        match self.revalidate(&slots, &mut out) {
+            Ok(again) => {
+                if again {
+                    self.inner.keep(true, Vec::new());
+                }
+                Ok(out)
+            }
+            Err(e) => {
+                // What is in `out` goes back to the orphans as it is dropped.
+                self.inner.keep(everything, bfns);
+                Err(e)
+            }
+        }
+    }
+
+    /// The domain is dead or dying: everything of it must go, and nothing of it is mapped any more. Returns what
+    /// must be drained; what is draining elsewhere stays with whom it is.
+    pub fn die(&self) -> Vec<Draining> {
+        let inner = &self.inner;
+        inner.dead.store(true, Ordering::Release);
+        let _slow = inner.slow.lock();
+        let Notices { orphans, .. } = mem::take(&mut *inner.notices.lock());
+        let mut out: Vec<Draining> =
+            orphans.into_iter().map(|d| self.draining(d)).filter(|d| !d.is_void()).collect();
+        out.extend(inner.by_gfn.slots().into_iter().filter_map(|slot| self.make_stale(slot, Cause::Death)));
+        out
+    }
+
+    /// The mappings of this guest at these bus frames.
+    fn slots_of(&self, bfns: &[Bfn]) -> Vec<Slot> {
+        let client = &self.inner.client;
+        let find = |bfn: &Bfn| client.by_bfn.find(&client.arena, bfn.0, |slot, r| (slot, r.guest()));
+        let mut slots: Vec<Slot> = bfns
+            .iter()
+            .filter_map(find)
+            .filter(|(_, guest)| *guest == self.inner.id)
+            .map(|(slot, _)| slot)
+            .collect();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
+    }
+
+    /// Asks the hypervisor about these mappings and adds what must be drained. Whether some could not be told yet.
+    fn revalidate(&self, slots: &[Slot], out: &mut Vec<Draining>) -> Result<bool, RevalidateError> {
+        let client = &self.inner.client;
+        let mut asked: Vec<Slot> = Vec::with_capacity(slots.len());
+        let mut mappings = Vec::with_capacity(slots.len());
+        for &slot in slots {
+            let Some(record) = client.arena.get(slot) else { continue };
+            match record.state.get().status {
+                // An idle one, too: it may be taken into use again.
+                Status::Live | Status::Idle => {
+                    asked.push(slot);
+                    mappings.push((record.gfn(), record.bfn()));
+                }
+                Status::Stale | Status::Releasing | Status::Free => {}
+            }
+        }
+        if mappings.is_empty() {
+            return Ok(false);
+        }
+        let is_mapped = |bfn: Bfn| client.by_bfn.find(&client.arena, bfn.0, |_, _| ()).is_some();
+        let verdicts = client.backend.check(self.inner.peer, &mappings, &is_mapped)?;
+        let mut again = false;
+        for ((slot, (gfn, bfn)), verdict) in asked.into_iter().zip(mappings).zip(verdicts) {
+            match verdict {
+                Verdict::Same => {}
+                Verdict::Gone => out.extend(self.make_stale(slot, Cause::Invalidated)),
+                Verdict::Replaced => {
+                    out.push(self.draining(Drained { what: What::Page, gfn, bfn, cause: Cause::Replaced }));
+                }
+                Verdict::Busy => again = true,
+            }
+        }
+        Ok(again)
+    }
+
+    /// No new references; a later map of the gfn makes a new mapping. `None` if it was so already. With `slow` locked.
+    fn make_stale(&self, slot: Slot, cause: Cause) -> Option<Draining> {
+        let inner = &self.inner;
+        let record = inner.client.arena.get(slot)?;
+        let State { epoch, .. } = record.state.make_stale()?;
+        inner.by_gfn.remove(&inner.client.arena, slot);
+        if cause == Cause::Invalidated {
+            inner.counts.invalidated.fetch_add(1, Ordering::Relaxed);
+        }
+        let what = What::Mapping { slot, epoch };
+        Some(self.draining(Drained { what, gfn: record.gfn(), bfn: record.bfn(), cause }))
+    }
+}
+
+impl GuestInner {
+    /// Takes what was dropped on its way out, so that it is not lost.
+    pub(crate) fn adopt(&self, drained: Drained) {
+        if let What::Mapping { slot, epoch } = drained.what
+            && !self.rests(slot, epoch)
+        {
+            return;
+        }
+        self.notices.lock().orphans.push(drained);
+        self.work.store(true, Ordering::Release);
+    }
+
+    /// Puts notices back.
+    fn keep(&self, everything: bool, bfns: Vec<Bfn>) {
+        let mut notices = self.notices.lock();
+        notices.everything |= everything;
+        notices.bfns.extend(bfns);
+        if notices.everything || notices.bfns.len() > MAX_NOTICES {
+            notices.everything = true;
+            notices.bfns.clear();
+        }
+        self.work.store(true, Ordering::Release);
+    }
+}

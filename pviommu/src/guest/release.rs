@@ -1,0 +1,62 @@
+//! The end of mappings that no device can reach.
+
+use std::sync::atomic::Ordering;
+
+use super::Guest;
+use crate::error::ReleaseError;
+use crate::mapping::{Cause, Drained, Draining, Released, What};
+
+impl Guest {
+    /// Releases mappings and pages of this guest that are quiesced.
+    pub(crate) fn release(&self, items: Vec<Draining>, out: &mut Released) {
+        let inner = &self.inner;
+        let client = &inner.client;
+        let mut slow = inner.slow.lock();
+        let (mut slots, mut mappings) = (Vec::new(), Vec::new());
+        let (pages, items): (Vec<_>, Vec<_>) =
+            items.into_iter().filter_map(Draining::take).partition(|d| matches!(d.what, What::Page));
+        for d in pages {
+            match client.backend.retire(d.bfn) {
+                Ok(()) => out.pages += 1,
+                Err(_) => {
+                    let e = ReleaseError::Pinned { domid: self.domid(), gfn: d.gfn, bfn: d.bfn };
+                    out.failed.push((self.draining(d), e));
+                }
+            }
+        }
+        for d in items {
+            let What::Mapping { slot, epoch } = d.what else { continue };
+            let Some(record) = client.arena.get(slot) else { continue };
+            if record.state.begin_release(epoch).is_none() {
+                out.revived += 1;
+                continue;
+            }
+            // Out of the table before the hypervisor has the frame back: it may be another guest's at once.
+            inner.by_gfn.remove(&client.arena, slot);
+            client.by_bfn.remove(&client.arena, slot);
+            slots.push(slot);
+            mappings.push((record.gfn(), record.bfn()));
+        }
+        if mappings.is_empty() {
+            return;
+        }
+        let answers = client.backend.remove(inner.peer, &mappings);
+        for ((slot, (gfn, bfn)), answer) in slots.into_iter().zip(mappings).zip(answers) {
+            match answer {
+                Ok(()) => {
+                    client.arena.remove(slot);
+                    slow.mappings = slow.mappings.saturating_sub(1);
+                    inner.counts.released.fetch_add(1, Ordering::Relaxed);
+                    out.mappings += 1;
+                }
+                Err(e) => {
+                    client.by_bfn.insert(&client.arena, slot);
+                    let epoch =
+                        client.arena.get(slot).and_then(|r| r.state.make_stale()).map_or(0, |s| s.epoch);
+                    let what = What::Mapping { slot, epoch };
+                    out.failed.push((self.draining(Drained { what, gfn, bfn, cause: Cause::Again }), e));
+                }
+            }
+        }
+    }
+}

@@ -52,6 +52,17 @@ impl Kit {
         Ok(self.places.target.join("release").join(name))
     }
 
+    /// Builds an example of the workspace as `cargo build --release` does.
+    ///
+    /// # Errors
+    /// It does not build.
+    pub fn example(&self, package: &str, name: &str) -> Result<PathBuf> {
+        let mut cargo = self.cargo();
+        cargo.args(["build", "--release", "--quiet", "-p", package, "--example", name]);
+        host::output(cargo.arg("--target-dir").arg(&self.places.target))?;
+        Ok(self.places.target.join("release/examples").join(name))
+    }
+
     pub(crate) fn cargo(&self) -> Command {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(&self.places.workspace);

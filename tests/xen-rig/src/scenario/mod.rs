@@ -4,6 +4,7 @@
 
 mod baseline;
 mod boot;
+mod descriptors;
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use crate::log::Log;
 use crate::qemu::{End, Machine};
 
 /// Every scenario, in the order in which they run.
-pub const ALL: &[&dyn Scenario] = &[&boot::Boot, &baseline::Baseline];
+pub const ALL: &[&dyn Scenario] = &[&boot::Boot, &descriptors::Descriptors, &baseline::Baseline];
 
 /// One thing to show on real Xen.
 pub trait Scenario: Sync {

@@ -37,7 +37,7 @@ pub trait IommuOp: Send + Sync {
 pub trait MemoryOp: Send + Sync {
     /// `arg` is the operation's struct; where that struct holds a guest handle to a list of frame numbers,
     /// `list` is that list and the implementation fills in the handle. Returns the hypercall's value
-    /// (for reservations: the number of extents done).
+    /// (for reservations: the number of extents done, which is 0 and no error for a domain that is not there).
     fn memory_op(&self, cmd: u32, arg: &mut [u8], list: &mut [u64]) -> Result<i64, Errno>;
 }
 

@@ -120,7 +120,7 @@ impl AsFd for Privcmd {
 
 impl DmOp for Privcmd {
     /// Linux passes on at most 16 buffers of 4096 bytes each (parameters of its module xen-privcmd) and answers E2BIG
-    /// beyond; EFAULT for a buffer of no bytes, and nothing at all for no buffers.
+    /// beyond.
     fn dm_op(&self, domid: DomId, bufs: &mut [&mut [u8]]) -> Result<(), Errno> {
         self.device.dm_op(domid, bufs)
     }

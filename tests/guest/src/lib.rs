@@ -11,6 +11,8 @@ extern crate std;
 pub mod cmd;
 pub mod context;
 mod engine;
+#[cfg(test)]
+mod fake;
 mod gpu;
 pub mod hostile;
 pub mod layout;
@@ -21,6 +23,8 @@ mod rng;
 pub mod rows;
 pub mod run;
 pub mod scene;
+#[cfg(test)]
+mod tests;
 mod words;
 
 pub use gpu::{DriverError, Gpu};

@@ -6,6 +6,8 @@
 
 pub mod bus;
 pub mod gen8;
+pub mod mediator;
 pub mod physical;
 pub mod soft;
 pub mod vfio;
+pub mod vgpu;

@@ -1,0 +1,148 @@
+//! The audit: what a guest wants an engine to do, command by command, before the engine sees any of it.
+//!
+//! Ring and batches are copied once; what is looked at here is that copy, and what the engine gets is written anew
+//! from the fields that were looked at. A command is allowed because a rule says so; every address must lie in the
+//! guest's own slice, every register on the list. One refusal ends the context.
+
+mod batch;
+mod commands;
+mod registers;
+
+use std::collections::HashMap;
+
+use crate::gen8::cmd;
+use crate::physical::Engine;
+use crate::vgpu::slice::Slice;
+
+/// Why a context is not executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// No rule allows the command on this engine.
+    #[error("the command is not allowed on this engine")]
+    NotAllowed,
+    /// A length that the command cannot have.
+    #[error("the command cannot be {0} dwords long")]
+    Length(u32),
+    /// The ring or the batch ends inside the command.
+    #[error("the command is cut off")]
+    CutOff,
+    /// A flag or a mode that is not supported, or must not be used here.
+    #[error("the command's mode is not allowed")]
+    Mode,
+    /// Memory outside the slice.
+    #[error("{len} bytes at {addr:#x} are not in the guest's slice")]
+    OutOfSlice { addr: u64, len: u64 },
+    /// An address that is not aligned as the command needs.
+    #[error("address {0:#x} is not aligned")]
+    Unaligned(u64),
+    /// An address in a per-process table; this vGPU has none.
+    #[error("a per-process address")]
+    Ppgtt,
+    /// A register that commands may not write, or not with this value.
+    #[error("register {0:#x} may not be written so")]
+    Register(u32),
+    /// A batch leads back to one that has not ended.
+    #[error("batches that go round for ever")]
+    Loop,
+    /// A batch starts where none may.
+    #[error("a batch may not be started here")]
+    Nesting,
+    /// Batches that are longer than the budget, or have no end.
+    #[error("batches are longer than {0} bytes")]
+    Budget(usize),
+    /// Memory that holds commands is not mapped.
+    #[error("commands at {0:#x} are not mapped")]
+    NotMapped(u64),
+    /// A context image or a ring that makes no sense.
+    #[error("the context is malformed: {0}")]
+    Context(&'static str),
+}
+
+/// A refusal, and where it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// Why.
+    pub(crate) why: Refusal,
+    /// The command's first dword; 0 if it was not a command.
+    pub(crate) header: u32,
+    /// GM address of the command, as the guest knows it.
+    pub(crate) addr: u64,
+}
+
+/// Where commands come from: copies out of the guest's graphics memory.
+pub(crate) trait CommandSource {
+    /// Copies `buf.len()` bytes at `addr`, which lie in one page.
+    fn copy(&self, addr: u64, buf: &mut [u8]) -> Result<(), Refusal>;
+}
+
+/// For whom, and within which bounds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms<'a> {
+    /// The engine.
+    pub(crate) engine: Engine,
+    /// The guest's memory.
+    pub(crate) slice: &'a Slice,
+    /// GM address of the context's per-process status page, where indexed stores go.
+    pub(crate) status_page: u64,
+    /// The context asks for a per-process table.
+    pub(crate) ppgtt: bool,
+    /// GM address at which the copies of batches will stand.
+    pub(crate) batch_base: u64,
+    /// Bytes of batches, at most.
+    pub(crate) batch_limit: usize,
+}
+
+/// What may be executed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Audited {
+    /// The ring's commands.
+    pub(crate) ring: Vec<u32>,
+    /// What stands at `batch_base`.
+    pub(crate) batches: Vec<u32>,
+    /// Interrupts (`GT_*` bits) that the guest gets when all is done: no command raises one by itself.
+    pub(crate) interrupts: u32,
+}
+
+/// Audits the dwords of a ring, in the order of execution. `at(i)` is the GM address of dword `i`.
+pub(crate) fn ring(
+    terms: Terms<'_>,
+    source: &dyn CommandSource,
+    dwords: &[u32],
+    at: impl Fn(usize) -> u64,
+) -> Result<Audited, Refused> {
+    let mut audit = Audit { terms, source, out: Audited::default(), batches: HashMap::new() };
+    let mut ring = Vec::with_capacity(dwords.len());
+    let mut rest = dwords;
+    while let Some(&header) = rest.first() {
+        let addr = at(dwords.len() - rest.len());
+        let refused = |why| Refused { why, header, addr };
+        let length = commands::length(header).map_err(refused)?;
+        let (command, after) = rest.split_at_checked(length).ok_or(refused(Refusal::CutOff))?;
+        match commands::audit(&terms, &mut audit.out.interrupts, command, &mut ring).map_err(refused)? {
+            commands::Flow::On => {}
+            commands::Flow::End => return Err(refused(Refusal::Nesting)),
+            commands::Flow::Start { addr: target, second_level } => {
+                if second_level {
+                    return Err(refused(Refusal::Nesting));
+                }
+                let copy = audit.batch(target, refused)?;
+                ring.extend(cmd::batch_buffer_start(copy));
+            }
+        }
+        rest = after;
+    }
+    audit.out.ring = ring;
+    Ok(audit.out)
+}
+
+/// An audit under way.
+struct Audit<'a> {
+    terms: Terms<'a>,
+    source: &'a dyn CommandSource,
+    out: Audited,
+    /// Batches that were copied, by level and GM address: where the copy stands.
+    batches: HashMap<(batch::Level, u64), batch::Copied>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,308 @@
+//! One vGPU, whole: its state, its shadow, what it asks of engines, what it is told.
+//!
+//! Locks: `state` is taken alone, for the length of one register access or one report; an MSI is sent, work is
+//! announced and memory is copied after it has been let go.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::audit::Refused;
+use super::maintenance::Maintenance;
+use super::scheduler::Scheduler;
+use super::shadow::ShadowGgtt;
+use super::stats::{Snapshot, Stats};
+use super::workload::GuestContext;
+use crate::gen8::context::{Descriptor, hwsp};
+use crate::gen8::gtt::GTT_OFFSET;
+use crate::gen8::regs::gt;
+use crate::physical::Engine;
+use crate::vgpu::display::{PIXEL_BYTES, Surface, SurfaceError};
+use crate::vgpu::slice::Slice;
+use crate::vgpu::{Effect, EngineError, State, StatusEntry, Submission, VgpuId};
+
+/// How long a read of the reset register waits for an engine that is being stopped, so that a guest need not
+/// trap thousands of times.
+const RESET_READ_WAIT: Duration = Duration::from_millis(2);
+
+/// What sends a vGPU's interrupt to its guest. Called without locks, on engine threads and on vCPU paths.
+pub trait MsiSink: Send + Sync {
+    /// An interrupt is due. Whether MSI is enabled, and where it goes, is for the PCI function to know.
+    fn interrupt(&self);
+}
+
+/// One guest's GPU.
+pub struct Vgpu {
+    id: VgpuId,
+    state: Mutex<State>,
+    /// An engine that a guest's reset had to stop has stopped.
+    reset_done: Condvar,
+    ggtt: ShadowGgtt,
+    stats: Arc<Stats>,
+    msi: Box<dyn MsiSink>,
+    scheduler: Arc<Scheduler>,
+    maintenance: Maintenance,
+    /// No turn may begin.
+    retired: AtomicBool,
+}
+
+impl Vgpu {
+    pub(super) fn new(
+        id: VgpuId,
+        ggtt: ShadowGgtt,
+        stats: Arc<Stats>,
+        msi: Box<dyn MsiSink>,
+        scheduler: Arc<Scheduler>,
+        maintenance: Maintenance,
+    ) -> Self {
+        let state = Mutex::new(State::new(id, *ggtt.slice()));
+        let (reset_done, retired) = (Condvar::new(), AtomicBool::new(false));
+        Self { id, state, reset_done, ggtt, stats, msi, scheduler, maintenance, retired }
+    }
+
+    /// The vGPU's number.
+    pub fn id(&self) -> VgpuId {
+        self.id
+    }
+
+    /// Its share of graphics memory.
+    pub fn slice(&self) -> Slice {
+        *self.ggtt.slice()
+    }
+
+    /// What it has done.
+    pub fn statistics(&self) -> Snapshot {
+        self.stats.snapshot()
+    }
+
+    /// A read of 1 to 8 bytes of BAR0. Never fails: what nobody knows reads as ones.
+    pub fn mmio_read(&self, offset: u32, size: u32) -> u64 {
+        self.stats.mmio_accesses.add(1);
+        if offset >= GTT_OFFSET {
+            return self.ggtt.read_table(offset - GTT_OFFSET, size);
+        }
+        let mut state = self.state.lock();
+        let mut unknown = |e| self.count(e);
+        let value = state.read(offset, size, &mut unknown);
+        if offset == gt::GDRST && value != 0 {
+            self.reset_done.wait_for(&mut state, RESET_READ_WAIT);
+            return state.read(offset, size, &mut unknown);
+        }
+        value
+    }
+
+    /// A write of 1 to 8 bytes of BAR0. Never fails: what nobody knows takes nothing.
+    pub fn mmio_write(self: &Arc<Self>, offset: u32, size: u32, value: u64) {
+        self.stats.mmio_accesses.add(1);
+        if offset >= GTT_OFFSET {
+            let mut draining = Vec::new();
+            self.ggtt.write_table(offset - GTT_OFFSET, size, value, &mut draining);
+            return self.maintenance.drain(draining);
+        }
+        let mut effects = Vec::new();
+        self.state.lock().write(offset, size, value, &mut |e| effects.push(e));
+        effects.into_iter().for_each(|e| self.act(e));
+    }
+
+    fn act(self: &Arc<Self>, effect: Effect) {
+        self.count(effect);
+        match effect {
+            Effect::Work(e) => self.scheduler.ready(e, self),
+            Effect::Stop(e) => self.scheduler.stop(e, self.id),
+            Effect::Interrupt => self.interrupt(),
+            Effect::FlushGgtt => self.ggtt.flush_if_dirty(),
+            Effect::Notify(n) => log::debug!("{}: notification {n} is not served", self.id),
+            Effect::Reset(_) | Effect::Dropped(_) | Effect::Unknown(_) => {}
+        }
+    }
+
+    fn count(&self, effect: Effect) {
+        match effect {
+            Effect::Unknown(offset) => {
+                self.stats.unknown_registers.add(1);
+                log::trace!("{}: nobody knows register {offset:#x}", self.id);
+            }
+            Effect::Dropped(e) => {
+                self.stats.dropped.add(1);
+                log::debug!("{}: a submission to {} was dropped", self.id, e.name());
+            }
+            Effect::Reset(_) => self.stats.guest_resets.add(1),
+            _ => {}
+        }
+    }
+
+    /// A read of 1 to 8 bytes of the aperture: through the shadow into the page. Ones where nothing is mapped.
+    pub fn aperture_read(&self, offset: u64, size: u32) -> u64 {
+        self.stats.aperture_accesses.add(1);
+        let mut bytes = [0; 8];
+        let size = usize::try_from(size.min(8)).unwrap_or(0);
+        if let Some(part) = bytes.get_mut(..size) {
+            let own = self.ggtt.slice().low.contains(offset, size as u64);
+            self.stats.foreign_accesses.add(u64::from(!own));
+            if !own || self.ggtt.read(offset, part).is_err() {
+                part.fill(0xff);
+            }
+        }
+        u64::from_le_bytes(bytes)
+    }
+
+    /// A write of 1 to 8 bytes of the aperture. Ignored where nothing is mapped.
+    pub fn aperture_write(&self, offset: u64, size: u32, value: u64) {
+        self.stats.aperture_accesses.add(1);
+        let bytes = value.to_le_bytes();
+        let size = usize::try_from(size.min(8)).unwrap_or(0);
+        if let Some(part) = bytes.get(..size) {
+            if !self.ggtt.slice().low.contains(offset, size as u64) {
+                self.stats.foreign_accesses.add(1);
+            } else if self.ggtt.write(offset, part).is_err() {
+                log::trace!("{}: write to unmapped aperture at {offset:#x}", self.id);
+            }
+        }
+    }
+
+    /// An invalidation has arrived: the bus frame that is stale, or `!0` for "anything may be". Recorded, and
+    /// answered at once; the work follows on the vGPU's own thread.
+    pub fn invalidate(&self, data: u64) {
+        self.stats.notices.add(1);
+        self.maintenance.note(data);
+    }
+
+    /// Copies what the guest shows. The copy takes as long as it takes; the guest is not stopped for it.
+    pub fn surface(&self) -> Result<Surface, SurfaceError> {
+        let scanout = self.state.lock().scanout()?;
+        let line = usize::try_from(scanout.width * PIXEL_BYTES).unwrap_or(0);
+        let lines = usize::try_from(scanout.height).unwrap_or(0);
+        let mut bgrx = vec![0; line * lines];
+        let mut missing = std::collections::BTreeSet::new();
+        for (y, row) in (0u64..).zip(bgrx.chunks_exact_mut(line.max(1))) {
+            let start = scanout.address.saturating_add(y * u64::from(scanout.stride));
+            self.ggtt.read_present(start, row, |page| {
+                missing.insert(page);
+            });
+        }
+        let missing_pages = u32::try_from(missing.len()).unwrap_or(u32::MAX);
+        Ok(Surface { width: scanout.width, height: scanout.height, bgrx, missing_pages })
+    }
+
+    fn interrupt(&self) {
+        self.stats.interrupts.add(1);
+        self.msi.interrupt();
+    }
+
+    // What follows is called by the scheduler's threads and by maintenance.
+
+    pub(super) fn ggtt(&self) -> &ShadowGgtt {
+        &self.ggtt
+    }
+
+    pub(super) fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    pub(super) fn maintenance(&self) -> &Maintenance {
+        &self.maintenance
+    }
+
+    /// Whether no turn may begin.
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::SeqCst)
+    }
+
+    /// The vGPU goes: no turn begins any more, and what runs is stopped and waited for.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+        Engine::ALL.into_iter().for_each(|e| self.scheduler.stop(e, self.id));
+        self.scheduler.drain(self.id);
+    }
+
+    /// Waits until all invalidations that were announced, and all references that were put, have been carried out
+    /// and released, or could not be. For tests and orderly ends; nothing in an access waits for it.
+    pub fn settle(&self) {
+        self.maintenance.settle();
+    }
+
+    pub(super) fn take_work(&self, e: Engine) -> Option<(Submission, u64)> {
+        self.state.lock().take(e)
+    }
+
+    pub(super) fn work_ended(&self, e: Engine) {
+        self.state.lock().ended(e);
+        self.reset_done.notify_all();
+    }
+
+    pub(super) fn has_work(&self, e: Engine) -> bool {
+        self.state.lock().engine(e).has_work()
+    }
+
+    pub(super) fn is_banned(&self, e: Engine, context: Descriptor) -> bool {
+        self.state.lock().engine(e).is_banned(context.lrca())
+    }
+
+    /// Sets the context that the guest believes is on the engine; returns the one before.
+    pub(super) fn on_engine(&self, e: Engine, epoch: u64, id: Option<u32>) -> Option<u32> {
+        let mut state = self.state.lock();
+        let engine = state.engine(e);
+        if engine.epoch() != epoch {
+            return None;
+        }
+        let before = engine.active();
+        engine.set_active(id);
+        before
+    }
+
+    pub(super) fn show_ring(&self, e: Engine, epoch: u64, context: &GuestContext, head: u32) {
+        let GuestContext { tail, start, control, .. } = *context;
+        self.state.lock().show_ring(e, epoch, head, tail, start, control);
+    }
+
+    /// Writes a status entry to the registers, then to the guest's status page: the entry, then the pointer.
+    pub(super) fn push_status(&self, e: Engine, epoch: u64, status: u32, id: u32) {
+        let entry = self.state.lock().push_status(e, epoch, status, id);
+        let Some(StatusEntry { page, slot, status, id }) = entry else { return };
+        let both = u64::from(id) << 32 | u64::from(status);
+        let at = page.saturating_add(hwsp::CSB + 8 * u64::from(slot));
+        let pointer = page.saturating_add(hwsp::CSB_WRITE);
+        let written = self
+            .ggtt
+            .write(at, &both.to_le_bytes())
+            .and_then(|()| self.ggtt.write(pointer, &slot.to_le_bytes()));
+        if let Err(e) = written {
+            log::debug!("{}: the status page is not there: {e}", self.id);
+        }
+    }
+
+    pub(super) fn raise(&self, e: Engine, epoch: u64, bits: u32) {
+        let due = self.state.lock().raise(e, epoch, bits);
+        if due {
+            self.interrupt();
+        }
+    }
+
+    /// The audit refused a context.
+    pub(super) fn refused(&self, e: Engine, epoch: u64, context: Descriptor, refused: Refused) {
+        self.stats.refusals.add(1);
+        let Refused { why, header, addr } = refused;
+        log::info!("{}: {} at {addr:#x}, command {header:#010x}: {why}", self.id, e.name());
+        self.ban(e, epoch, context, EngineError { header, address: addr });
+    }
+
+    /// A context did not come to its end.
+    pub(super) fn failed(&self, e: Engine, epoch: u64, context: Descriptor) {
+        self.ban(e, epoch, context, EngineError::default());
+    }
+
+    fn ban(&self, e: Engine, epoch: u64, context: Descriptor, error: EngineError) {
+        let due = self.state.lock().fail(e, epoch, context, error);
+        if due {
+            self.interrupt();
+        }
+    }
+}
+
+impl std::fmt::Debug for Vgpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vgpu").field("id", &self.id).field("ggtt", &self.ggtt).finish_non_exhaustive()
+    }
+}

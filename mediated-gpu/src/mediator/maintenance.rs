@@ -1,0 +1,197 @@
+//! Letting go of frames: a thread a vGPU, which carries out invalidations and releases what nobody refers to.
+//!
+//! A notice is urgent. References that were merely put wait for company, so that a guest that rewrites its table
+//! does not cost a flush an entry; with too many waiting, their writer waits too.
+//!
+//! Order: no new references, entries to scratch, flush, release. The types of `pviommu` hold us to it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use pviommu::{Client, Draining, Guest};
+
+use super::guest::Vgpu;
+use super::shadow::ShadowGgtt;
+use super::stats::Stats;
+
+/// How many references wait for each other at most.
+const COMPANY: usize = 64;
+/// How many wait before their writer does.
+const CROWD: usize = 4096;
+/// How long a reference waits for company, and a release that failed for its next try.
+const PATIENCE: Duration = Duration::from_millis(1);
+/// Notices whose time of arrival is kept; there are never more than vCPUs and ring slots can bring at once.
+const NOTICES: usize = 4096;
+/// Rounds in which a vGPU that goes must have let go of everything.
+const LAST_ROUNDS: u32 = 100;
+
+/// What the thread is told. The lock is held for moments, with no other taken.
+pub(super) struct Maintenance {
+    client: Client,
+    frames: Guest,
+    todo: Mutex<Todo>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Todo {
+    /// When the notices came that have not been carried out.
+    notices: VecDeque<Instant>,
+    /// What is draining, since when the longest.
+    draining: Vec<Draining>,
+    since: Option<Instant>,
+    /// Rounds begun and done.
+    begun: u64,
+    done: u64,
+    closed: bool,
+}
+
+impl Maintenance {
+    pub(super) fn new(client: Client, frames: Guest) -> Self {
+        Self { client, frames, todo: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Records an invalidation.
+    pub(super) fn note(&self, data: u64) {
+        let now = Instant::now();
+        self.frames.notice(data);
+        let mut todo = self.todo.lock();
+        if todo.notices.len() < NOTICES {
+            todo.notices.push_back(now);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Takes over what is draining. Waits only if very much is.
+    pub(super) fn drain(&self, draining: Vec<Draining>) {
+        if draining.is_empty() {
+            return;
+        }
+        let mut todo = self.todo.lock();
+        let before = todo.draining.len();
+        todo.draining.extend(draining);
+        let after = todo.draining.len();
+        if todo.since.is_none() || (before < COMPANY && after >= COMPANY) {
+            todo.since.get_or_insert_with(Instant::now);
+            self.changed.notify_all();
+        }
+        while todo.draining.len() >= CROWD && !todo.closed {
+            self.changed.wait(&mut todo);
+        }
+    }
+
+    /// Waits until what was announced or put before this call has been carried out, or could not be.
+    pub(super) fn settle(&self) {
+        let mut todo = self.todo.lock();
+        let target = todo.begun + 1;
+        while todo.done < target && !todo.closed {
+            if todo.begun < target {
+                todo.since = Some(Instant::now().checked_sub(PATIENCE).unwrap_or_else(Instant::now));
+                self.changed.notify_all();
+            }
+            self.changed.wait(&mut todo);
+        }
+    }
+
+    /// Ends the thread, after the round it is in.
+    pub(super) fn close(&self) {
+        self.todo.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Starts the thread.
+    pub(super) fn spawn(vgpu: Arc<Vgpu>) -> std::io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name(format!("{} frames", vgpu.id())).spawn(move || {
+            let maintenance = vgpu.maintenance();
+            while let Some((came, draining)) = maintenance.next_round() {
+                let rest = maintenance.round(vgpu.ggtt(), vgpu.stats(), draining);
+                for at in came {
+                    vgpu.stats().invalidated(at.elapsed());
+                }
+                maintenance.end_round(rest);
+            }
+        })
+    }
+
+    /// Waits until there is something to do. `None`: closed.
+    fn next_round(&self) -> Option<(VecDeque<Instant>, Vec<Draining>)> {
+        let mut todo = self.todo.lock();
+        loop {
+            if todo.closed {
+                return None;
+            }
+            if !todo.notices.is_empty() || todo.draining.len() >= COMPANY {
+                break;
+            }
+            match todo.since.map(|since| since + PATIENCE) {
+                Some(due) if due <= Instant::now() => break,
+                Some(due) => {
+                    self.changed.wait_until(&mut todo, due);
+                }
+                None => self.changed.wait(&mut todo),
+            }
+        }
+        todo.begun += 1;
+        todo.since = None;
+        Some((std::mem::take(&mut todo.notices), std::mem::take(&mut todo.draining)))
+    }
+
+    fn end_round(&self, rest: Vec<Draining>) {
+        let mut todo = self.todo.lock();
+        todo.done += 1;
+        if !rest.is_empty() || self.frames.has_work() {
+            todo.draining.extend(rest);
+            todo.since.get_or_insert_with(Instant::now);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Carries out what was announced, and releases what nobody refers to. Returns what must be tried again.
+    fn round(&self, ggtt: &ShadowGgtt, stats: &Stats, mut draining: Vec<Draining>) -> Vec<Draining> {
+        if self.frames.has_work() {
+            match self.frames.take_draining() {
+                Ok(stale) => draining.extend(stale),
+                Err(e) => log::warn!("invalidations wait: {e}"),
+            }
+        }
+        // One that was put and is in use again is not ours to revoke. Asked in this order: a mapping that is held
+        // because it was revived is void from then on.
+        let must_go = |d: &&Draining| d.ends_use() && d.is_held() && !d.is_void();
+        let stale: Vec<_> = draining.iter().filter(must_go).map(Draining::bfn).collect();
+        if !stale.is_empty() {
+            stats.revoked.add(ggtt.revoke(stale, &mut draining) as u64);
+        }
+        let (quiesced, held) = self.client.quiesce(draining, ggtt);
+        let released = self.client.release(quiesced);
+        stats.released.add(released.mappings as u64);
+        stats.replaced.add(released.pages as u64);
+        for (_, e) in &released.failed {
+            log::warn!("a release is tried again: {e}");
+        }
+        held.into_iter().chain(released.failed.into_iter().map(|(d, _)| d)).collect()
+    }
+
+    /// Lets go of everything, on the caller's thread, after the vGPU's own has ended. The number of frames that could not
+    /// be released: 0 unless the hypervisor refuses.
+    pub(super) fn last_rounds(&self, ggtt: &ShadowGgtt, stats: &Stats) -> usize {
+        let mut rest = std::mem::take(&mut self.todo.lock().draining);
+        ggtt.close(&mut rest);
+        for _ in 0..LAST_ROUNDS {
+            rest = self.round(ggtt, stats, rest);
+            if rest.is_empty() && !self.frames.has_work() {
+                break;
+            }
+            std::thread::sleep(PATIENCE);
+        }
+        rest.len()
+    }
+}
+
+impl std::fmt::Debug for Maintenance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Maintenance").field("todo", &self.todo).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,257 @@
+//! Stands between guests and the GPU: shadows, audits, schedules, and lets go of frames in time.
+//!
+//! [`Mediator`] owns the physical GPU alone and makes [`Vgpu`]s; `shadow` is a slice's translation table, `audit`
+//! judges commands, `workload` copies what may run, `scheduler` runs it, `maintenance` carries out invalidations.
+
+mod audit;
+mod guest;
+mod maintenance;
+mod memory;
+mod reserve;
+mod reverse;
+mod scheduler;
+mod shadow;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod workload;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use pviommu::{Client, Guest, OwnError, OwnFrames, OwnPages};
+use xen_ioreq::{Bfn, PAGE_SIZE};
+
+pub use self::guest::{MsiSink, Vgpu};
+use self::maintenance::Maintenance;
+use self::memory::Memory;
+use self::reserve::Own;
+use self::scheduler::{Scheduler, Worker};
+use self::shadow::{Parts, ShadowGgtt};
+pub use self::stats::Snapshot;
+use self::stats::Stats;
+use self::workload::EngineArea;
+use crate::bus::BusMaster;
+use crate::physical::{Engine, PhysicalGpu};
+use crate::vgpu::VgpuId;
+use crate::vgpu::slice::{GmLayout, GmRange, MIB, SliceAllocator, SliceError, VgpuType};
+
+/// What an operator may choose.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Size of the aperture in bytes: the low parts of all slices fit in it, and BAR2 is of this size.
+    pub aperture: u64,
+    /// How long a context may be on an engine before the engine is reset.
+    pub deadline: Duration,
+    /// Bytes of batches that one context may run.
+    pub batch_limit: u64,
+}
+
+impl Default for Config {
+    /// 256 MiB, 1 s, 4 MiB.
+    fn default() -> Self {
+        Self { aperture: 256 * MIB, deadline: Duration::from_secs(1), batch_limit: 4 * MIB }
+    }
+}
+
+/// What the mediator stands on.
+pub struct Below {
+    /// The GPU: idle, and nobody else's.
+    pub gpu: Arc<dyn PhysicalGpu>,
+    /// Where guests' frames get their bus addresses.
+    pub client: Client,
+    /// Where the mediator's own pages come from.
+    pub own: Arc<dyn OwnFrames + Send + Sync>,
+    /// How the mediator itself reads and writes what the GPU reaches.
+    pub bus: Arc<dyn BusMaster>,
+}
+
+/// A vGPU, or the mediator itself, could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MediatorError {
+    /// The slice does not fit.
+    #[error(transparent)]
+    Slice(#[from] SliceError),
+    /// There are no pages for the mediator itself.
+    #[error(transparent)]
+    NoPages(#[from] OwnError),
+    /// The GPU's table is too small for the mediator's own part of it.
+    #[error(
+        "the GPU's table of {entries} entries is too small: {needed} are needed for the aperture and the mediator"
+    )]
+    TableTooSmall {
+        /// Entries there are.
+        entries: u32,
+        /// Entries needed.
+        needed: u64,
+    },
+    /// A thread could not be started.
+    #[error("a thread could not be started: {0}")]
+    Thread(#[from] std::io::Error),
+    /// There is no such vGPU.
+    #[error("there is no {0}")]
+    NoVgpu(VgpuId),
+}
+
+/// The mediator. Dropping it destroys its vGPUs and stops the engines' threads.
+pub struct Mediator {
+    own: Own,
+    scratch: Option<OwnPages>,
+    scratch_bfn: Bfn,
+    scheduler: Arc<Scheduler>,
+    /// Taken with no other lock held.
+    vgpus: Mutex<Vgpus>,
+    workers: Vec<JoinHandle<()>>,
+    aperture: u64,
+}
+
+struct Vgpus {
+    slices: SliceAllocator,
+    live: HashMap<VgpuId, Live>,
+    last: u32,
+}
+
+struct Live {
+    vgpu: Arc<Vgpu>,
+    thread: JoinHandle<()>,
+}
+
+impl Mediator {
+    /// Takes the GPU and starts a thread for each engine.
+    pub fn new(below: Below, config: Config) -> Result<Self, MediatorError> {
+        let Below { gpu, client, own: source, bus } = below;
+        let own = Own { gpu, client, source, memory: Memory::new(bus) };
+        let area = EngineArea::size(config.batch_limit);
+        let host = area.saturating_mul(Engine::ALL.len() as u64);
+        let entries = own.gpu.ggtt_entries();
+        let total = u64::from(entries) * PAGE_SIZE as u64;
+        let slices = SliceAllocator::new(GmLayout { aperture: config.aperture, total, host });
+        if slices.host().size < host {
+            let needed = config.aperture.saturating_add(host) / PAGE_SIZE as u64;
+            return Err(MediatorError::TableTooSmall { entries, needed });
+        }
+        let scratch = own.take(1)?;
+        let scratch_bfn = scratch.bfn(0).unwrap_or_default();
+        let scheduler = Arc::new(Scheduler::new());
+        own.gpu.set_interrupt_sink(scheduler.clone());
+        let mut base = slices.host().base;
+        let vgpus = Mutex::new(Vgpus { slices, live: HashMap::new(), last: 0 });
+        let mut mediator = Self {
+            own,
+            scratch: Some(scratch),
+            scratch_bfn,
+            scheduler,
+            vgpus,
+            workers: Vec::new(),
+            aperture: config.aperture,
+        };
+        for engine in Engine::ALL {
+            let range = GmRange { base, size: area };
+            base = range.end();
+            let area = EngineArea::new(engine, range, &mediator.own, scratch_bfn)?;
+            let (gpu, scheduler) = (mediator.own.gpu.clone(), mediator.scheduler.clone());
+            let worker = Worker { engine, gpu, scheduler, area, deadline: config.deadline };
+            mediator.workers.push(worker.spawn()?);
+        }
+        Ok(mediator)
+    }
+
+    /// Makes a vGPU of a type for a guest, whose interrupts go to `msi`.
+    pub fn create(
+        &self,
+        kind: VgpuType,
+        frames: Guest,
+        msi: Box<dyn MsiSink>,
+    ) -> Result<Arc<Vgpu>, MediatorError> {
+        let mut vgpus = self.vgpus.lock();
+        let slice = vgpus.slices.allocate(kind.size())?;
+        vgpus.last = vgpus.last.wrapping_add(1).max(1);
+        let id = VgpuId(vgpus.last);
+        let stats = Arc::new(Stats::default());
+        let maintenance = Maintenance::new(self.own.client.clone(), frames.clone());
+        let ggtt = ShadowGgtt::new(Parts {
+            slice,
+            scratch: self.scratch_bfn,
+            gpu: self.own.gpu.clone(),
+            frames,
+            memory: self.own.memory.clone(),
+            stats: stats.clone(),
+        });
+        ggtt.flush_if_dirty();
+        let vgpu = Arc::new(Vgpu::new(id, ggtt, stats, msi, self.scheduler.clone(), maintenance));
+        match Maintenance::spawn(vgpu.clone()) {
+            Ok(thread) => vgpus.live.insert(id, Live { vgpu: vgpu.clone(), thread }),
+            Err(e) => {
+                vgpus.slices.free(slice);
+                return Err(e.into());
+            }
+        };
+        Ok(vgpu)
+    }
+
+    /// Destroys a vGPU, whatever it is doing: its work is stopped, its entries lead to scratch, all its frames are
+    /// released, its slice is free again. The caller has seen to it that no more accesses come.
+    pub fn destroy(&self, id: VgpuId) -> Result<Snapshot, MediatorError> {
+        let Live { vgpu, thread } = self.vgpus.lock().live.remove(&id).ok_or(MediatorError::NoVgpu(id))?;
+        vgpu.retire();
+        vgpu.maintenance().close();
+        if thread.join().is_err() {
+            log::error!("{id}: the thread that releases frames had panicked");
+        }
+        let kept = vgpu.maintenance().last_rounds(vgpu.ggtt(), vgpu.stats());
+        if kept > 0 {
+            log::error!("{id}: {kept} frames could not be released");
+        }
+        self.vgpus.lock().slices.free(vgpu.slice());
+        Ok(vgpu.statistics())
+    }
+
+    /// The vGPUs there are, by number.
+    pub fn vgpus(&self) -> Vec<Arc<Vgpu>> {
+        let mut all: Vec<_> = self.vgpus.lock().live.values().map(|l| l.vgpu.clone()).collect();
+        all.sort_by_key(|v| v.id());
+        all
+    }
+
+    /// Size of the aperture, BAR2, in bytes.
+    pub fn aperture(&self) -> u64 {
+        self.aperture
+    }
+}
+
+impl Drop for Mediator {
+    fn drop(&mut self) {
+        let ids: Vec<_> = self.vgpus.get_mut().live.keys().copied().collect();
+        for id in ids {
+            if let Err(e) = self.destroy(id) {
+                log::error!("{e}");
+            }
+        }
+        self.scheduler.close();
+        for worker in self.workers.drain(..) {
+            if worker.join().is_err() {
+                log::error!("an engine's thread had panicked");
+            }
+        }
+        // The areas went with their threads; what is left of the table is the slices' scratch.
+        for index in 0..self.own.gpu.ggtt_entries() {
+            self.own.gpu.ggtt_write(index, None);
+        }
+        self.scratch.take().into_iter().for_each(|pages| self.own.give_back(pages));
+    }
+}
+
+impl std::fmt::Debug for Below {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Below").field("client", &self.client).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Mediator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mediator").field("scratch", &self.scratch_bfn).finish_non_exhaustive()
+    }
+}

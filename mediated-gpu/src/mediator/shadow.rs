@@ -1,0 +1,284 @@
+//! The shadow GGTT of one slice: what the guest wrote, with every guest frame replaced by the bus frame behind it.
+//!
+//! An entry is a function of the guest's entry alone: the frame's bus address if it is present and there is such a
+//! frame, the scratch page otherwise. Order of a change: new mapping, way back, physical entry, old reference put;
+//! the flush and the release are for the caller.
+//!
+//! Locks, in this order: `writers`, so that a reference is never taken before an invalidation and entered after it;
+//! `table`, held for reading while a page is copied, so that after a change nobody still copies.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use pviommu::{DeviceFlush, Draining, Guest, Mapped};
+use xen_ioreq::{Bfn, Gfn, PAGE_MASK, PAGE_SIZE};
+
+use super::memory::Memory;
+use super::reverse::ReverseMap;
+use super::stats::Stats;
+use crate::bus::DmaFault;
+use crate::gen8::gtt::{PTE_SIZE, Pte};
+use crate::physical::PhysicalGpu;
+use crate::vgpu::slice::{Slice, index_of};
+
+/// A GM address leads nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("graphics memory at {0:#x} is not mapped")]
+pub(crate) struct NotMapped(pub(crate) u64);
+
+/// What a slice's entries are made of.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) slice: Slice,
+    /// Where entries lead that lead nowhere.
+    pub(crate) scratch: Bfn,
+    pub(crate) gpu: Arc<dyn PhysicalGpu>,
+    pub(crate) frames: Guest,
+    pub(crate) memory: Memory,
+    pub(crate) stats: Arc<Stats>,
+}
+
+/// Who changes entries.
+#[derive(Debug, Default)]
+struct Writers {
+    /// The slice is about to be somebody else's: entries are not changed any more.
+    closed: bool,
+}
+
+/// The shadow.
+pub(crate) struct ShadowGgtt {
+    parts: Parts,
+    /// Physical entries have changed since the last flush.
+    dirty: AtomicBool,
+    writers: Mutex<Writers>,
+    table: RwLock<ReverseMap<Mapped>>,
+}
+
+impl ShadowGgtt {
+    /// Points the whole slice at scratch. The caller flushes.
+    pub(crate) fn new(parts: Parts) -> Self {
+        for index in parts.slice.indexes() {
+            parts.gpu.ggtt_write(index, Some(parts.scratch));
+        }
+        let table = RwLock::new(ReverseMap::new(parts.slice.entries()));
+        Self { parts, dirty: AtomicBool::new(true), writers: Mutex::default(), table }
+    }
+
+    /// The slice.
+    pub(crate) fn slice(&self) -> &Slice {
+        &self.parts.slice
+    }
+
+    /// A guest's read of its table: `size` bytes (1 to 8) at byte `offset`. Foreign entries read as 0.
+    pub(crate) fn read_table(&self, offset: u32, size: u32) -> u64 {
+        let mut value = 0;
+        let table = self.table.read();
+        for_entries(offset, size, |index, byte, count, shift| match self.parts.slice.position(index) {
+            Some(at) => value |= (table.guest(at) >> (8 * byte) & mask(count)) << shift,
+            None => self.parts.stats.foreign_accesses.add(1),
+        });
+        value
+    }
+
+    /// A guest's write to its table. Bytes that are not written keep what the entry held. Foreign entries take nothing.
+    /// References that were the last of their mappings come back in `draining`.
+    pub(crate) fn write_table(&self, offset: u32, size: u32, value: u64, draining: &mut Vec<Draining>) {
+        for_entries(offset, size, |index, byte, count, shift| match self.parts.slice.position(index) {
+            Some(at) => {
+                let bits = mask(count) << (8 * byte);
+                draining.extend(self.write_entry(index, at, bits, value >> shift << (8 * byte)));
+            }
+            None => self.parts.stats.foreign_accesses.add(1),
+        });
+    }
+
+    fn write_entry(&self, index: u32, at: usize, bits: u64, value: u64) -> Option<Draining> {
+        self.parts.stats.pte_writes.add(1);
+        let writers = self.writers.lock();
+        if writers.closed {
+            return None;
+        }
+        let guest = Pte(self.table.read().guest(at) & !bits | value & bits);
+        let new = if guest.present() { self.map(Gfn(guest.frame())) } else { None };
+        let mut table = self.table.write();
+        table.set_guest(at, guest.0);
+        let before = table.target(at);
+        let after = new.as_ref().map(Mapped::bfn);
+        let old = match new {
+            Some(mapped) => table.link(at, mapped.bfn(), mapped),
+            None => table.unlink(at),
+        };
+        if before != after {
+            self.parts.gpu.ggtt_write(index, Some(after.unwrap_or(self.parts.scratch)));
+            self.dirty.store(true, Ordering::Release);
+        }
+        self.parts.stats.live_mappings.set(table.linked());
+        drop((table, writers));
+        old?.put()
+    }
+
+    fn map(&self, gfn: Gfn) -> Option<Mapped> {
+        match self.parts.frames.map_one(gfn) {
+            Ok(mapped) => {
+                self.parts.stats.mappings.add(1);
+                Some(mapped)
+            }
+            Err(e) => {
+                self.parts.stats.map_failures.add(1);
+                log::debug!("an entry goes to scratch: {e}");
+                None
+            }
+        }
+    }
+
+    /// Points every entry that leads to one of `bfns` at scratch and puts their references. What the guest wrote
+    /// stays; the caller flushes. Returns the number of entries.
+    pub(crate) fn revoke(&self, bfns: impl IntoIterator<Item = Bfn>, draining: &mut Vec<Draining>) -> usize {
+        let _writer = self.writers.lock();
+        let gone = {
+            let mut table = self.table.write();
+            let entries: Vec<_> = bfns.into_iter().flat_map(|bfn| table.entries(bfn)).collect();
+            self.to_scratch(&mut table, entries)
+        };
+        let count = gone.len();
+        draining.extend(gone.into_iter().filter_map(Mapped::put));
+        count
+    }
+
+    /// Points everything at scratch, puts all references, and changes no entry ever again. The caller flushes.
+    pub(crate) fn close(&self, draining: &mut Vec<Draining>) {
+        let mut writers = self.writers.lock();
+        if std::mem::replace(&mut writers.closed, true) {
+            return;
+        }
+        let gone = {
+            let mut table = self.table.write();
+            let all = table.all();
+            table.clear_guest();
+            self.to_scratch(&mut table, all)
+        };
+        draining.extend(gone.into_iter().filter_map(Mapped::put));
+    }
+
+    fn to_scratch(&self, table: &mut ReverseMap<Mapped>, entries: Vec<usize>) -> Vec<Mapped> {
+        let mut gone = Vec::with_capacity(entries.len());
+        for at in entries {
+            if let Some(index) = self.parts.slice.index(at) {
+                self.parts.gpu.ggtt_write(index, Some(self.parts.scratch));
+            }
+            gone.extend(table.unlink(at));
+        }
+        if !gone.is_empty() {
+            self.dirty.store(true, Ordering::Release);
+        }
+        self.parts.stats.live_mappings.set(table.linked());
+        gone
+    }
+
+    /// Flushes if entries have changed since the last time.
+    pub(crate) fn flush_if_dirty(&self) {
+        if self.dirty.load(Ordering::Acquire) {
+            self.flush();
+        }
+    }
+
+    /// Copies from graphics memory of the slice. On an error the rest of `buf` is as it was.
+    pub(crate) fn read(&self, addr: u64, buf: &mut [u8]) -> Result<(), NotMapped> {
+        let mut rest = buf;
+        let mut at = addr;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at_mut(to_page_end(at).min(rest.len()));
+            let count = now.len() as u64;
+            self.with_page(at, |bfn, offset| self.parts.memory.read(bfn, offset, now))?;
+            (at, rest) = (at.saturating_add(count), later);
+        }
+        Ok(())
+    }
+
+    /// Copies what is there, and calls `missing` with the address of each page that is not.
+    pub(crate) fn read_present(&self, addr: u64, buf: &mut [u8], mut missing: impl FnMut(u64)) {
+        let mut rest = buf;
+        let mut at = addr;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at_mut(to_page_end(at).min(rest.len()));
+            let count = now.len() as u64;
+            if self.read(at, now).is_err() {
+                missing(at & !PAGE_MASK);
+            }
+            (at, rest) = (at.saturating_add(count), later);
+        }
+    }
+
+    /// Copies to graphics memory of the slice, up to the first page that is not there.
+    pub(crate) fn write(&self, addr: u64, data: &[u8]) -> Result<(), NotMapped> {
+        let mut rest = data;
+        let mut at = addr;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(to_page_end(at).min(rest.len()));
+            self.with_page(at, |bfn, offset| self.parts.memory.write(bfn, offset, now))?;
+            (at, rest) = (at.saturating_add(now.len() as u64), later);
+        }
+        Ok(())
+    }
+
+    fn with_page(
+        &self,
+        addr: u64,
+        f: impl FnOnce(Bfn, usize) -> Result<(), DmaFault>,
+    ) -> Result<(), NotMapped> {
+        let at = self.parts.slice.position(index_of(addr)).ok_or(NotMapped(addr))?;
+        let table = self.table.read();
+        let bfn = table.target(at).ok_or(NotMapped(addr))?;
+        f(bfn, PAGE_SIZE - to_page_end(addr)).map_err(|e| {
+            log::warn!("a mapped frame is out of reach: {e}");
+            NotMapped(addr)
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn table(&self) -> parking_lot::RwLockReadGuard<'_, ReverseMap<Mapped>> {
+        self.table.read()
+    }
+}
+
+/// Flushes the GPU's translations: entries that changed before are not used any more when it returns.
+impl DeviceFlush for ShadowGgtt {
+    fn flush(&self) {
+        self.dirty.store(false, Ordering::Release);
+        self.parts.gpu.ggtt_flush();
+        self.parts.stats.flushes.add(1);
+    }
+}
+
+impl std::fmt::Debug for ShadowGgtt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShadowGgtt")
+            .field("slice", &self.parts.slice)
+            .field("scratch", &self.parts.scratch)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bytes from `addr` to the end of its page: 1 to 4096.
+fn to_page_end(addr: u64) -> usize {
+    PAGE_SIZE - usize::try_from(addr & PAGE_MASK).unwrap_or(0)
+}
+
+/// Calls `f(entry index, first byte in it, bytes, shift in the access)` for each entry that an access touches.
+fn for_entries(offset: u32, size: u32, mut f: impl FnMut(u32, u32, u32, u32)) {
+    let size = size.min(8);
+    let mut done = 0;
+    while done < size {
+        let at = offset.saturating_add(done);
+        let byte = at % PTE_SIZE;
+        let count = (PTE_SIZE - byte).min(size - done);
+        f(at / PTE_SIZE, byte, count, 8 * done);
+        done += count;
+    }
+}
+
+/// Ones for `bytes` (up to 8) low bytes.
+fn mask(bytes: u32) -> u64 {
+    u64::MAX.checked_shr(64u32.saturating_sub(8 * bytes)).unwrap_or(0)
+}

@@ -1,0 +1,15 @@
+//! The mediator on the software GPU, over a hypervisor small enough to be obviously right.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "a test that fails may panic"
+)]
+
+mod contexts;
+mod frames;
+mod life;
+mod registers;
+mod rig;
+mod table;
+mod world;

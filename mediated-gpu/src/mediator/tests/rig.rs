@@ -1,0 +1,355 @@
+//! A guest with a vGPU: memory, table, a context, a ring; and a GPU that can be made to hang.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use xen_ioreq::{Bfn, DomId, Gfn, IoServerId, PAGE_SIZE};
+
+use super::world::{OwnOf, World};
+use crate::gen8::context::{Descriptor, STATE_OFFSET, hwsp, state};
+use crate::gen8::gtt::GTT_OFFSET;
+use crate::gen8::regs;
+use crate::mediator::{Below, Config, Mediator, MsiSink, Vgpu};
+use crate::physical::{CsbEntry, Engine, InterruptSink, PhysicalGpu, ResetFailed};
+use crate::soft::{SoftGpu, SoftGpuConfig};
+use crate::vgpu::slice::{MIB, SliceSize, VgpuType};
+
+/// 64 MiB of low memory for all slices.
+pub(super) const CONFIG: Config =
+    Config { aperture: 64 * MIB, deadline: Duration::from_secs(60), batch_limit: 64 << 10 };
+pub(super) const SIZE: SliceSize = SliceSize { low: MIB, high: MIB, fences: 2 };
+const FRAMES: usize = 16384;
+
+/// The software GPU, with an engine that hangs on demand: it takes submissions and does nothing.
+pub(super) struct Hanging {
+    soft: SoftGpu,
+    /// The next so many submissions hang.
+    hang: AtomicUsize,
+    pub(super) resets: AtomicUsize,
+}
+
+impl Hanging {
+    pub(super) fn hang(&self, submissions: usize) {
+        self.hang.store(submissions, Ordering::SeqCst);
+    }
+
+    pub(super) fn hanging_left(&self) -> usize {
+        self.hang.load(Ordering::SeqCst)
+    }
+}
+
+impl PhysicalGpu for Hanging {
+    fn read32(&self, offset: u32) -> u32 {
+        self.soft.read32(offset)
+    }
+    fn write32(&self, offset: u32, value: u32) {
+        self.soft.write32(offset, value);
+    }
+    fn ggtt_entries(&self) -> u32 {
+        self.soft.ggtt_entries()
+    }
+    fn ggtt_write(&self, index: u32, bfn: Option<Bfn>) {
+        self.soft.ggtt_write(index, bfn);
+    }
+    fn ggtt_read(&self, index: u32) -> Option<Bfn> {
+        self.soft.ggtt_read(index)
+    }
+    fn ggtt_flush(&self) {
+        self.soft.ggtt_flush();
+    }
+    fn submit(&self, engine: Engine, first: u64, second: Option<u64>) {
+        let one_less = |n: usize| n.checked_sub(1);
+        if self.hang.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_err() {
+            self.soft.submit(engine, first, second);
+        }
+    }
+    fn take_csb(&self, engine: Engine) -> Vec<CsbEntry> {
+        self.soft.take_csb(engine)
+    }
+    fn is_idle(&self, engine: Engine) -> bool {
+        self.soft.is_idle(engine)
+    }
+    fn reset_engine(&self, engine: Engine, deadline: Duration) -> Result<(), ResetFailed> {
+        self.resets.fetch_add(1, Ordering::SeqCst);
+        self.soft.reset_engine(engine, deadline)
+    }
+    fn set_interrupt_sink(&self, sink: Arc<dyn InterruptSink>) {
+        self.soft.set_interrupt_sink(sink);
+    }
+}
+
+/// The mediator and what is below.
+pub(super) struct Host {
+    pub(super) world: Arc<World>,
+    pub(super) gpu: Arc<Hanging>,
+    pub(super) client: pviommu::Client,
+    pub(super) mediator: Option<Mediator>,
+    /// Frames in use before the mediator took any.
+    pub(super) used_before: usize,
+    guests: Mutex<u16>,
+}
+
+impl Host {
+    pub(super) fn new() -> Self {
+        Self::with(CONFIG)
+    }
+
+    pub(super) fn with(config: Config) -> Self {
+        let world = World::new(FRAMES);
+        let client = world.client();
+        let soft_config = SoftGpuConfig { ggtt_entries: 1 << 16, ..SoftGpuConfig::default() };
+        let soft = SoftGpu::new(world.clone(), soft_config).unwrap();
+        let gpu = Arc::new(Hanging { soft, hang: AtomicUsize::new(0), resets: AtomicUsize::new(0) });
+        let used_before = world.used();
+        let below = Below {
+            gpu: gpu.clone(),
+            client: client.clone(),
+            own: Arc::new(OwnOf(world.clone())),
+            bus: world.clone(),
+        };
+        let mediator = Some(Mediator::new(below, config).unwrap());
+        Self { world, gpu, client, mediator, used_before, guests: Mutex::new(0) }
+    }
+
+    pub(super) fn mediator(&self) -> &Mediator {
+        self.mediator.as_ref().unwrap()
+    }
+
+    pub(super) fn guest(&self) -> TestGuest {
+        self.guest_of(VgpuType::Custom(SIZE))
+    }
+
+    pub(super) fn guest_of(&self, kind: VgpuType) -> TestGuest {
+        let domid = {
+            let mut guests = self.guests.lock();
+            *guests += 1;
+            DomId(*guests)
+        };
+        let frames = self.client.attach(domid, IoServerId(1)).unwrap();
+        let msis = Arc::new(AtomicU64::new(0));
+        let vgpu = self.mediator().create(kind, frames, Box::new(Count(msis.clone()))).unwrap();
+        TestGuest { world: self.world.clone(), domid, vgpu, msis, tail: 0, next_gfn: 0x100 }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let violations = self.world.violations();
+        if !std::thread::panicking() {
+            assert_eq!(violations, Vec::<String>::new());
+        }
+    }
+}
+
+struct Count(Arc<AtomicU64>);
+
+impl MsiSink for Count {
+    fn interrupt(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Calls `done` until it says yes. A minute is for ever.
+pub(super) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..60_000 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("never: {what}");
+}
+
+/// A guest. GM addresses are offsets in its low slice; page n of it is guest frame 0x100 + n once mapped.
+pub(super) struct TestGuest {
+    pub(super) world: Arc<World>,
+    pub(super) domid: DomId,
+    pub(super) vgpu: Arc<Vgpu>,
+    pub(super) msis: Arc<AtomicU64>,
+    pub(super) tail: u32,
+    next_gfn: u64,
+}
+
+pub(super) const HWSP: u64 = 0;
+pub(super) const CONTEXT: u64 = 0x1000;
+pub(super) const RING: u64 = 0x3000;
+pub(super) const RING_SIZE: u32 = 0x2000;
+pub(super) const BATCH: u64 = 0x5000;
+/// 16 pages.
+pub(super) const DATA: u64 = 0x10000;
+pub(super) const ID: u32 = 0x20;
+pub(super) const BCS: u32 = 0x22000;
+
+impl TestGuest {
+    /// GM address of an offset in the low slice.
+    pub(super) fn gm(&self, offset: u64) -> u64 {
+        self.vgpu.slice().low.base + offset
+    }
+
+    pub(super) fn gfn(&self, offset: u64) -> Gfn {
+        Gfn(self.next_gfn + offset / PAGE_SIZE as u64)
+    }
+
+    /// The table's offset of the entry for a GM address.
+    pub(super) fn entry(gm: u64) -> u32 {
+        GTT_OFFSET + u32::try_from(gm / PAGE_SIZE as u64 * 8).unwrap()
+    }
+
+    pub(super) fn write_pte(&self, gm: u64, value: u64) {
+        self.vgpu.mmio_write(Self::entry(gm), 8, value);
+    }
+
+    /// Populates the frame of an offset and maps it.
+    pub(super) fn map(&self, offset: u64) {
+        if self.world.mapped_at(self.domid, self.gfn(offset)).is_empty() {
+            self.world.populate(self.domid, self.gfn(offset));
+        }
+        self.write_pte(self.gm(offset), self.gfn(offset).addr() | 1);
+    }
+
+    pub(super) fn reg(&self, offset: u32) -> u32 {
+        self.vgpu.mmio_read(offset, 4) as u32
+    }
+
+    pub(super) fn set_reg(&self, offset: u32, value: u32) {
+        self.vgpu.mmio_write(offset, 4, value.into());
+    }
+
+    /// As the guest's CPU, at an offset of the low slice.
+    pub(super) fn write(&self, offset: u64, data: &[u8]) {
+        for (i, byte) in (0u64..).zip(data) {
+            let at = offset + i;
+            self.world.write(self.domid, self.gfn(at), (at % PAGE_SIZE as u64) as usize, &[*byte]);
+        }
+    }
+
+    pub(super) fn write32(&self, offset: u64, value: u32) {
+        self.write(offset, &value.to_le_bytes());
+    }
+
+    pub(super) fn read32(&self, offset: u64) -> u32 {
+        let mut bytes = [0; 4];
+        self.world.read(self.domid, self.gfn(offset), (offset % PAGE_SIZE as u64) as usize, &mut bytes);
+        u32::from_le_bytes(bytes)
+    }
+
+    /// Maps status page, context, ring, batch and data, and starts the blitter.
+    pub(super) fn start(&mut self) {
+        (0..0x20).for_each(|page| self.map(page * PAGE_SIZE as u64));
+        self.init_engine();
+    }
+
+    /// Everything of the engine, as after a reset.
+    pub(super) fn init_engine(&mut self) {
+        self.set_state(state::RING_HEAD, 0);
+        self.set_state(state::RING_TAIL, 0);
+        self.set_state(state::RING_START, self.gm(RING) as u32);
+        self.set_state(state::RING_CTL, (RING_SIZE - 4096) | regs::RING_VALID);
+        self.tail = 0;
+        self.set_reg(BCS + 0x29c, regs::masked_enable(1 << 15));
+        self.set_reg(BCS + 0x80, self.gm(HWSP) as u32);
+        self.set_reg(BCS + 0x3a0, 0xffff_0505);
+        self.write32(HWSP + hwsp::CSB_WRITE, 5);
+        self.set_reg(BCS + 0xa8, 0);
+        self.set_reg(BCS + 0xb4, 0);
+        self.set_reg(0x44304, 0);
+        self.set_reg(0x4430c, u32::MAX);
+        self.set_reg(0x44200, 1 << 31);
+    }
+
+    pub(super) fn set_state(&self, index: usize, value: u32) {
+        self.write32(CONTEXT + STATE_OFFSET + 4 * index as u64, value);
+    }
+
+    pub(super) fn state(&self, index: usize) -> u32 {
+        self.read32(CONTEXT + STATE_OFFSET + 4 * index as u64)
+    }
+
+    /// Puts commands on the ring.
+    pub(super) fn emit(&mut self, commands: &[u32]) {
+        let padding = commands.len() % 2;
+        for dword in commands.iter().chain(&[0][..padding]) {
+            self.write32(RING + u64::from(self.tail), *dword);
+            self.tail = (self.tail + 4) % RING_SIZE;
+        }
+        self.set_state(state::RING_TAIL, self.tail);
+    }
+
+    pub(super) fn descriptor(&self) -> Descriptor {
+        Descriptor::ggtt(self.gm(CONTEXT) as u32, ID)
+    }
+
+    pub(super) fn submit_raw(&self, first: u64, second: u64) {
+        for value in [second >> 32, second & 0xffff_ffff, first >> 32, first & 0xffff_ffff] {
+            self.set_reg(BCS + 0x230, value as u32);
+        }
+    }
+
+    pub(super) fn submit(&self) {
+        self.submit_raw(self.descriptor().0, 0);
+    }
+
+    /// Entries of the status buffer in the status page, up to the newest.
+    pub(super) fn csb(&self) -> Vec<(u32, u32)> {
+        let last = self.read32(HWSP + hwsp::CSB_WRITE);
+        if last > 4 {
+            return vec![];
+        }
+        (0..=u64::from(last))
+            .map(|i| (self.read32(HWSP + hwsp::CSB + 8 * i), self.read32(HWSP + hwsp::CSB + 8 * i + 4)))
+            .collect()
+    }
+
+    /// Puts commands on the ring, submits, and waits until the context is complete.
+    pub(super) fn run(&mut self, commands: &[u32]) {
+        let before = self.vgpu.statistics().completions;
+        self.emit(commands);
+        self.submit();
+        self.wait(before + 1);
+    }
+
+    /// Waits until so many contexts are complete, and the guest can see it.
+    pub(super) fn wait(&self, completions: u64) {
+        eventually("the context completes", || {
+            let s = self.vgpu.statistics();
+            assert_eq!((s.refusals, s.gpu_errors, s.overruns), (0, 0, 0), "{s:?}");
+            s.completions >= completions && self.idle()
+        });
+    }
+
+    /// Whether nothing waits or runs on the blitter.
+    pub(super) fn idle(&self) -> bool {
+        self.reg(BCS + 0x234) == 0
+    }
+
+    /// Puts commands on the ring, submits, and waits until they are refused.
+    pub(super) fn run_refused(&mut self, commands: &[u32]) {
+        let before = self.vgpu.statistics();
+        self.emit(commands);
+        self.submit();
+        eventually("the context is refused", || {
+            let s = self.vgpu.statistics();
+            assert_eq!(s.completions, before.completions, "{commands:x?} were executed");
+            s.refusals > before.refusals && self.idle()
+        });
+    }
+
+    /// Resets the blitter and starts anew.
+    pub(super) fn reset(&mut self) {
+        self.set_reg(BCS + 0xd0, 0x0001_0001);
+        assert_eq!(self.reg(BCS + 0xd0), 3);
+        self.set_reg(0x941c, regs::GRDOM_BLT);
+        eventually("the engine has stopped", || self.reg(0x941c) == 0);
+        self.set_reg(BCS + 0xd0, 0x0001_0000);
+        self.init_engine();
+    }
+
+    /// Balloons out the frame of an offset, and passes the notices on.
+    pub(super) fn balloon_out(&self, offset: u64) {
+        for bfn in self.world.balloon_out(self.domid, self.gfn(offset)) {
+            self.vgpu.invalidate(bfn.0);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! From a context of the guest's to one that the engine may have: image, ring and batches read once, audited,
+//! written anew into the engine's own area.
+
+use super::audit::{self, Audited, CommandSource, Refusal, Refused, Terms};
+use super::reserve::{Area, Own};
+use super::shadow::ShadowGgtt;
+use crate::gen8::context::{Descriptor, OTHER_IMAGE_PAGES, STATE_OFFSET, state};
+use crate::gen8::regs::{self, engine, masked_enable};
+use crate::physical::Engine;
+use crate::vgpu::slice::GmRange;
+use pviommu::OwnError;
+use xen_ioreq::{Bfn, PAGE_MASK, PAGE_SIZE};
+
+/// Dwords of register state that are looked at.
+const STATE_DWORDS: usize = 0x50;
+/// A ring's size in RING_CTL is told less this, in bytes.
+const RING_PAGE: u32 = 4096;
+/// Bytes of the largest ring that RING_CTL can say.
+pub(super) const RING_LIMIT: u64 = 2 << 20;
+const CONTEXT_BYTES: u64 = OTHER_IMAGE_PAGES as u64 * PAGE_SIZE as u64;
+
+/// A guest's context, as its image said when it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GuestContext {
+    pub(super) lrca: u64,
+    pub(super) head: u32,
+    pub(super) tail: u32,
+    pub(super) start: u32,
+    pub(super) control: u32,
+    timestamp: u32,
+}
+
+impl GuestContext {
+    /// Reads the image at the descriptor's address.
+    fn read(ggtt: &ShadowGgtt, descriptor: Descriptor) -> Result<Self, Refusal> {
+        let lrca = descriptor.lrca();
+        if !ggtt.slice().contains(lrca, CONTEXT_BYTES) {
+            return Err(Refusal::OutOfSlice { addr: lrca, len: CONTEXT_BYTES });
+        }
+        let mode = descriptor.0 & Descriptor::ADDRESSING_MODE;
+        if mode != Descriptor::LEGACY_32B && mode != Descriptor::LEGACY_64B {
+            return Err(Refusal::Context("addressing mode"));
+        }
+        let mut bytes = [0; 4 * STATE_DWORDS];
+        let at = lrca.saturating_add(STATE_OFFSET);
+        ggtt.read(at, &mut bytes).map_err(|e| Refusal::NotMapped(e.0))?;
+        let dword = |i: usize| match bytes.get(4 * i..4 * i + 4) {
+            Some(&[a, b, c, d]) => u32::from_le_bytes([a, b, c, d]),
+            _ => 0,
+        };
+        Ok(Self {
+            lrca,
+            head: dword(state::RING_HEAD) & regs::HEAD_ADDR,
+            tail: dword(state::RING_TAIL) & regs::TAIL_ADDR,
+            start: dword(state::RING_START),
+            control: dword(state::RING_CTL),
+            timestamp: dword(state::CTX_TIMESTAMP),
+        })
+    }
+
+    /// The ring's bytes from head to tail, in the order of execution.
+    fn ring(&self, ggtt: &ShadowGgtt) -> Result<Vec<u32>, Refusal> {
+        if self.control & regs::RING_VALID == 0 {
+            return Err(Refusal::Context("the ring is not valid"));
+        }
+        let size = self.size();
+        if u64::from(self.start) & PAGE_MASK != 0 {
+            return Err(Refusal::Context("the ring is not page-aligned"));
+        }
+        if self.head >= size || self.tail >= size {
+            return Err(Refusal::Context("head or tail lie outside the ring"));
+        }
+        let start = u64::from(self.start);
+        if !ggtt.slice().contains(start, size.into()) {
+            return Err(Refusal::OutOfSlice { addr: start, len: size.into() });
+        }
+        let (from, to) = (self.head as usize, self.tail as usize);
+        let end = size as usize;
+        let pieces = if from <= to { [from..to, 0..0] } else { [from..end, 0..to] };
+        let mut bytes = vec![0; pieces.iter().map(|p| p.len()).sum()];
+        let mut rest = bytes.as_mut_slice();
+        for piece in pieces {
+            let (now, later) = rest.split_at_mut(piece.len());
+            ggtt.read(start.saturating_add(piece.start as u64), now).map_err(|e| Refusal::NotMapped(e.0))?;
+            rest = later;
+        }
+        Ok(bytes.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
+    }
+
+    fn size(&self) -> u32 {
+        (self.control & regs::RING_NR_PAGES).saturating_add(RING_PAGE)
+    }
+
+    /// GM address of the ring's dword that is `index` dwords after the head.
+    fn address(&self, index: usize) -> u64 {
+        let offset = u64::from(self.head).saturating_add(4 * index as u64);
+        u64::from(self.start).saturating_add(offset % u64::from(self.size()))
+    }
+
+    /// Tells the guest's image that all up to the tail is done. A page that has gone meanwhile is not told.
+    pub(super) fn finish(&self, ggtt: &ShadowGgtt, timestamp: u32) {
+        for (index, value) in [(state::RING_HEAD, self.tail), (state::CTX_TIMESTAMP, timestamp)] {
+            let at = self.lrca.saturating_add(STATE_OFFSET + 4 * index as u64);
+            if ggtt.write(at, &value.to_le_bytes()).is_err() {
+                log::debug!("the context image at {:#x} went while it ran", self.lrca);
+            }
+        }
+    }
+}
+
+impl CommandSource for ShadowGgtt {
+    fn copy(&self, addr: u64, buf: &mut [u8]) -> Result<(), Refusal> {
+        self.read(addr, buf).map_err(|e| Refusal::NotMapped(e.0))
+    }
+}
+
+/// A context that cannot be submitted.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PrepareError {
+    /// The guest's fault.
+    #[error("{}", .0.why)]
+    Refused(Refused),
+    /// Ours.
+    #[error(transparent)]
+    NoPages(#[from] OwnError),
+}
+
+/// What the engine gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Prepared {
+    /// What to submit.
+    pub(super) descriptor: Descriptor,
+    /// Whose it is.
+    pub(super) guest: GuestContext,
+    /// Interrupts that the guest gets when it is done.
+    pub(super) interrupts: u32,
+}
+
+/// One engine's own context, ring and batches.
+#[derive(Debug)]
+pub(super) struct EngineArea {
+    engine: Engine,
+    context: Area,
+    ring: Area,
+    batch: Area,
+}
+
+impl EngineArea {
+    /// Graphics memory that an engine's area takes, with batches of up to `batch_limit` bytes.
+    pub(super) fn size(batch_limit: u64) -> u64 {
+        // One page more than the largest ring: what is copied is padded, and a full ring would look empty.
+        CONTEXT_BYTES + RING_LIMIT + PAGE_SIZE as u64 + (batch_limit & !PAGE_MASK)
+    }
+
+    /// Divides `range`, which is of [`size`](Self::size).
+    pub(super) fn new(engine: Engine, range: GmRange, own: &Own, scratch: Bfn) -> Result<Self, OwnError> {
+        let mut at = range.base;
+        let mut take = |size: u64| {
+            let part = GmRange { base: at, size: size.min(range.end().saturating_sub(at)) };
+            at = part.end();
+            Area::new(own.clone(), part, scratch)
+        };
+        let (mut context, mut ring) = (take(CONTEXT_BYTES), take(RING_LIMIT + PAGE_SIZE as u64));
+        let batch = take(u64::MAX);
+        context.grow(context.limit())?;
+        ring.grow(PAGE_SIZE)?;
+        Ok(Self { engine, context, ring, batch })
+    }
+
+    /// Audits the context that the guest's `descriptor` names and makes one that the engine may have, with the
+    /// number `id`.
+    pub(super) fn prepare(
+        &mut self,
+        ggtt: &ShadowGgtt,
+        descriptor: Descriptor,
+        id: u32,
+    ) -> Result<Prepared, PrepareError> {
+        let malformed = |why| PrepareError::Refused(Refused { why, header: 0, addr: descriptor.lrca() });
+        let guest = GuestContext::read(ggtt, descriptor).map_err(malformed)?;
+        let dwords = guest.ring(ggtt).map_err(malformed)?;
+        let terms = Terms {
+            engine: self.engine,
+            slice: ggtt.slice(),
+            status_page: guest.lrca,
+            ppgtt: descriptor.ppgtt(),
+            batch_base: self.batch.base(),
+            batch_limit: self.batch.limit(),
+        };
+        let audited =
+            audit::ring(terms, ggtt, &dwords, |i| guest.address(i)).map_err(PrepareError::Refused)?;
+        self.fill(&audited, &guest)?;
+        let lrca = u32::try_from(self.context.base()).unwrap_or(0);
+        let descriptor = Descriptor(Descriptor::ggtt(lrca, id).0 | Descriptor::FORCE_RESTORE);
+        Ok(Prepared { descriptor, guest, interrupts: audited.interrupts })
+    }
+
+    fn fill(&mut self, audited: &Audited, guest: &GuestContext) -> Result<(), OwnError> {
+        self.batch.grow(4 * audited.batches.len())?;
+        self.batch.write(0, &audited.batches);
+        let mut ring = audited.ring.clone();
+        if !ring.len().is_multiple_of(2) {
+            ring.push(crate::gen8::cmd::MI_NOOP);
+        }
+        let tail = 4 * ring.len();
+        let size = (tail + 8).next_multiple_of(PAGE_SIZE);
+        self.ring.grow(size)?;
+        self.ring.write(0, &ring);
+        let image = self.image(u32::try_from(tail).unwrap_or(0), u32::try_from(size).unwrap_or(0), guest);
+        self.context.write(PAGE_SIZE, &image);
+        Ok(())
+    }
+
+    /// Register state as i915 lays it out, with our ring and nothing of the guest's but its timestamp.
+    fn image(&self, tail: u32, size: u32, guest: &GuestContext) -> [u32; STATE_DWORDS] {
+        let mut image = [0; STATE_DWORDS];
+        let base = self.engine.mmio_base();
+        let mut set = |index: usize, rel: u32, value: u32| {
+            if let Some([register, slot]) = image.get_mut(index - 1..=index).and_then(|s| s.first_chunk_mut())
+            {
+                (*register, *slot) = (base + rel, value);
+            }
+        };
+        let control = size.saturating_sub(RING_PAGE) & regs::RING_NR_PAGES | regs::RING_VALID;
+        let start = u32::try_from(self.ring.base()).unwrap_or(0);
+        // b0: there is no engine state to restore; b3: switch without waiting for the old context.
+        set(state::CONTEXT_CONTROL, engine::RING_CONTEXT_CONTROL, masked_enable(1 << 0 | 1 << 3));
+        set(state::RING_HEAD, engine::RING_HEAD, 0);
+        set(state::RING_TAIL, engine::RING_TAIL, tail);
+        set(state::RING_START, engine::RING_START, start);
+        set(state::RING_CTL, engine::RING_CTL, control);
+        set(state::BB_HEAD_U, engine::RING_BBADDR_UDW, 0);
+        set(state::BB_HEAD_L, engine::RING_BBADDR, 0);
+        set(state::BB_STATE, engine::RING_BBSTATE, 0);
+        set(state::SECOND_BB_HEAD_U, engine::RING_SBBADDR_UDW, 0);
+        set(state::SECOND_BB_HEAD_L, engine::RING_SBBADDR, 0);
+        set(state::SECOND_BB_STATE, engine::RING_SBBSTATE, 0);
+        set(state::CTX_TIMESTAMP, engine::RING_CTX_TIMESTAMP, guest.timestamp);
+        let pdps = [state::PDP3_U, state::PDP2_U, state::PDP1_U, state::PDP0_U];
+        for (pdp, upper) in (0..4).rev().zip(pdps) {
+            set(upper, engine::GEN8_RING_PDP + 8 * pdp + 4, 0);
+            set(upper + 2, engine::GEN8_RING_PDP + 8 * pdp, 0);
+        }
+        // Headers: 11 and 9 registers, posted.
+        for (index, registers) in [(state::LRI_HEADER_0, 11), (state::LRI_HEADER_1, 9)] {
+            if let Some(header) = image.get_mut(index) {
+                *header = 0x1100_1000 | (2 * registers - 1);
+            }
+        }
+        image
+    }
+
+    /// The timestamp that the engine saved with the context.
+    pub(super) fn timestamp(&self) -> u32 {
+        self.context.read32(PAGE_SIZE + 4 * state::CTX_TIMESTAMP)
+    }
+}

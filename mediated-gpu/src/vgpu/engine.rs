@@ -1,0 +1,212 @@
+//! One engine as a guest sees it: the submit port, what waits behind it, what became of a context.
+//!
+//! A submission that comes while another runs waits its turn, as if the first had ended just before. A context
+//! that broke the rules never completes, like a hang, until the guest resets the engine.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::gen8::context::Descriptor;
+
+/// Submissions that wait at most. Hardware holds one; a guest that writes more without looking is told nothing.
+const WAITING: usize = 8;
+/// Contexts that are remembered as banned; with more, the whole engine hangs for its guest until reset.
+const BANNED: usize = 64;
+/// Writes that make one submission.
+const PORT_WRITES: usize = 4;
+
+/// Up to two contexts, in the order in which they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Submission {
+    /// Element 0.
+    pub(crate) first: Descriptor,
+    /// Element 1, if valid.
+    pub(crate) second: Option<Descriptor>,
+}
+
+/// What a write to the submit port did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PortWrite {
+    /// Not the last of its four.
+    Latched,
+    /// A submission is complete and waits.
+    Queued,
+    /// A submission is complete and is thrown away: element 0 not valid, or too many wait.
+    Dropped,
+}
+
+/// The engine.
+#[derive(Debug, Default)]
+pub(crate) struct VirtualEngine {
+    port: [u32; PORT_WRITES],
+    written: usize,
+    waiting: VecDeque<Submission>,
+    running: bool,
+    epoch: u64,
+    active: Option<u32>,
+    banned: BTreeSet<u64>,
+    hung: bool,
+}
+
+impl VirtualEngine {
+    /// A write to the submit port.
+    pub(crate) fn write_port(&mut self, value: u32) -> PortWrite {
+        if let Some(dword) = self.port.get_mut(self.written) {
+            *dword = value;
+        }
+        self.written += 1;
+        if self.written < PORT_WRITES {
+            return PortWrite::Latched;
+        }
+        self.written = 0;
+        let [hi1, lo1, hi0, lo0] = self.port.map(u64::from);
+        let (first, second) = (Descriptor(hi0 << 32 | lo0), Descriptor(hi1 << 32 | lo1));
+        if !first.valid() || self.waiting.len() >= WAITING {
+            return PortWrite::Dropped;
+        }
+        self.waiting.push_back(Submission { first, second: Some(second).filter(|d| d.valid()) });
+        PortWrite::Queued
+    }
+
+    /// Takes the next submission to run, and the epoch in which it runs. `None` while one runs.
+    pub(crate) fn take(&mut self) -> Option<(Submission, u64)> {
+        if self.running || self.hung {
+            return None;
+        }
+        let next = self.waiting.pop_front()?;
+        self.running = true;
+        Some((next, self.epoch))
+    }
+
+    /// What was taken runs no more, whatever became of it.
+    pub(crate) fn ended(&mut self) {
+        self.running = false;
+    }
+
+    /// Whether something runs.
+    pub(crate) fn running(&self) -> bool {
+        self.running
+    }
+
+    /// Whether something waits that could run.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.hung && !self.waiting.is_empty()
+    }
+
+    /// Submissions that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Counts the resets: what ran before the last one has no more to tell.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The context that the guest believes is on the engine.
+    pub(crate) fn active(&self) -> Option<u32> {
+        self.active
+    }
+
+    /// Sets it.
+    pub(crate) fn set_active(&mut self, id: Option<u32>) {
+        self.active = id;
+    }
+
+    /// Runs nothing of this context until the next reset.
+    pub(crate) fn ban(&mut self, lrca: u64) {
+        if self.banned.len() < BANNED {
+            self.banned.insert(lrca);
+        } else {
+            self.hung = true;
+        }
+    }
+
+    /// Whether the context is banned.
+    pub(crate) fn is_banned(&self, lrca: u64) -> bool {
+        self.hung || self.banned.contains(&lrca)
+    }
+
+    /// Forgets everything but what runs, which reports to an older epoch from now on.
+    pub(crate) fn reset(&mut self) {
+        *self = Self { running: self.running, epoch: self.epoch.wrapping_add(1), ..Self::default() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn submit(e: &mut VirtualEngine, words: [u32; 4]) -> PortWrite {
+        words.map(|w| e.write_port(w))[3]
+    }
+
+    #[test]
+    fn four_writes_make_a_submission_element_one_first() {
+        let mut e = VirtualEngine::default();
+        assert_eq!(e.write_port(7), PortWrite::Latched);
+        assert_eq!(e.take(), None);
+        for (value, done) in
+            [(0x2001, PortWrite::Latched), (6, PortWrite::Latched), (0x1001, PortWrite::Queued)]
+        {
+            assert_eq!(e.write_port(value), done);
+        }
+        let (s, _) = e.take().unwrap();
+        assert_eq!((s.first.lrca(), s.first.id()), (0x1000, 6));
+        assert_eq!(s.second.map(|d| (d.lrca(), d.id())), Some((0x2000, 7)));
+    }
+
+    #[test]
+    fn second_submission_waits_for_the_first() {
+        let mut e = VirtualEngine::default();
+        submit(&mut e, [0, 0, 0, 0x1001]);
+        submit(&mut e, [0, 0, 0, 0x2001]);
+        assert!(e.take().is_some());
+        assert_eq!(e.take(), None);
+        e.ended();
+        assert_eq!(e.take().map(|(s, _)| s.first.lrca()), Some(0x2000));
+    }
+
+    #[test]
+    fn invalid_element_and_flood_are_dropped() {
+        let mut e = VirtualEngine::default();
+        assert_eq!(submit(&mut e, [0, 0x1001, 0, 0x1000]), PortWrite::Dropped);
+        for _ in 0..WAITING {
+            assert_eq!(submit(&mut e, [0, 0, 0, 0x1001]), PortWrite::Queued);
+        }
+        assert_eq!(submit(&mut e, [0, 0, 0, 0x1001]), PortWrite::Dropped);
+    }
+
+    #[test]
+    fn reset_forgets_bans_and_what_waits_but_not_what_runs() {
+        let mut e = VirtualEngine::default();
+        submit(&mut e, [0, 0, 0, 0x1001]);
+        submit(&mut e, [0, 0, 0, 0x2001]);
+        let (_, epoch) = e.take().unwrap();
+        e.ban(0x1000);
+        e.write_port(1);
+        e.reset();
+        assert!(e.running() && e.waiting() == 0 && !e.is_banned(0x1000));
+        assert_ne!(e.epoch(), epoch);
+        assert_eq!(
+            submit(&mut e, [0, 0, 0, 0x3001]),
+            PortWrite::Queued,
+            "half a submission is forgotten too"
+        );
+        assert_eq!(e.take(), None);
+        e.ended();
+        assert_eq!(e.take().map(|(s, _)| s.first.lrca()), Some(0x3000));
+    }
+
+    #[test]
+    fn too_many_bans_hang_the_engine_until_reset() {
+        let mut e = VirtualEngine::default();
+        for n in 0..=BANNED as u64 {
+            e.ban(n << 12);
+        }
+        submit(&mut e, [0, 0, 0, 0xfff0_0001]);
+        assert!(!e.has_work() && e.take().is_none());
+        e.reset();
+        assert_eq!(submit(&mut e, [0, 0, 0, 0xfff0_0001]), PortWrite::Queued);
+        assert!(e.take().is_some());
+    }
+}

@@ -1,0 +1,25 @@
+//! What one guest sees: a gen8 GPU of its own, as a state machine.
+//!
+//! [`slice`] is its share of graphics memory, `registers` its register file, `interrupts` what it is told and
+//! how, `engine` its execlist ports, [`config`] its PCI function, [`display`] the picture it shows. Nothing here
+//! reaches memory or the physical GPU; `mediator` joins these to both.
+
+pub mod display;
+mod engine;
+mod interrupts;
+mod registers;
+pub mod slice;
+mod state;
+
+pub(crate) use engine::Submission;
+pub(crate) use state::{Effect, EngineError, State, StatusEntry};
+
+/// A vGPU's number, from 1, as PVINFO tells it to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VgpuId(pub u32);
+
+impl std::fmt::Display for VgpuId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "vgpu{}", self.0)
+    }
+}

@@ -119,3 +119,6 @@ impl fmt::Debug for BusPort {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

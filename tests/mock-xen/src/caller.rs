@@ -350,3 +350,6 @@ impl ResourceMap for RestrictedCaller {
         self.check(domid)?.resource_size(domid, kind, id)
     }
 }
+
+#[cfg(test)]
+mod tests;

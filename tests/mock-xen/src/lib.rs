@@ -24,7 +24,6 @@ mod memory_op;
 mod oracle;
 mod p2m;
 #[cfg(test)]
-#[allow(dead_code, reason = "each test takes what it needs")]
 mod testing;
 mod vcpu;
 

@@ -64,7 +64,7 @@ pub(crate) struct Counters {
 
 /// The model hypervisor and the machine that it runs on.
 ///
-/// Locks: those of a domain come before `frames` (see [`Domain`]); `domains` is a leaf.
+/// Locks: those of a domain come before `frames`; `domains` is a leaf.
 pub struct Machine {
     config: Config,
     memory: Arc<HostMemory>,
@@ -391,3 +391,6 @@ impl fmt::Debug for Machine {
         f.debug_struct("Machine").field("config", &self.config).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

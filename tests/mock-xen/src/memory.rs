@@ -156,3 +156,10 @@ impl<'m> Page<'m> {
         }
     }
 }
+
+/// First byte of a page that a test has a pointer to.
+#[cfg(test)]
+pub(crate) fn peek(ptr: NonNull<u8>) -> u8 {
+    // SAFETY: tests pass pointers that a machine they hold has handed out.
+    unsafe { ptr.as_ptr().read_volatile() }
+}

@@ -3,6 +3,8 @@
 //! Lock order: the port tables of two domains in the order of their numbers; inside them a device's ring.
 
 mod device;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Weak};
 

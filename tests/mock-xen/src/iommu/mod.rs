@@ -2,6 +2,8 @@
 
 mod ops;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use ops::{iommu_op, release_all};
 pub(crate) use table::{BFN_BITS_MAX, BusTable, Kind, Translation};

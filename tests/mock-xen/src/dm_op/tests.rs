@@ -1,0 +1,316 @@
+use std::thread;
+
+use xen_ioreq::VcpuId;
+
+use super::*;
+use crate::testing::{
+    DOM0, Emulator, GUEST_FRAMES, create_server, dm, guest, machine, map_range, set_state, vcpu,
+};
+use crate::{Caller, Config, DomainConfig, VcpuError};
+use xen_ioreq::seam::{DmOp, ResourceMap};
+
+fn destroy(c: &Caller, d: DomId, id: u16) -> Result<(), Errno> {
+    dm(c, d, XEN_DMOP_destroy_ioreq_server, &mut xen_dm_op_destroy_ioreq_server { id, pad: 0 })
+}
+
+fn info(c: &Caller, d: DomId, id: u16, flags: u16) -> Result<xen_dm_op_get_ioreq_server_info, Errno> {
+    let mut data = xen_dm_op_get_ioreq_server_info { id, flags, ..Default::default() };
+    dm(c, d, XEN_DMOP_get_ioreq_server_info, &mut data).map(|()| data)
+}
+
+fn set_type(c: &Caller, d: DomId, first_pfn: u64, nr: u32, mem_type: u16) -> Result<(), Errno> {
+    dm(c, d, XEN_DMOP_set_mem_type, &mut xen_dm_op_set_mem_type { nr, mem_type, pad: 0, first_pfn })
+}
+
+fn claim_type(c: &Caller, d: DomId, id: u16, flags: u32) -> Result<(), Errno> {
+    let mut data = xen_dm_op_map_mem_type_to_ioreq_server {
+        id,
+        r#type: HVMMEM_ioreq_server,
+        flags,
+        ..Default::default()
+    };
+    dm(c, d, XEN_DMOP_map_mem_type_to_ioreq_server, &mut data)
+}
+
+fn msi(c: &Caller, d: DomId, addr: u64, data: u32) -> Result<(), Errno> {
+    dm(c, d, XEN_DMOP_inject_msi, &mut xen_dm_op_inject_msi { data, pad: 0, addr })
+}
+
+#[test]
+fn framing_fails_in_the_order_of_xen_s_checks() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let pv = m.create_domain(&DomainConfig { hvm: false, ..Default::default() }).unwrap();
+    let (c, unprivileged) = (m.caller(DOM0).unwrap(), m.caller(pv).unwrap());
+    let mut a = [0u8; 32];
+    a[..4].copy_from_slice(&XEN_DMOP_nr_vcpus.to_le_bytes());
+    let (mut b, mut e) = ([0u8; 4], [0u8; 4]);
+    assert_eq!(c.dm_op(DomId(99), &mut [&mut a, &mut b, &mut e]), Err(Errno::E2BIG));
+    assert_eq!(c.dm_op(DomId(99), &mut [&mut a]), Err(Errno::ESRCH));
+    assert_eq!(c.dm_op(DOM0, &mut [&mut a]), Err(Errno::EPERM), "the caller itself");
+    assert_eq!(c.dm_op(DomId::SELF, &mut [&mut a]), Err(Errno::EPERM));
+    assert_eq!(c.dm_op(pv, &mut [&mut a]), Err(Errno::EINVAL), "not a guest of that kind");
+    assert_eq!(unprivileged.dm_op(d, &mut [&mut a]), Err(Errno::EPERM));
+    assert_eq!(c.dm_op(d, &mut []), Err(Errno::ENODATA));
+    assert_eq!(c.dm_op(d, &mut [&mut a[..7]]), Err(Errno::EFAULT));
+    assert_eq!(c.dm_op(d, &mut [&mut a[..11]]), Err(Errno::EFAULT), "shorter than the operation");
+    assert_eq!(c.dm_op(d, &mut [&mut a[..12]]), Ok(()), "exactly as long");
+    a[4] = 1;
+    assert_eq!(c.dm_op(d, &mut [&mut a]), Err(Errno::EINVAL), "pad");
+    a[..4].copy_from_slice(&21u32.to_le_bytes());
+    assert_eq!(c.dm_op(d, &mut [&mut a]), Err(Errno::EOPNOTSUPP), "before pad");
+    for op in [0u32, 19, 21, u32::MAX] {
+        a[..8].copy_from_slice(&u64::from(op).to_le_bytes());
+        assert_eq!(c.dm_op(d, &mut [&mut a]), Err(Errno::EOPNOTSUPP), "op {op}");
+    }
+}
+
+#[test]
+fn there_are_eight_servers_and_the_first_free_number_is_taken() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let c = m.caller(DOM0).unwrap();
+    assert_eq!(create_server(&c, d, 3), Err(Errno::EINVAL));
+    for i in 0..8 {
+        assert_eq!(create_server(&c, d, 2), Ok(i));
+    }
+    assert_eq!(create_server(&c, d, 2), Err(Errno::ENOSPC));
+    destroy(&c, d, 3).unwrap();
+    assert_eq!(destroy(&c, d, 3), Err(Errno::ENOENT));
+    assert_eq!(create_server(&c, d, 0), Ok(3));
+}
+
+#[test]
+fn a_server_is_its_emulator_s_alone() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let stub = DomainConfig { hvm: false, target: Some(d), ..Default::default() };
+    let stub = m.create_domain(&stub).unwrap();
+    let (c, other) = (m.caller(DOM0).unwrap(), m.caller(stub).unwrap());
+    let id = create_server(&c, d, 2).unwrap();
+    assert_eq!(info(&other, d, id, XEN_DMOP_no_gfns).err(), Some(Errno::EPERM));
+    assert_eq!(map_range(&other, d, id, 0, 1, 1), Err(Errno::EPERM));
+    assert_eq!(set_state(&other, d, id, true), Err(Errno::EPERM));
+    assert_eq!(destroy(&other, d, id), Err(Errno::EPERM));
+    assert_eq!(claim_type(&other, d, id, 2), Err(Errno::EPERM));
+    assert_eq!(other.map_resource(d, 0, u32::from(id), 0, 2).err(), Some(Errno::EPERM));
+    for id in [7, 8, u16::MAX] {
+        assert_eq!(info(&c, d, id, XEN_DMOP_no_gfns).err(), Some(Errno::ENOENT));
+        assert_eq!(map_range(&c, d, id, 0, 1, 1), Err(Errno::ENOENT));
+        assert_eq!(set_state(&c, d, id, true), Err(Errno::ENOENT));
+        assert_eq!(claim_type(&c, d, id, 2), Err(Errno::ENOENT));
+    }
+}
+
+#[test]
+fn ranges_fail_with_the_error_of_each_case() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let c = m.caller(DOM0).unwrap();
+    let id = create_server(&c, d, 2).unwrap();
+    let range = |op, ty, start, end, pad| {
+        let mut data = xen_dm_op_ioreq_server_range { id, pad, r#type: ty, start, end };
+        dm(&c, d, op, &mut data)
+    };
+    let (map, unmap) = (XEN_DMOP_map_io_range_to_ioreq_server, XEN_DMOP_unmap_io_range_from_ioreq_server);
+    assert_eq!(range(map, 1, 0x1000, 0x1fff, 0), Ok(()));
+    assert_eq!(range(map, 1, 0x1fff, 0x2000, 0), Err(Errno::EEXIST));
+    assert_eq!(range(map, 0, 0x1fff, 0x2000, 0), Ok(()), "another type");
+    assert_eq!(range(map, 1, 0x3001, 0x3000, 0), Err(Errno::EINVAL));
+    assert_eq!(range(map, 3, 0, 1, 0), Err(Errno::EINVAL));
+    assert_eq!(range(map, 1, 0x5000, 0x5fff, 1), Err(Errno::EINVAL), "pad");
+    assert_eq!(range(unmap, 1, 0x1800, 0x2000, 0), Err(Errno::ENOENT));
+    assert_eq!(range(unmap, 1, 0x1800, 0x18ff, 0), Ok(()));
+}
+
+#[test]
+fn the_shared_pages_are_a_resource_that_belongs_to_the_guest_without_counting_against_it() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let c = m.caller(DOM0).unwrap();
+    let (with, without) = (create_server(&c, d, 1).unwrap(), create_server(&c, d, 0).unwrap());
+    let (free, tot) = (m.free_frames(), m.domain_info(d).unwrap().tot_pages);
+    assert_eq!(c.resource_size(d, 0, 77), Ok(2));
+    assert_eq!(c.resource_size(d, 1, 0), Err(Errno::EOPNOTSUPP));
+    let both = c.map_resource(d, 0, u32::from(with), 0, 2).unwrap();
+    assert_eq!((m.free_frames(), m.domain_info(d).unwrap().tot_pages), (free - 2, tot));
+    assert_eq!(both.pages(), 2);
+    assert_eq!(c.map_resource(d, 0, u32::from(without), 0, 1).err(), Some(Errno::ENOENT), "no ring");
+    assert!(c.map_resource(d, 0, u32::from(without), 1, 1).is_ok());
+    assert_eq!(c.map_resource(d, 0, u32::from(with), 2, 1).err(), Some(Errno::EINVAL));
+    assert_eq!(c.map_resource(d, 0, u32::from(with), u32::MAX, 2).err(), Some(Errno::EINVAL));
+    assert_eq!(c.map_resource(d, 0, 5, 0, 1).err(), Some(Errno::ENOENT));
+    destroy(&c, d, with).unwrap();
+    destroy(&c, d, without).unwrap();
+    assert_eq!(m.free_frames(), free - 2, "the mapping still holds them");
+    drop(both);
+    assert_eq!(m.free_frames(), free);
+    m.assert_clean();
+}
+
+#[test]
+fn get_info_tells_the_port_of_the_ring_and_has_no_frames_to_offer() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let c = m.caller(DOM0).unwrap();
+    let (with, without) = (create_server(&c, d, 1).unwrap(), create_server(&c, d, 0).unwrap());
+    assert_ne!(info(&c, d, with, XEN_DMOP_no_gfns).unwrap().bufioreq_port, 0);
+    assert_eq!(info(&c, d, without, XEN_DMOP_no_gfns).unwrap().bufioreq_port, 0);
+    assert_eq!(info(&c, d, with, 2).err(), Some(Errno::EINVAL));
+    assert_eq!(info(&c, d, with, 0).err(), Some(Errno::ENOMEM));
+    let _mapped = c.map_resource(d, 0, u32::from(with), 1, 1).unwrap();
+    assert_eq!(info(&c, d, with, 0).err(), Some(Errno::EPERM));
+}
+
+#[test]
+fn an_msi_reaches_the_vcpus_that_it_names_and_ends_their_halt() {
+    let m = machine(Config::default());
+    let d = guest(&m, 2);
+    let c = m.caller(DOM0).unwrap();
+    let (v0, v1) = (vcpu(&m, d, 0), vcpu(&m, d, 1));
+    msi(&c, d, 0xfee0_2000, 0x41).unwrap();
+    assert_eq!((v0.take_interrupt().unwrap(), v1.take_interrupt().unwrap()), (None, Some(0x41)));
+    for data in [0x30, 0xf0, 0x30] {
+        msi(&c, d, 0xfee0_0000, data).unwrap();
+    }
+    let taken: Vec<_> = (0..3).map(|_| v0.take_interrupt().unwrap()).collect();
+    assert_eq!(taken, [Some(0xf0), Some(0x30), None], "highest first, and twice the same is once");
+    msi(&c, d, 0xfeef_f000, 0x50).unwrap();
+    assert_eq!((v0.take_interrupt().unwrap(), v1.take_interrupt().unwrap()), (Some(0x50), Some(0x50)));
+    msi(&c, d, 0xfeef_f000, 0x151).unwrap();
+    assert_eq!((v0.take_interrupt().unwrap(), v1.take_interrupt().unwrap()), (Some(0x51), None));
+    assert_eq!(msi(&c, d, 0xfee0_0000, 0), Err(Errno::EINVAL));
+    assert_eq!(msi(&c, d, 0xfee0_0000, 0x440), Err(Errno::EINVAL), "NMI");
+    thread::scope(|s| {
+        let halted = s.spawn(move || v0.wait_interrupt(None));
+        msi(&c, d, 0xfee0_0000, 0x60).unwrap();
+        assert_eq!(halted.join().unwrap(), Ok(Some(0x60)));
+    });
+    assert_eq!(v1.wait_interrupt(Some(std::time::Duration::ZERO)), Ok(None));
+}
+
+#[test]
+fn writes_to_a_protected_page_go_to_the_server_that_claimed_the_type_and_reads_do_not() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let (e, other) = (Emulator::atomic(&m, d), Emulator::atomic(&m, d));
+    let c = &e.caller;
+    assert_eq!(set_type(c, d, 5, 1, HVMMEM_ioreq_server), Err(Errno::EINVAL), "nobody claims it");
+    assert_eq!(claim_type(c, d, e.id, 1), Err(Errno::EINVAL), "reads are not forwarded");
+    assert_eq!(claim_type(c, d, e.id, XEN_DMOP_IOREQ_MEM_ACCESS_WRITE), Ok(()));
+    assert_eq!(claim_type(c, d, other.id, XEN_DMOP_IOREQ_MEM_ACCESS_WRITE), Err(Errno::EBUSY));
+    assert_eq!(claim_type(c, d, other.id, 0), Err(Errno::EINVAL));
+    set_type(c, d, 5, 1, HVMMEM_ioreq_server).unwrap();
+    m.write_guest(d, 0x5008, &[7]).unwrap();
+    let v = vcpu(&m, d, 0);
+    thread::scope(|s| {
+        let guest = s.spawn(move || {
+            assert_eq!(v.mmio_read(0x5008, 1), Ok(7));
+            v.mmio_write(0x5008, 4, 0x99).unwrap();
+            assert_eq!(v.ram_write(0x5008, &[1]), Err(VcpuError::NotRam(0x5008)));
+            assert_eq!(v.mmio_read(0x5008, 1), Ok(7), "it is for the server to write");
+            v
+        });
+        let seen = e.serve(1, |_| 0);
+        assert_eq!((seen[0].r#type, seen[0].addr, seen[0].data, seen[0].size), (1, 0x5008, 0x99, 4));
+        let v = guest.join().unwrap();
+        // Giving the type up makes ordinary RAM of its pages.
+        claim_type(&e.caller, d, e.id, 0).unwrap();
+        v.mmio_write(0x5008, 4, 0x77).unwrap();
+        assert_eq!(v.mmio_read(0x5008, 4), Ok(0x77));
+    });
+}
+
+#[test]
+fn types_change_only_as_xen_allows() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let e = Emulator::atomic(&m, d);
+    let c = &e.caller;
+    let v = vcpu(&m, d, 0);
+    v.mmio_write(0x5000, 4, 0x11).unwrap();
+    set_type(c, d, 5, 1, HVMMEM_ram_ro).unwrap();
+    v.mmio_write(0x5000, 4, 0x22).unwrap();
+    assert_eq!(v.mmio_read(0x5000, 4), Ok(0x11), "the write was dropped");
+    claim_type(c, d, e.id, 2).unwrap();
+    assert_eq!(set_type(c, d, 5, 1, HVMMEM_ioreq_server), Err(Errno::EINVAL), "from read-only");
+    set_type(c, d, 5, 1, HVMMEM_mmio_dm).unwrap();
+    assert_eq!(v.mmio_read(0x5000, 4), Ok(0xffff_ffff));
+    assert_eq!(set_type(c, d, 5, 1, HVMMEM_ram_rw), Err(Errno::EINVAL), "no way back");
+    for (first, nr, ty) in
+        [(0, 0, 0), (GUEST_FRAMES, 1, 0), (u64::MAX, 2, 0), (1, 1, HVMMEM_unused), (1, 1, 5)]
+    {
+        assert_eq!(set_type(c, d, first, nr, ty), Err(Errno::EINVAL), "{first:#x} {nr} {ty}");
+    }
+}
+
+#[test]
+fn interrupt_lines_keep_their_levels_and_refuse_what_does_not_exist() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let c = m.caller(DOM0).unwrap();
+    let intx = |domain, bus, device, intx, level| {
+        let mut data = xen_dm_op_set_pci_intx_level { domain, bus, device, intx, level };
+        dm(&c, d, XEN_DMOP_set_pci_intx_level, &mut data)
+    };
+    let isa = |isa_irq, level| {
+        dm(&c, d, XEN_DMOP_set_isa_irq_level, &mut xen_dm_op_set_isa_irq_level { isa_irq, level })
+    };
+    let link = |link, isa_irq| {
+        dm(&c, d, XEN_DMOP_set_pci_link_route, &mut xen_dm_op_set_pci_link_route { link, isa_irq })
+    };
+    assert_eq!([intx(0, 0, 2, 1, 1), isa(5, 1), link(2, 11)], [Ok(()); 3]);
+    {
+        let domain = m.domain(d).unwrap();
+        let lines = domain.lines.lock();
+        assert_eq!((lines.intx, lines.isa, lines.link_route), ([0, 4, 0, 0], 1 << 5, [0, 0, 11, 0]));
+    }
+    assert_eq!([intx(0, 0, 2, 1, 0), isa(5, 0)], [Ok(()); 2]);
+    assert_eq!(m.domain(d).unwrap().lines.lock().intx, [0; 4]);
+    let bad = [
+        intx(1, 0, 2, 1, 1),
+        intx(0, 1, 2, 1, 1),
+        intx(0, 0, 32, 1, 1),
+        intx(0, 0, 2, 4, 1),
+        intx(0, 0, 2, 1, 2),
+    ];
+    assert_eq!(bad, [Err(Errno::EINVAL); 5]);
+    assert_eq!([isa(16, 0), isa(5, 2), link(4, 5), link(0, 16)], [Err(Errno::EINVAL); 4]);
+}
+
+#[test]
+fn the_number_of_vcpus_is_told_and_a_remote_shutdown_stops_them() {
+    let m = machine(Config::default());
+    let d = guest(&m, 3);
+    let c = m.caller(DOM0).unwrap();
+    let mut data = xen_dm_op_nr_vcpus::default();
+    dm(&c, d, XEN_DMOP_nr_vcpus, &mut data).unwrap();
+    assert_eq!(data.vcpus, 3);
+    let v = m.vcpu(d, VcpuId(2)).unwrap();
+    dm(&c, d, XEN_DMOP_remote_shutdown, &mut xen_dm_op_remote_shutdown { reason: 3 }).unwrap();
+    assert_eq!(v.mmio_read(0, 4), Err(VcpuError::Stopped(crate::ShutdownReason::Crash)));
+}
+
+#[test]
+fn stdvga_writes_go_by_the_ring_and_by_the_slot_when_it_is_full() {
+    let m = machine(Config::default());
+    let d = m.create_domain(&DomainConfig { stdvga: true, ..Default::default() }).unwrap();
+    let e = Emulator::atomic(&m, d);
+    e.claim(1, 0xa_0000, 0xb_ffff);
+    let v = vcpu(&m, d, 0);
+    v.mmio_write(0xa_bcde, 2, 0x1234).unwrap();
+    let seen = e.take_buffered();
+    assert_eq!(seen.len(), 1);
+    let b = seen[0];
+    assert_eq!((b.r#type, b.read(), b.size(), b.addr(), b.data), (1, false, 2, 0xa_bcde, 0x1234));
+    e.fill_ring();
+    thread::scope(|s| {
+        let guest = s.spawn(move || {
+            v.mmio_write(0xa_0000, 1, 0x55).unwrap();
+            v.mmio_read(0xa_0000, 1)
+        });
+        let seen = e.serve(2, |_| 0x66);
+        assert_eq!((seen[0].addr, seen[0].data), (0xa_0000, 0x55));
+        assert_eq!(guest.join().unwrap(), Ok(0x66));
+    });
+}

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// What the figure must be.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Target {
+pub(crate) enum Target {
     /// Ours costs at most this many times what the peer costs.
     AtMost(f64),
     /// Ours does at least this many times what the peer does.
@@ -17,7 +17,7 @@ pub enum Target {
 
 impl Target {
     /// Whether `ratio` holds. A ratio that is no number does not.
-    pub fn holds(self, ratio: f64) -> bool {
+    pub(crate) fn holds(self, ratio: f64) -> bool {
         match self {
             Self::AtMost(limit) => ratio <= limit,
             Self::AtLeast(limit) => ratio >= limit,
@@ -36,20 +36,20 @@ impl fmt::Display for Target {
 
 /// One line of the output.
 #[derive(Clone, Debug)]
-pub struct Figure {
+pub(crate) struct Figure {
     /// Its name, by which it can be asked for.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Median of the rounds' ratios.
-    pub ratio: f64,
+    pub(crate) ratio: f64,
     /// What it must be.
-    pub target: Target,
+    pub(crate) target: Target,
     /// What was divided by what, with the medians of both sides.
-    pub detail: String,
+    pub(crate) detail: String,
 }
 
 impl Figure {
     /// Whether the target is met.
-    pub fn holds(&self) -> bool {
+    pub(crate) fn holds(&self) -> bool {
         self.target.holds(self.ratio)
     }
 }
@@ -57,12 +57,19 @@ impl Figure {
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = if self.holds() { "holds" } else { "falls short" };
-        write!(f, "{:<24} {:>7.3}   {:<14} {verdict:<12} {}", self.name, self.ratio, self.target.to_string(), self.detail)
+        write!(
+            f,
+            "{:<24} {:>7.3}   {:<14} {verdict:<12} {}",
+            self.name,
+            self.ratio,
+            self.target.to_string(),
+            self.detail
+        )
     }
 }
 
 /// The middle of `values`; `NaN` of none.
-pub fn median(values: &mut [f64]) -> f64 {
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {
         0 => f64::NAN,
@@ -72,7 +79,7 @@ pub fn median(values: &mut [f64]) -> f64 {
 }
 
 /// Seconds that one call of `work` takes.
-pub fn seconds(work: impl FnOnce()) -> f64 {
+pub(crate) fn seconds(work: impl FnOnce()) -> f64 {
     let start = Instant::now();
     work();
     // A clock too coarse for the work must not divide by nothing.
@@ -81,7 +88,11 @@ pub fn seconds(work: impl FnOnce()) -> f64 {
 
 /// Runs `ours` and `peer` in turn, `rounds` times, after one round that is not counted, and gives the medians of
 /// (ours / peer, ours, peer). Both return the seconds they took for the same amount of work.
-pub fn interleave(rounds: usize, mut ours: impl FnMut() -> f64, mut peer: impl FnMut() -> f64) -> (f64, f64, f64) {
+pub(crate) fn interleave(
+    rounds: usize,
+    mut ours: impl FnMut() -> f64,
+    mut peer: impl FnMut() -> f64,
+) -> (f64, f64, f64) {
     ours();
     peer();
     let (mut ratios, mut o, mut p) = (Vec::new(), Vec::new(), Vec::new());

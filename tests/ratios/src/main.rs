@@ -4,6 +4,7 @@
 
 mod harness;
 mod ping_pong;
+mod soft_gpu;
 
 use std::process::ExitCode;
 
@@ -17,7 +18,7 @@ struct Family {
     measure: fn() -> Result<Vec<Figure>, String>,
 }
 
-const FAMILIES: &[Family] = &[];
+const FAMILIES: &[Family] = &[Family { names: soft_gpu::NAMES, measure: soft_gpu::measure }];
 
 /// Measure the project's speed figures.
 #[derive(Parser)]
@@ -37,7 +38,10 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(unknown) = args.names.iter().find(|n| !known().any(|k| k == n.as_str())) {
-        eprintln!("ratios: no figure is called {unknown:?}; the names are: {}", known().collect::<Vec<_>>().join(", "));
+        eprintln!(
+            "ratios: no figure is called {unknown:?}; the names are: {}",
+            known().collect::<Vec<_>>().join(", ")
+        );
         return ExitCode::from(2);
     }
     let wanted = |name: &str| args.names.is_empty() || args.names.iter().any(|n| n == name);

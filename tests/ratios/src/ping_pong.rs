@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use rustix::event::{EventfdFlags, eventfd};
 
 /// A thread that answers every event on one descriptor with an event on the other.
-pub struct PingPong {
+pub(crate) struct PingPong {
     ping: Arc<OwnedFd>,
     pong: Arc<OwnedFd>,
     stop: Arc<AtomicBool>,
@@ -26,7 +26,7 @@ fn wait(fd: &OwnedFd) {
 
 impl PingPong {
     /// Starts the answering thread.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let fd = || Arc::new(eventfd(0, EventfdFlags::CLOEXEC).expect("eventfd"));
         let (ping, pong, stop) = (fd(), fd(), Arc::new(AtomicBool::new(false)));
         let thread = {
@@ -45,7 +45,7 @@ impl PingPong {
     }
 
     /// One there and back.
-    pub fn round_trip(&self) {
+    pub(crate) fn round_trip(&self) {
         signal(&self.ping);
         wait(&self.pong);
     }

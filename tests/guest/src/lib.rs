@@ -16,6 +16,8 @@ mod fake;
 mod gpu;
 pub mod hostile;
 pub mod layout;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod pci;
 mod platform;
 pub mod regs;

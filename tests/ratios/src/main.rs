@@ -4,6 +4,7 @@
 
 mod harness;
 mod ping_pong;
+mod round_trip;
 mod soft_gpu;
 
 use std::process::ExitCode;
@@ -18,7 +19,10 @@ struct Family {
     measure: fn() -> Result<Vec<Figure>, String>,
 }
 
-const FAMILIES: &[Family] = &[Family { names: soft_gpu::NAMES, measure: soft_gpu::measure }];
+const FAMILIES: &[Family] = &[
+    Family { names: round_trip::NAMES, measure: round_trip::measure },
+    Family { names: soft_gpu::NAMES, measure: soft_gpu::measure },
+];
 
 /// Measure the project's speed figures.
 #[derive(Parser)]

@@ -51,14 +51,23 @@ pub(crate) struct Engine {
     force_restore: bool,
     /// The last submission left the engine idle.
     idle: bool,
+    /// It has reported an error.
+    failed: bool,
     /// User interrupts taken.
     pub(crate) interrupts: u64,
 }
 
 impl Engine {
     pub(crate) const fn new() -> Self {
-        let seqno = 0;
-        Self { seqno, tail: 0, csb_read: CSB_ENTRIES - 1, force_restore: true, idle: true, interrupts: 0 }
+        Self {
+            seqno: 0,
+            tail: 0,
+            csb_read: CSB_ENTRIES - 1,
+            force_restore: true,
+            idle: true,
+            failed: false,
+            interrupts: 0,
+        }
     }
 }
 
@@ -78,10 +87,13 @@ impl Gpu {
         self.engine.csb_read = CSB_ENTRIES - 1;
         self.engine.force_restore = true;
         self.engine.idle = true;
+        self.engine.failed = false;
 
         let base = BLT_RING_BASE;
-        let wanted =
-            (regs::GT_RENDER_USER_INTERRUPT | regs::GT_CONTEXT_SWITCH_INTERRUPT) << regs::GEN8_BCS_IRQ_SHIFT;
+        let wanted = (regs::GT_RENDER_USER_INTERRUPT
+            | regs::GT_CS_MASTER_ERROR_INTERRUPT
+            | regs::GT_CONTEXT_SWITCH_INTERRUPT)
+            << regs::GEN8_BCS_IRQ_SHIFT;
         self.write32(platform, base + ring::HWSTAM, u32::MAX);
         self.write32(platform, base + ring::IMR, !wanted);
         self.write32(platform, base + ring::MODE, masked_bit_enable(regs::GFX_RUN_LIST_ENABLE));
@@ -92,6 +104,7 @@ impl Gpu {
         self.write32(platform, base + ring::EMR, u32::MAX);
         let errors = self.read32(platform, base + ring::EIR);
         self.write32(platform, base + ring::EIR, errors);
+        self.write32(platform, base + ring::EMR, !regs::I915_ERROR_INSTRUCTION);
         self.write32(
             platform,
             base + ring::CONTEXT_STATUS_PTR,
@@ -199,17 +212,26 @@ impl Gpu {
         Ok(self.engine.idle && hwsp.read32(platform, HWS_SEQNO)? == self.engine.seqno)
     }
 
-    /// Waits for the last submission, at most `patience` moments. `false`: it did not finish.
+    /// Waits for the last submission, at most `patience` moments. `false`: it did not finish, or the engine reports an
+    /// error, so that it never will.
     pub fn wait(&mut self, platform: &mut impl Platform, patience: u32) -> Result<bool, RamFault> {
-        for _ in 0..patience {
+        for n in 0..=patience {
             self.serve_interrupts(platform);
             if self.finished(platform)? {
                 return Ok(true);
             }
-            platform.wait();
+            // without interrupts nobody tells: asked seldom, for each is a trap
+            if !self.msi && n % 16 == 15 {
+                self.look_for_error(platform);
+            }
+            if self.engine.failed {
+                return Ok(false);
+            }
+            if n < patience {
+                platform.wait();
+            }
         }
-        self.serve_interrupts(platform);
-        self.finished(platform)
+        Ok(false)
     }
 
     /// The interrupt handler: master off, identity read and cleared, master on. It runs from the waiting loop.
@@ -221,9 +243,18 @@ impl Gpu {
         let identity = self.read32(platform, regs::GEN8_GT_IIR0);
         self.write32(platform, regs::GEN8_GT_IIR0, identity);
         self.write32(platform, regs::GEN8_MASTER_IRQ, regs::GEN8_MASTER_IRQ_CONTROL);
-        if identity & regs::GT_RENDER_USER_INTERRUPT << regs::GEN8_BCS_IRQ_SHIFT != 0 {
+        let blitter = identity >> regs::GEN8_BCS_IRQ_SHIFT;
+        if blitter & regs::GT_RENDER_USER_INTERRUPT != 0 {
             self.engine.interrupts += 1;
         }
+        if blitter & regs::GT_CS_MASTER_ERROR_INTERRUPT != 0 {
+            self.look_for_error(platform);
+        }
+    }
+
+    fn look_for_error(&mut self, platform: &mut impl Platform) {
+        let errors = self.read32(platform, BLT_RING_BASE + ring::EIR);
+        self.engine.failed |= errors & regs::I915_ERROR_INSTRUCTION != 0;
     }
 
     /// Whether the engine has begun the last submission.

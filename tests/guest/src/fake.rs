@@ -28,6 +28,8 @@ pub(crate) struct Faults {
     pub(crate) refuse: u32,
     /// Every n-th fill is left out.
     pub(crate) skip_fill: u32,
+    /// What hangs is reported, as an error that interrupts.
+    pub(crate) reports_errors: bool,
     /// Nothing is interrupted.
     pub(crate) no_msi: bool,
 }
@@ -36,6 +38,7 @@ pub(crate) struct Fake {
     pub(crate) faults: Faults,
     pub(crate) logged: Vec<String>,
     pub(crate) holes_hit: u32,
+    pub(crate) waits: u32,
     pages: BTreeMap<u64, Box<[u8; 4096]>>,
     config: [u8; 256],
     address: u32,
@@ -61,6 +64,7 @@ impl Fake {
             faults,
             logged: Vec::new(),
             holes_hit: 0,
+            waits: 0,
             pages: (0..RAM.frames).map(|n| (RAM.first.0 + n, Box::new([0; 4096]))).collect(),
             config,
             address: 0,
@@ -213,7 +217,7 @@ impl Fake {
             0x2_20d0 => {
                 self.regs.insert(reg, (value & 1) * 3);
             }
-            0x4_4308 => *self.regs.entry(reg).or_default() &= !value,
+            0x4_4308 | 0x2_20b0 => *self.regs.entry(reg).or_default() &= !value,
             0x2_23a0 => self.csb = 5,
             0x2_2230 => {
                 self.elsp.push(value);
@@ -366,10 +370,16 @@ impl Platform for Fake {
     }
 
     fn wait(&mut self) {
+        self.waits += 1;
         if let Some(descriptor) = self.pending.take()
             && !self.faults.dead
         {
-            let _hung = self.execute(descriptor);
+            let hung = self.execute(descriptor).is_err();
+            if hung && self.faults.reports_errors {
+                self.regs.insert(0x2_20b0, 1);
+                self.regs.insert(0x4_4308, 8 << 16);
+                self.interrupts += 1;
+            }
         }
     }
 

@@ -40,6 +40,9 @@ pub const RESET_CTL_REQUEST_RESET: u32 = 1 << 0;
 /// `RING_RESET_CTL`: the engine is ready to be reset.
 pub const RESET_CTL_READY_TO_RESET: u32 = 1 << 1;
 
+/// `RING_EIR` and `RING_EMR`: a command that the engine does not take.
+pub const I915_ERROR_INSTRUCTION: u32 = 1 << 0;
+
 /// Reset domains.
 pub const GEN6_GDRST: u32 = 0x941c;
 /// `GDRST`: everything.
@@ -63,6 +66,8 @@ pub const GEN8_GT_IER0: u32 = 0x4430c;
 pub const GEN8_BCS_IRQ_SHIFT: u32 = 16;
 /// User interrupt, to be shifted.
 pub const GT_RENDER_USER_INTERRUPT: u32 = 1 << 0;
+/// The engine met an error that its `EMR` lets through, to be shifted.
+pub const GT_CS_MASTER_ERROR_INTERRUPT: u32 = 1 << 3;
 /// Context switch, to be shifted.
 pub const GT_CONTEXT_SWITCH_INTERRUPT: u32 = 1 << 8;
 

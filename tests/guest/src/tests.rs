@@ -66,6 +66,18 @@ fn a_fill_left_out_is_a_failed_check() {
 }
 
 #[test]
+fn an_error_that_the_engine_reports_is_not_waited_out() {
+    let config =
+        Config { frames: Some(12), balloon: 40, patience: 1000, check_every: 0, ..Config::default() };
+    for no_msi in [false, true] {
+        let (machine, result) = draw(Faults { reports_errors: true, no_msi, ..Faults::default() }, &config);
+        let report = result.unwrap();
+        assert!(report.resets > 0 && report.checks_failed == 0);
+        assert!(machine.waits < 1000, "{} moments", machine.waits);
+    }
+}
+
+#[test]
 fn a_dead_engine_is_given_up_after_some_resets() {
     let config = Config { frames: Some(1), patience: 3, ..Config::default() };
     let (_, result) = draw(Faults { dead: true, ..Faults::default() }, &config);

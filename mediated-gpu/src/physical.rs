@@ -40,7 +40,8 @@ pub struct CsbEntry {
 }
 
 /// What takes the GPU's interrupts. Called on the GPU's own threads: be quick, take no lock that is held while
-/// calling into the GPU.
+/// calling into the GPU. Several interrupts of a kind that come close together may arrive as one, and one that
+/// was on its way may still arrive after a reset: look at what it stands for, do not count.
 pub trait InterruptSink: Send + Sync {
     /// An interrupt was raised.
     fn interrupt(&self, irq: Interrupt);
@@ -60,17 +61,24 @@ pub trait PhysicalGpu: Send + Sync {
     /// Reads a GGTT entry back.
     fn ggtt_read(&self, index: u32) -> Option<Bfn>;
     /// Invalidates the translation caches. When it returns, no access through an older entry is in flight or will
-    /// ever happen: every pin taken through one has been given back.
+    /// ever happen: every pin taken through one has been given back. It does not wait for work to end. The caller
+    /// holds no lock that the [`BusMaster`](crate::bus::BusMaster) takes.
     fn ggtt_flush(&self);
-    /// Submits up to two contexts to an engine's execlist port (ELSP): descriptors as 64-bit values, element 0
-    /// first. The context images and rings they name must be of the mediator's making.
+    /// Submits up to two contexts to an engine's execlist port (ELSP): descriptors as 64-bit values
+    /// ([`Descriptor`](crate::gen8::context::Descriptor)), element 0 first. The context images and rings they name
+    /// must be of the mediator's making. A submission that comes while another runs goes on with the running
+    /// context if that is its element 0 (lite restore), preempts it at its next arbitration point, or follows it;
+    /// the context status entries tell which. On an engine that has stopped it waits for the reset, which
+    /// forgets it.
     fn submit(&self, engine: Engine, first: u64, second: Option<u64>);
     /// Takes the context status entries that have come since the last call, oldest first.
     fn take_csb(&self, engine: Engine) -> Vec<CsbEntry>;
-    /// Whether the engine executes nothing and has nothing to execute.
+    /// Whether the engine executes nothing and has nothing to execute. One that stopped with an error is not idle
+    /// before its reset.
     fn is_idle(&self, engine: Engine) -> bool;
-    /// Stops an engine at once, forgets its submissions. When it returns the engine touches memory no more.
-    /// `Err` if it did not stop within `deadline`.
+    /// Stops an engine at once, forgets its submissions and its translations. When it returns the engine touches
+    /// memory no more, nor is any pin of its left. What the context status entries told before stays to be
+    /// taken. `Err` if it did not stop within `deadline`.
     fn reset_engine(&self, engine: Engine, deadline: Duration) -> Result<(), ResetFailed>;
     /// Where interrupts go. At most one sink; set before the first submission.
     fn set_interrupt_sink(&self, sink: std::sync::Arc<dyn InterruptSink>);

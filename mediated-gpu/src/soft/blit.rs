@@ -23,9 +23,14 @@ pub(super) enum Refused {
 
 /// What happens to each byte.
 enum Action {
-    Fill(u32),
+    /// Becomes the colour: as many bytes of it as a piece can have, and 3 more to begin at any of the four.
+    Fill(Vec<u8>),
     Copy,
-    Rop { rop: Rop, pattern: u32, mask: u32 },
+    Rop {
+        rop: Rop,
+        pattern: u32,
+        mask: u32,
+    },
 }
 
 /// First bytes of lines: of the first to be done, and the distance to the next.
@@ -73,7 +78,8 @@ impl Blit {
         let pattern = replicate(cmd.color, cmd.depth);
         let mask = mask(cmd.depth, cmd.write_alpha, cmd.write_rgb);
         let action = match cmd.rop {
-            ROP_PATCOPY if mask == u32::MAX => Action::Fill(pattern),
+            // Copied from a buffer: the C library's copy is faster than any loop over words.
+            ROP_PATCOPY if mask == u32::MAX => Action::Fill(pattern.to_le_bytes().repeat(PAGE_SIZE / 4 + 1)),
             rop => Action::Rop { rop: Rop::new(rop), pattern, mask },
         };
         let dst = Lines::new(cmd.dst, rect.x1, rect.y1, cmd.depth);
@@ -175,10 +181,11 @@ impl Blit {
         let offset = if backward { left - n } else { self.done };
         let to = at(dst, offset)?;
         let (to_off, len) = (in_page(to), in_page_len(n));
-        let phase = u32::try_from(offset % 4).unwrap_or(0) * 8;
+        // Colour and mask repeat every four bytes of a line.
+        let phase = in_page(offset % 4);
         match (&self.action, src) {
-            (Action::Fill(pattern), _) => {
-                tlb.page(to, DmaAccess::Write)?.fill(to_off, len, pattern.rotate_right(phase));
+            (Action::Fill(color), _) => {
+                tlb.page(to, DmaAccess::Write)?.write(to_off, &color[phase..phase + len]);
             }
             (Action::Copy, Some(s)) => {
                 let from = at(s, offset)?;
@@ -195,7 +202,11 @@ impl Blit {
                 }
                 let page = tlb.page(to, DmaAccess::Write)?;
                 page.read(to_off, d);
-                let turn = |v: &u32| v.rotate_right(phase).to_le_bytes();
+                let turn = |v: &u32| {
+                    let mut bytes = v.to_le_bytes();
+                    bytes.rotate_left(phase);
+                    bytes
+                };
                 rop.apply(d, s, turn(pattern), turn(mask));
                 page.write(to_off, d);
             }
@@ -236,3 +247,7 @@ fn mask(depth: Depth, alpha: bool, rgb: bool) -> u32 {
     }
     (if alpha { 0xff00_0000 } else { 0 }) | (if rgb { 0x00ff_ffff } else { 0 })
 }
+
+#[cfg(test)]
+#[path = "blit_tests.rs"]
+mod tests;

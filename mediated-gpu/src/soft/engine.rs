@@ -200,8 +200,22 @@ impl Core {
         if self.stopped || mode & regs::STOP_RING != 0 {
             return Step::Idle(Wait::ForKick);
         }
-        let result = self.advance(dev);
-        self.publish(dev);
+        let result = match &mut self.blit {
+            Some(blit) => blit
+                .advance(&mut self.tlb, STEP_BYTES)
+                .map(|done| {
+                    if done {
+                        self.blit = None;
+                    }
+                    Step::Worked
+                })
+                .map_err(Stop::from),
+            None => {
+                let result = self.advance(dev);
+                self.publish(dev);
+                result
+            }
+        };
         result.unwrap_or_else(|stop| {
             self.stop(dev, stop);
             Step::Worked
@@ -226,12 +240,6 @@ impl Core {
     }
 
     fn advance(&mut self, dev: &Device) -> Result<Step, Stop> {
-        if let Some(blit) = &mut self.blit {
-            if blit.advance(&mut self.tlb, STEP_BYTES)? {
-                self.blit = None;
-            }
-            return Ok(Step::Worked);
-        }
         if self.running.is_none() {
             let Some(elements) = dev.port(self.engine).take() else { return Ok(Step::Idle(Wait::ForWork)) };
             self.report(dev, CSB_IDLE_TO_ACTIVE, elements[0].map_or(0, Descriptor::id), false)?;
@@ -497,3 +505,7 @@ impl Core {
 fn in_page(addr: u64, unit: usize) -> usize {
     (addr % PAGE_SIZE as u64) as usize / unit * unit
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

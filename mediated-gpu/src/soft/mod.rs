@@ -1,10 +1,8 @@
 //! The software GPU: gen8's engines on threads of their own, reaching memory by bus frame only.
 //!
-//! Each engine is a [`Core`] behind a lock, with its own translation cache. Its thread holds the lock for one step
+//! Each engine is a core behind a lock, with its own translation cache. Its thread holds the lock for one step
 //! (tens of microseconds) and then lets anybody who waits have it first. So a flush or a reset takes the lock
 //! between two steps, however long the batch: it gives back the pins, and the next step translates afresh.
-//!
-//! What is narrow today: contexts without a PPGTT and linear surfaces; others are refused with an engine error.
 
 mod blit;
 mod device;
@@ -104,6 +102,9 @@ impl Shared {
 }
 
 /// A gen8 GPU in software. Dropping it stops the engines and gives every pin back.
+///
+/// Contexts with a PPGTT, tiled surfaces, and the commands that are not executed yet (MI_MATH, semaphores, atomics
+/// and blits other than XY_COLOR_BLT and XY_SRC_COPY_BLT) stop the engine with an error.
 pub struct SoftGpu {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,

@@ -1,4 +1,4 @@
-//! A page of memory while a translation to it is held: bounded reads, writes, fills and copies.
+//! A page of memory while a translation to it is held: bounded reads, writes and copies.
 //!
 //! Others write there at any time, so nothing here makes a reference into it. Words that others wait for are
 //! atomic: a store releases what was written before it. Offsets are checked; a wrong one is a bug and panics.
@@ -74,24 +74,5 @@ impl Page<'_> {
         // SAFETY: both spans hold `len` bytes; `copy` allows that they overlap, which they do also where two
         // translations lead to one frame.
         unsafe { ptr::copy(from, to, len) }
-    }
-
-    /// Fills with the bytes of `pattern`, lowest first, over and over.
-    pub(super) fn fill(&self, offset: usize, len: usize, pattern: u32) {
-        let to = self.at(offset, len);
-        let bytes = pattern.to_le_bytes();
-        if bytes == [bytes[0]; 4] {
-            // SAFETY: the span holds `len` bytes.
-            unsafe { ptr::write_bytes(to, bytes[0], len) };
-            return;
-        }
-        let words = to.cast::<u32>();
-        for i in 0..len / 4 {
-            // SAFETY: word `i` ends within the span; the store asks for no alignment. The compiler makes vector
-            // stores of this loop, which fill a page as fast as memset does.
-            unsafe { words.add(i).write_unaligned(u32::from_le_bytes(bytes)) };
-        }
-        let rest = len % 4;
-        self.write(offset + len - rest, &bytes[..rest]);
     }
 }

@@ -128,3 +128,7 @@ impl Drop for Tlb {
         self.flush();
     }
 }
+
+#[cfg(test)]
+#[path = "tlb_tests.rs"]
+mod tests;

@@ -60,6 +60,17 @@ pub enum Error {
     NoScenario(String),
 }
 
+impl Error {
+    /// Whether other package lists may help.
+    pub(crate) fn is_of_apt(&self) -> bool {
+        match self {
+            Self::NoPackage { .. } => true,
+            Self::Failed { program, .. } => program.starts_with("apt-"),
+            _ => false,
+        }
+    }
+}
+
 /// The rig's result.
 pub type Result<T> = std::result::Result<T, Error>;
 

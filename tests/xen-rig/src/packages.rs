@@ -18,6 +18,9 @@ const XEN: &str = "4.17";
 /// The QEMU that runs PVH guests under it; 10.0 does not.
 const QEMU: &str = "1:7.2";
 
+/// Package lists for hosts that have none, below the rig's directory.
+const OWN_LISTS: &str = "apt/lists";
+
 /// A package in one version.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Package {
@@ -58,19 +61,22 @@ pub(crate) struct Unpacked {
 /// # Errors
 /// A package that apt does not offer, a failed download, a full disk.
 pub(crate) fn fetch(work: &Path, say: &dyn Fn(&str)) -> Result<Unpacked> {
-    let mut apt = Apt::of_the_system(work)?;
-    if apt.versions("xen-hypervisor-4.17-amd64")?.is_empty() {
-        say("apt has no package lists: fetching them into the rig's own directory");
-        apt = Apt::of_our_own(work)?;
-    }
-    match fetch_with(&apt, work, say) {
-        // Lists older than the archive name files that are gone.
-        Err(Error::Failed { program, last, .. }) if !apt.own && program.starts_with("apt-get") => {
-            say(&format!("download failed ({last}); trying again with fresh package lists"));
-            fetch_with(&Apt::of_our_own(work)?, work, say)
+    let system = Apt::of_the_system(work)?;
+    let first = match fetch_with(&system, work, say) {
+        Err(error) if error.is_of_apt() => error,
+        other => return other,
+    };
+    // No lists, or lists older than the archive, which then name files that are gone.
+    let own = Apt::of_our_own(work)?;
+    if own.has_lists() {
+        match fetch_with(&own, work, say) {
+            Err(error) if error.is_of_apt() => {}
+            other => return other,
         }
-        other => other,
     }
+    say(&format!("fetching package lists into the rig's own directory ({first})"));
+    own.update()?;
+    fetch_with(&own, work, say)
 }
 
 fn fetch_with(apt: &Apt, work: &Path, say: &dyn Fn(&str)) -> Result<Unpacked> {
@@ -133,7 +139,8 @@ struct Apt {
     options: Vec<String>,
     /// A package database in which nothing is installed.
     nothing: PathBuf,
-    own: bool,
+    /// Package lists of our own; unused with the system's.
+    lists: PathBuf,
 }
 
 impl Apt {
@@ -141,22 +148,31 @@ impl Apt {
         let nothing = work.join("nothing-installed");
         fs::write(&nothing, "").at(&nothing)?;
         // As root, apt would download as a user who may not write here.
-        Ok(Self { options: vec!["APT::Sandbox::User=root".into()], nothing, own: false })
+        Ok(Self { options: vec!["APT::Sandbox::User=root".into()], nothing, lists: PathBuf::new() })
     }
 
     fn of_our_own(work: &Path) -> Result<Self> {
         let mut apt = Self::of_the_system(work)?;
-        apt.own = true;
-        for (option, dir) in [("Dir::State::lists", "apt/lists"), ("Dir::Cache", "apt/cache")] {
-            let dir = work.join(dir);
+        for (option, dir) in
+            [("Dir::State::lists", work.join(OWN_LISTS)), ("Dir::Cache", work.join("apt/cache"))]
+        {
             for part in ["partial", "archives/partial"] {
                 let part = dir.join(part);
                 fs::create_dir_all(&part).at(&part)?;
             }
             apt.options.push(format!("{option}={}", dir.display()));
         }
-        host::output(apt.get().args(["-q", "update"]))?;
+        apt.lists = work.join(OWN_LISTS);
         Ok(apt)
+    }
+
+    fn has_lists(&self) -> bool {
+        fs::read_dir(&self.lists)
+            .is_ok_and(|dir| dir.flatten().any(|e| e.file_name().to_string_lossy().contains("_Packages")))
+    }
+
+    fn update(&self) -> Result<()> {
+        host::output(self.get().arg("update")).map(drop)
     }
 
     fn command(&self, program: &str) -> Command {
@@ -201,7 +217,9 @@ impl Apt {
         let roots = ["qemu-system-x86", "qemu-system-common", "qemu-system-data"];
         let roots = roots.iter().map(|p| self.pin(p, QEMU)).collect::<Result<Vec<_>>>()?;
         let closure = self.closure(&roots)?;
-        let needed = |p: &Package| p.name.starts_with("lib") || p.name == "seabios" || roots.contains(p);
+        let needed = |p: &Package| {
+            p.name.starts_with("lib") || ["zlib1g", "seabios"].contains(&p.name.as_str()) || roots.contains(p)
+        };
         Ok(closure.into_iter().filter(needed).collect())
     }
 

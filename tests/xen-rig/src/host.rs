@@ -10,6 +10,7 @@ use crate::error::{At as _, Error, Result};
 const TOOLS: &[(&str, &str)] = &[
     ("apt-get", "apt"),
     ("apt-cache", "apt"),
+    ("apt-config", "apt"),
     ("dpkg", "dpkg"),
     ("ldd", "libc-bin"),
     ("gcc", "gcc"),

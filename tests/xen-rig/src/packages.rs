@@ -18,6 +18,9 @@ const XEN: &str = "4.17";
 /// The QEMU that runs PVH guests under it; 10.0 does not.
 const QEMU: &str = "1:7.2";
 
+/// Changes when the rules below change by which packages are chosen.
+const PLAN: &str = "plan 1";
+
 /// Package lists for hosts that have none, below the rig's directory.
 const OWN_LISTS: &str = "apt/lists";
 
@@ -80,15 +83,63 @@ pub(crate) fn fetch(work: &Path, say: &dyn Fn(&str)) -> Result<Unpacked> {
 }
 
 fn fetch_with(apt: &Apt, work: &Path, say: &dyn Fn(&str)) -> Result<Unpacked> {
-    let linux = apt.newest_linux()?;
-    let xen = apt.xen_set(&linux)?;
-    let qemu = apt.qemu_set()?;
-    let unpacked = Unpacked {
-        xen: unpack(apt, work, "xen", &xen, say)?,
-        qemu: unpack(apt, work, "qemu", &qemu, say)?,
-        linux: linux.name.trim_start_matches("linux-image-").to_owned(),
-    };
-    Ok(unpacked)
+    let plan = Plan::of(apt, work)?;
+    Ok(Unpacked {
+        xen: unpack(apt, work, "xen", &plan.xen, say)?,
+        qemu: unpack(apt, work, "qemu", &plan.qemu, say)?,
+        linux: plan.linux,
+    })
+}
+
+/// What is to be unpacked. Asking apt takes seconds, so the answer is kept for as long as its lists stay the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Plan {
+    xen: Vec<Package>,
+    qemu: Vec<Package>,
+    linux: String,
+}
+
+impl Plan {
+    fn of(apt: &Apt, work: &Path) -> Result<Self> {
+        let kept = work.join("plan");
+        let lists = apt.state_of_lists()?;
+        let head = format!("{PLAN}\n{lists}");
+        if let Some(plan) =
+            fs::read_to_string(&kept).ok().and_then(|text| Self::parse(text.strip_prefix(&head)?))
+        {
+            return Ok(plan);
+        }
+        let linux = apt.newest_linux()?;
+        let plan = Self {
+            xen: apt.xen_set(&linux)?,
+            qemu: apt.qemu_set()?,
+            linux: linux.name.trim_start_matches("linux-image-").to_owned(),
+        };
+        fs::write(&kept, head + &plan.render()).at(&kept)?;
+        Ok(plan)
+    }
+
+    fn render(&self) -> String {
+        let lines = |set: &str, packages: &[Package]| -> String {
+            packages.iter().map(|p| format!("{set} {}\n", p.wanted())).collect()
+        };
+        lines("xen", &self.xen) + &lines("qemu", &self.qemu) + &format!("linux {}\n", self.linux)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut plan = Self { xen: Vec::new(), qemu: Vec::new(), linux: String::new() };
+        for line in text.lines() {
+            let (kind, value) = line.split_once(' ')?;
+            let package = || value.split_once('=').map(|(name, version)| Package::new(name, version));
+            match kind {
+                "xen" => plan.xen.push(package()?),
+                "qemu" => plan.qemu.push(package()?),
+                "linux" => value.clone_into(&mut plan.linux),
+                _ => return None,
+            }
+        }
+        (!plan.linux.is_empty()).then_some(plan)
+    }
 }
 
 /// Downloads and unpacks a set into `work/NAME`, unless that holds the very same set already.
@@ -164,6 +215,22 @@ impl Apt {
         }
         apt.lists = work.join(OWN_LISTS);
         Ok(apt)
+    }
+
+    /// Which lists there are, of which size and age.
+    fn state_of_lists(&self) -> Result<String> {
+        let shell = host::output(self.command("apt-config").args(["shell", "LISTS", "Dir::State::lists/d"]))?;
+        let dir = shell.split('\'').nth(1).unwrap_or_default();
+        let mut state = Vec::new();
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let (true, Ok(meta)) = (name.contains("_Packages"), entry.metadata()) {
+                let modified = meta.modified().at(entry.path())?;
+                state.push(format!("list {name} {} {modified:?}\n", meta.len()));
+            }
+        }
+        state.sort();
+        Ok(state.concat())
     }
 
     fn has_lists(&self) -> bool {
@@ -311,6 +378,18 @@ Conf libgcc-s1 (12.2.0-14+deb12u1 Debian:12.12/stable [amd64])
         let expected =
             [Package::new("libgcc-s1", "12.2.0-14+deb12u1"), Package::new("qemu-system-x86", "1:7.2+dfsg-7")];
         assert_eq!(installed_by(plan), expected);
+    }
+
+    #[test]
+    fn a_plan_is_read_back_as_it_was_written_and_garbage_is_not() {
+        let plan = Plan {
+            xen: vec![Package::new("xen-utils-4.17", "4.17.7+13-0+deb12u1")],
+            qemu: vec![Package::new("qemu-system-x86", "1:7.2+dfsg-7")],
+            linux: "6.1.0-56-amd64".to_owned(),
+        };
+        assert_eq!(Plan::parse(&plan.render()), Some(plan));
+        assert_eq!(Plan::parse("xen a=1\n"), None);
+        assert_eq!(Plan::parse("linux 6.1\nxen a\n"), None);
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Kit {
         Ok(self.places.target.join("release/examples").join(name))
     }
 
-    pub(crate) fn cargo(&self) -> Command {
+    fn cargo(&self) -> Command {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(&self.places.workspace);
         cargo

@@ -66,7 +66,8 @@ fn show(report: &Report) {
     let checks = report.checks.passed().len() + report.checks.failed().len();
     println!("{:<18} {verdict}  {checks} checks, {:.1} s", report.name, report.took.as_secs_f64());
     for (name, value) in report.checks.figures() {
-        println!("    {name}: {value:.1}");
+        // ratios are near 1, rates in the thousands
+        println!("    {name}: {value:.*}", if *value < 10.0 { 3 } else { 0 });
     }
     for failure in report.checks.failed() {
         println!("    does not hold: {failure}");

@@ -2,9 +2,9 @@
 //!
 //! dom0 acts and records, the host judges. Each scenario has a boot of its own, so none depends on another.
 
-mod baseline;
 mod boot;
 mod descriptors;
+mod speed;
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::log::Log;
 use crate::qemu::{End, Machine};
 
 /// Every scenario, in the order in which they run.
-pub const ALL: &[&dyn Scenario] = &[&boot::Boot, &descriptors::Descriptors, &baseline::Baseline];
+pub const ALL: &[&dyn Scenario] = &[&boot::Boot, &descriptors::Descriptors, &speed::Speed];
 
 /// One thing to show on real Xen.
 pub trait Scenario: Sync {
@@ -97,6 +97,17 @@ impl Checks {
         let said = run.text(&format!("{name}.err")) + &run.text(&format!("{name}.out"));
         let last = said.trim().lines().last().unwrap_or_default().to_owned();
         self.that(status == Some(0), format!("{name} ends with status 0 (status {status:?}: {last})"));
+    }
+
+    /// Takes over the verdict of a program that ends its output with `N passed, N failed`: it must be there, with rows
+    /// that passed and none that failed.
+    pub fn rows(&mut self, out: &str) {
+        let last = out.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        let holds = last.strip_suffix(" passed, 0 failed").and_then(|n| n.trim().parse::<u32>().ok());
+        self.that(holds.is_some_and(|n| n > 0), format!("all rows pass ({last})"));
+        for line in out.lines().filter(|line| line.contains("FAIL")) {
+            self.that(false, line.trim());
+        }
     }
 
     /// Notes a measured number.
@@ -202,6 +213,20 @@ mod tests {
     #[test]
     fn nothing_checked_is_not_a_pass() {
         assert!(!Checks::default().all_hold());
+    }
+
+    #[test]
+    fn rows_pass_only_with_a_verdict_and_no_failure() {
+        let of = |out: &str| {
+            let mut checks = Checks::default();
+            checks.rows(out);
+            checks.all_hold()
+        };
+        assert!(of("ok one\nok two\n2 passed, 0 failed\n"));
+        assert!(!of("ok one\nFAILED two\n1 passed, 1 failed\n"));
+        assert!(!of("FAILED two\n1 passed, 0 failed\n"));
+        assert!(!of("0 passed, 0 failed\n"));
+        assert!(!of("ok one\n"));
     }
 
     #[test]

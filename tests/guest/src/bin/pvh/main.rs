@@ -1,8 +1,8 @@
 //! The guest driver as a PVH kernel: boots on Xen by `xl create`, does what its command line says.
 //!
 //! `mode=draw` (`seed`, `frames`, `balloon`, `number`, `check`, `patience`, `clear`), `mode=hostile` (`seed`,
-//! `rounds`), `mode=rows`, `mode=bench` (`n`); `poweroff=1` ends the domain afterwards, else it stays, halted. Lines go
-//! to Xen's debug console, port 0xe9. Built by
+//! `rounds`), `mode=rows`, `mode=bench` (`n`), `mode=hello` (comes up and no more); `poweroff=1` ends the domain
+//! afterwards, else it stays, halted. Lines go to Xen's debug console, port 0xe9. Built by
 //! `cargo build -p guest --bin pvh --features kernel --profile kernel`.
 #![no_std]
 #![no_main]
@@ -33,6 +33,7 @@ extern "C" fn kernel_main(start_info: u64) -> ! {
     let options = Cmdline::parse(cmdline.as_str());
     println!("GUEST: domain {} seed {} mode {}", guest::Platform::domid(&vcpu).0, options.seed, options.mode);
     match options.mode {
+        "hello" => {}
         "draw" => draw(&mut vcpu, &options),
         "hostile" => hostile(&mut vcpu, &options),
         "rows" => rows(&mut vcpu),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use xen_ioreq::{Bfn, DomId, Gfn, IoServerId};
 
-use crate::fake::{Fake, Foreign, Kind};
+use crate::fake::{Fake, Foreign, Gpu, Kind};
 use crate::*;
 
 const GFNS: u64 = 8;
@@ -30,19 +30,26 @@ fn read(pin: SoftPin) -> u64 {
     unsafe { pin.ptr.cast::<u64>().as_ptr().read_volatile() }
 }
 
-/// A device whose flush takes a while, so that mappings are taken into use again meanwhile.
-struct Slow;
+/// A device during whose flush everything is taken into use again.
+struct Busy<'a> {
+    guests: &'a [Guest; 2],
+    held: Mutex<Vec<(DomId, Mapped)>>,
+}
 
-impl DeviceFlush for Slow {
+impl DeviceFlush for Busy<'_> {
     fn flush(&self) {
-        (0..20).for_each(|_| std::thread::yield_now());
+        for guest in self.guests {
+            let all: Vec<Gfn> = (0..GFNS).map(Gfn).collect();
+            let mapped = guest.map(&all).into_iter().flatten();
+            self.held.lock().extend(mapped.map(|m| (guest.domid(), m)));
+        }
     }
 }
 
 fn guest_thread(xen: &Fake, client: &Client, guest: &Guest, seed: u64, draining: &Mutex<Vec<Draining>>) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut held: Vec<Mapped> = Vec::new();
-    for _ in 0..3000 {
+    for _ in 0..30000 {
         if rng.bool() && held.len() < 20 {
             let gfns: Vec<Gfn> = (0..rng.u64(1..4)).map(|_| Gfn(rng.u64(0..GFNS))).collect();
             held.extend(guest.map(&gfns).into_iter().flatten());
@@ -93,10 +100,12 @@ fn run(kind: Kind) {
                 for guest in guests.iter().filter(|g| g.has_work()) {
                     batch.extend(guest.take_draining().unwrap());
                 }
-                let (quiesced, held) = client.quiesce(batch, &Slow);
+                let busy = Busy { guests: &guests, held: Mutex::default() };
+                let (quiesced, held) = client.quiesce(batch, &busy);
                 draining.lock().extend(held);
                 // What fails comes back with the next look.
                 drop(client.release(quiesced));
+                busy.held.into_inner().iter().for_each(|(domid, m)| reach(&xen, &client, *domid, m));
             }
         });
         let ended: Vec<_> = workers.into_iter().map(|w| w.join()).collect();
@@ -108,7 +117,7 @@ fn run(kind: Kind) {
         batch.extend(guest.take_draining().unwrap());
         batch.extend(guest.die());
     }
-    let (quiesced, held) = client.quiesce(batch, &Slow);
+    let (quiesced, held) = client.quiesce(batch, &Gpu::default());
     assert!(held.is_empty());
     assert!(client.release(quiesced).failed.is_empty());
     assert!(guests.iter().all(Guest::is_empty));

@@ -145,6 +145,12 @@ impl OwnFrames {
     pub fn bytes(&self) -> usize {
         self.gfns.len() * PAGE_SIZE
     }
+
+    /// The same frames as a mapping of the seam, which gives them back with its last page, and their numbers.
+    pub fn into_mapping(self) -> (Mapping, Vec<Gfn>) {
+        let (base, gfns) = (self.ptr(), self.gfns.clone());
+        (foreign::kept(base, gfns.len(), self), gfns)
+    }
 }
 
 impl Drop for OwnFrames {

@@ -6,7 +6,9 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use rustix::mm::{MapFlags, ProtFlags};
 use xen_ioreq::seam::{Mapping, MappingOwner, Prot};
 use xen_ioreq::{DomId, Errno, Mfn, PAGE_SIZE};
@@ -82,6 +84,27 @@ pub(crate) fn map(
         return Ok(Mapping::new(base, count, Arc::new(pages)));
     }
     Err(Errno::ENOMEM)
+}
+
+/// Keeps what `kept` has mapped until the last of its pages is released.
+struct Kept<T> {
+    kept: Mutex<Option<T>>,
+    left: AtomicUsize,
+}
+
+// SAFETY: the pages are those of the value inside, which goes only when each has been released once.
+unsafe impl<T: Send> MappingOwner for Kept<T> {
+    fn release(&self, _first: usize, count: usize) {
+        if self.left.fetch_sub(count, Ordering::AcqRel) == count {
+            drop(self.kept.lock().take());
+        }
+    }
+}
+
+/// `pages` pages at `base`, which stay mapped while `what` lives, as a mapping that owns it.
+pub(crate) fn kept<T: Send + 'static>(base: NonNull<u8>, pages: usize, what: T) -> Mapping {
+    let owner = Kept { kept: Mutex::new(Some(what)), left: AtomicUsize::new(pages) };
+    Mapping::new(base, pages, Arc::new(owner))
 }
 
 /// Where the frames lie, if they are neighbours in the right order and without holes.

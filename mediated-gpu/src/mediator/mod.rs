@@ -4,6 +4,7 @@
 //! judges commands, `workload` copies what may run, `scheduler` runs it, `maintenance` carries out invalidations.
 
 mod audit;
+mod function;
 mod guest;
 mod maintenance;
 mod memory;
@@ -25,6 +26,7 @@ use parking_lot::Mutex;
 use pviommu::{Client, Guest, OwnError, OwnFrames, OwnPages};
 use xen_ioreq::{Bfn, PAGE_SIZE};
 
+pub use self::function::{PlugError, Plugged};
 pub use self::guest::{MsiSink, Vgpu};
 use self::maintenance::Maintenance;
 use self::memory::Memory;

@@ -4,6 +4,7 @@
 //! how, `engine` its execlist ports, [`config`] its PCI function, [`display`] the picture it shows. Nothing here
 //! reaches memory or the physical GPU; `mediator` joins these to both.
 
+pub mod config;
 pub mod display;
 mod engine;
 mod interrupts;

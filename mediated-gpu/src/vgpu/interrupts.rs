@@ -46,7 +46,7 @@ pub(crate) fn line(file: &RegisterFile) -> bool {
     enabled(file) && master(file) & !regs::MASTER_IRQ_CONTROL != 0
 }
 
-/// Whether a register takes part in [`line`].
+/// Whether a register takes part in [`line()`].
 pub(crate) fn concerns(offset: u32) -> bool {
     (irq::GEN8_MASTER_IRQ..=irq::GEN8_GT_IER3).contains(&offset)
 }

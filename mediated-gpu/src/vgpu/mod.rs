@@ -1,6 +1,6 @@
 //! What one guest sees: a gen8 GPU of its own, as a state machine.
 //!
-//! [`slice`] is its share of graphics memory, `registers` its register file, `interrupts` what it is told and
+//! [`slice`](mod@slice) is its share of graphics memory, `registers` its register file, `interrupts` what it is told and
 //! how, `engine` its execlist ports, [`config`] its PCI function, [`display`] the picture it shows. Nothing here
 //! reaches memory or the physical GPU; `mediator` joins these to both.
 

@@ -19,6 +19,8 @@ pub const RESULT: u16 = 0x1018;
 pub const END: u16 = 0x101c;
 /// What is written there.
 pub const END_VALUE: u32 = 0xd0e;
+/// A four-byte write here asks the server for one MSI to APIC 0 with the value as its data.
+pub const MSI: u16 = 0x1014;
 /// First byte of the device's memory, one page.
 pub const MMIO: u64 = 0xfe00_0000;
 /// The device's PCI function on bus 0: device 4, function 0.
@@ -60,6 +62,10 @@ pub enum Access {
     Peek { ram: u64, width: Width },
     /// FNV-1a (64 bits) of scratch RAM.
     Digest { ram: u64, bytes: u32 },
+    /// Asks the server for an MSI at this CPU, see [`MSI`]; the answer is 0, or all-ones where the platform takes none.
+    AskForMsi,
+    /// Waits until an MSI has come, at most this many moments; the answer is how many have.
+    Interrupts { moments: u32 },
     /// Gives frames of the scratch RAM to the hypervisor; the answer is how many it took.
     BalloonOut { frame: u64, frames: u32 },
     /// Takes frames back; the answer is how many came.
@@ -88,7 +94,7 @@ const fn want(name: &'static str, access: Access, expect: u64) -> Row {
 /// The table.
 #[rustfmt::skip]
 pub const ROWS: &[Row] = {
-    use Access::{BalloonIn, BalloonOut, ConfigRead, ConfigWrite, Digest, Fill, In, Load, Out, Peek, RepIn, RepLoad, RepOut, RepStore, Store};
+    use Access::{AskForMsi, BalloonIn, BalloonOut, ConfigRead, ConfigWrite, Digest, Fill, In, Interrupts, Load, Out, Peek, RepIn, RepLoad, RepOut, RepStore, Store};
     use Way::{Down, Up};
     use Width::{B1, B2, B4, B8};
     &[
@@ -174,6 +180,11 @@ pub const ROWS: &[Row] = {
         want("config_write_of_one_byte", ConfigWrite { device: PCI_DEVICE, reg: 0x3c, width: B1, value: 0x5a }, 0),
         want("config_read_of_no_function_is_all_ones", ConfigRead { device: 29, reg: 0, width: B4 }, 0xffff_ffff),
 
+        want("no_msi_before_one_was_asked_for", Interrupts { moments: 2 }, 0),
+        want("out_that_asks_for_an_msi", AskForMsi, 0),
+        row("msis_that_came", Interrupts { moments: 200 }),
+        want("no_msi_comes_twice", Interrupts { moments: 2 }, 0),
+
         want("fill_before_ballooning", Fill { ram: 0x5000, bytes: 8, first: 1 }, 0),
         want("decrease_reservation_of_two_frames", BalloonOut { frame: 5, frames: 2 }, 2),
         want("decrease_reservation_of_a_hole_does_nothing", BalloonOut { frame: 5, frames: 1 }, 0),
@@ -238,6 +249,21 @@ pub fn perform(platform: &mut impl Platform, scratch: Gfn, access: Access) -> u6
                 let _hole_reads_as_ones = platform.ram_read(at, &mut byte);
                 crate::fnv1a(hash, byte[0])
             });
+        }
+        Access::AskForMsi => match platform.msi() {
+            Some(message) => platform.pio_write(MSI, Width::B4, message.data),
+            None => return u64::MAX,
+        },
+        Access::Interrupts { moments } => {
+            let mut came = platform.take_interrupts();
+            for _ in 0..moments {
+                if came > 0 {
+                    break;
+                }
+                platform.wait();
+                came = platform.take_interrupts();
+            }
+            return came.into();
         }
         Access::BalloonOut { frame, frames } => {
             return balloon(scratch, frame, frames, |l| platform.decrease_reservation(l));

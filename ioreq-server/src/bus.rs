@@ -310,3 +310,6 @@ impl fmt::Debug for Bus {
         map.finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

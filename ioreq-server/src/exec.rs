@@ -176,13 +176,26 @@ impl Exec {
         Step::Done
     }
 
-    fn wait(self: &Arc<Self>, job: Job, parked: Parked, defer: Defer) {
-        let exec = self.clone();
-        defer.then(Box::new(move |result| exec.resume(job, parked, result)));
+    /// Leaves the rest of a run to the answer of `defer`, or does it now if that is there already.
+    fn wait(self: &Arc<Self>, mut job: Job, mut parked: Parked, mut defer: Defer) {
+        loop {
+            let left = defer.then((self.clone(), job, parked), |(exec, mut job, parked), result| {
+                if let Some((parked, defer)) = exec.resume(&mut job, parked, result) {
+                    exec.wait(job, parked, defer);
+                }
+            });
+            let Some(((_, old, waits), result)) = left else { return };
+            job = old;
+            match self.resume(&mut job, waits, result) {
+                Some(next) => (parked, defer) = next,
+                None => return,
+            }
+        }
     }
 
-    /// The repetition that was deferred has its answer: store it and go on with the rest.
-    fn resume(self: Arc<Self>, mut job: Job, parked: Parked, result: Result<u64, IoError>) {
+    /// The repetition that was deferred has its answer: stores it and goes on with the rest. Completes the request, unless
+    /// another repetition is deferred.
+    fn resume(&self, job: &mut Job, parked: Parked, result: Result<u64, IoError>) -> Option<(Parked, Defer)> {
         let run = job.run;
         let stored = result.and_then(|value| {
             let value = value & run.width.mask();
@@ -199,7 +212,7 @@ impl Exec {
             Err(e) => Step::Failed(e),
             Ok(()) => {
                 job.next = job.next.saturating_add(1);
-                self.advance(&mut job, &Hint::default())
+                self.advance(job, &Hint::default())
             }
         };
         match step {
@@ -208,8 +221,9 @@ impl Exec {
                 self.failed(&run, &e);
                 drop(parked);
             }
-            Step::Wait(defer) => self.wait(job, parked, defer),
+            Step::Wait(defer) => return Some((parked, defer)),
         }
+        None
     }
 
     fn failed(&self, run: &Run, e: &IoError) {
@@ -244,3 +258,6 @@ impl fmt::Debug for Exec {
         f.debug_struct("Exec").field("domid", &self.domid()).field("bus", &self.bus).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,8 @@ mod ring;
 mod server;
 mod slot;
 mod stats;
+#[cfg(test)]
+mod testing;
 
 pub use bus::Bus;
 pub use connection::Connection;

@@ -128,3 +128,6 @@ impl fmt::Debug for Ring {
         f.debug_struct("Ring").field("page", &self.page).field("atomic", &self.atomic).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

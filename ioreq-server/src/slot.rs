@@ -242,3 +242,6 @@ impl Drop for Parked {
         self.pay(u64::MAX);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,3 +38,6 @@ impl fmt::Display for Sbdf {
         write!(f, "{:04x}:{:02x}:{:02x}.{}", n >> 16, n >> 8 & 0xff, n >> 3 & 0x1f, n & 7)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -132,3 +132,44 @@ impl BusMaster for HeapBus {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pin_is_counted_until_it_is_given_back() {
+        let bus = HeapBus::new(2);
+        let pins = [DmaAccess::Read, DmaAccess::Write].map(|a| bus.pin(Bfn(1), a).expect("a frame"));
+        assert_eq!((bus.pins(Bfn(0)), bus.pins(Bfn(1)), bus.live_pins()), (0, 2, 2));
+        assert_eq!(bus.retire(Bfn(1)), 2, "taken away while a device still reaches it");
+        pins.into_iter().for_each(|p| bus.unpin(p));
+        assert_eq!(bus.live_pins(), 0);
+    }
+
+    #[test]
+    fn frame_that_is_retired_read_only_or_not_there_faults() {
+        let bus = HeapBus::new(2);
+        bus.retire(Bfn(0));
+        bus.set_read_only(Bfn(1), true);
+        for (bfn, access) in [
+            (Bfn(0), DmaAccess::Read),
+            (Bfn(1), DmaAccess::Write),
+            (Bfn(2), DmaAccess::Read),
+            (Bfn(u64::MAX), DmaAccess::Read),
+        ] {
+            assert_eq!(bus.pin(bfn, access).map(|_| ()), Err(DmaFault { bfn, access }));
+        }
+        assert_eq!(bus.live_pins(), 0, "a refused pin is none");
+    }
+
+    #[test]
+    fn bytes_written_are_read_in_that_frame_only() {
+        let bus = HeapBus::new(2);
+        bus.write(Bfn(1), 4094, &[7, 8]);
+        let (mut there, mut elsewhere) = ([0; 2], [9; 2]);
+        bus.read(Bfn(1), 4094, &mut there);
+        bus.read(Bfn(0), 4094, &mut elsewhere);
+        assert_eq!((there, elsewhere), ([7, 8], [0, 0]));
+    }
+}

@@ -11,7 +11,7 @@ use crate::gen8::blt::{Depth, ROP_PATCOPY, ROP_SRCCOPY, Rect, Surface, XyColorBl
 use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 
 /// What a piece costs at least, in bytes: pieces of a few bytes take time too.
-const PIECE_COST: u64 = 128;
+const PIECE_COST: u64 = 512;
 
 /// Why a blit cannot be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -20,8 +20,8 @@ use crate::gen8::context::{
 use crate::gen8::regs::{self, engine as reg, gt};
 use crate::physical::{CsbEntry, Engine, Interrupt};
 
-/// Commands of one step.
-const STEP_COMMANDS: u32 = 64;
+/// Dwords of commands in one step, but for the last command's.
+const STEP_DWORDS: u32 = 256;
 /// Bytes of a blit in one step: some ten microseconds.
 const STEP_BYTES: u64 = 128 << 10;
 
@@ -245,20 +245,19 @@ impl Core {
             self.report(dev, CSB_IDLE_TO_ACTIVE, elements[0].map_or(0, Descriptor::id), false)?;
             self.load(dev, elements, 0)?;
         }
-        for _ in 0..STEP_COMMANDS {
-            self.command(dev)?;
-            if self.blit.is_some() || self.running.is_none() {
-                break;
-            }
+        let mut dwords = 0;
+        while dwords < STEP_DWORDS && self.blit.is_none() && self.running.is_some() {
+            dwords += self.command(dev)?;
         }
         Ok(Step::Worked)
     }
 
-    /// Executes the next command, or does what is due at the ring's end.
-    fn command(&mut self, dev: &Device) -> Result<(), Stop> {
-        let Some(ctx) = &self.running else { return Ok(()) };
+    /// Executes the next command, or does what is due at the ring's end. Gives the dwords that this counts for.
+    fn command(&mut self, dev: &Device) -> Result<u32, Stop> {
+        let Some(ctx) = &self.running else { return Ok(1) };
         if ctx.in_ring() && ctx.ring.head == ctx.ring.tail {
-            return self.ring_empty(dev);
+            self.ring_empty(dev)?;
+            return Ok(STEP_DWORDS);
         }
         self.header = self.dword(0)?;
         let decoded = cmd::decode(self.header).ok_or(Stop::Unknown(self.header))?;
@@ -280,7 +279,10 @@ impl Core {
         {
             ctx.advance(decoded.dwords);
         }
-        if flow == Flow::Arbitrate { self.arbitrate(dev) } else { Ok(()) }
+        if flow == Flow::Arbitrate {
+            self.arbitrate(dev)?;
+        }
+        Ok(decoded.dwords)
     }
 
     /// A dword of the current command.

@@ -171,7 +171,7 @@ fn resubmission_of_the_running_context_goes_on_with_the_new_tail() {
 #[test]
 fn resubmission_at_the_end_of_the_ring_goes_on_too() {
     let mut h = bcs();
-    h.emit(0, &[cmd::MI_NOOP; 2 * 64]);
+    h.emit(0, &[cmd::MI_NOOP; 2 * STEP_DWORDS as usize]);
     h.submit(&[0]);
     // Half of it.
     assert_eq!(h.core.step(&h.dev), Step::Worked);
@@ -418,7 +418,7 @@ fn image_or_descriptor_that_makes_no_sense_stops_the_engine() {
 #[test]
 fn lite_restore_to_a_tail_outside_the_ring_stops_the_engine() {
     let mut h = bcs();
-    h.emit(0, &[cmd::MI_NOOP; 128]);
+    h.emit(0, &[cmd::MI_NOOP; 2 * STEP_DWORDS as usize]);
     h.submit(&[0]);
     assert_eq!(h.core.step(&h.dev), Step::Worked);
     // A larger ring makes room for a tail that the running one does not have.

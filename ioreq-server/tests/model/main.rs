@@ -1,0 +1,9 @@
+//! The library on the model hypervisor: real slots, rings, ports and vCPUs that block.
+#![allow(clippy::cast_possible_truncation, reason = "tests cut numbers where they mean to")]
+
+mod accesses;
+mod failures;
+mod lifecycle;
+mod notices;
+mod pci;
+mod rig;

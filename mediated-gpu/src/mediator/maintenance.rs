@@ -151,19 +151,7 @@ impl Maintenance {
 
     /// Carries out what was announced, and releases what nobody refers to. Returns what must be tried again.
     fn round(&self, ggtt: &ShadowGgtt, stats: &Stats, mut draining: Vec<Draining>) -> Vec<Draining> {
-        if self.frames.has_work() {
-            match self.frames.take_draining() {
-                Ok(stale) => draining.extend(stale),
-                Err(e) => log::warn!("invalidations wait: {e}"),
-            }
-        }
-        // One that was put and is in use again is not ours to revoke. Asked in this order: a mapping that is held
-        // because it was revived is void from then on.
-        let must_go = |d: &&Draining| d.ends_use() && d.is_held() && !d.is_void();
-        let stale: Vec<_> = draining.iter().filter(must_go).map(Draining::bfn).collect();
-        if !stale.is_empty() {
-            stats.revoked.add(ggtt.revoke(stale, &mut draining) as u64);
-        }
+        draining.extend(ggtt.take_stale());
         let (quiesced, held) = self.client.quiesce(draining, ggtt);
         let released = self.client.release(quiesced);
         stats.released.add(released.mappings as u64);

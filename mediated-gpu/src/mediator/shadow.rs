@@ -4,8 +4,9 @@
 //! frame, the scratch page otherwise. Order of a change: new mapping, way back, physical entry, old reference put;
 //! the flush and the release are for the caller.
 //!
-//! Locks, in this order: `writers`, so that a reference is never taken before an invalidation and entered after it;
-//! `table`, held for reading while a page is copied, so that after a change nobody still copies.
+//! Locks, in this order: `writers`, so that what a notice announced is gone before the next reference is taken, and
+//! no reference is entered that was taken before; `table`, held for reading while a page is copied, so that after a
+//! change nobody still copies.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +45,8 @@ pub(crate) struct Parts {
 struct Writers {
     /// The slice is about to be somebody else's: entries are not changed any more.
     closed: bool,
+    /// What notices have ended, out of every table.
+    stale: Vec<Draining>,
 }
 
 /// The shadow.
@@ -95,11 +98,16 @@ impl ShadowGgtt {
 
     fn write_entry(&self, index: u32, at: usize, bits: u64, value: u64) -> Option<Draining> {
         self.parts.stats.pte_writes.add(1);
-        let writers = self.writers.lock();
+        let mut writers = self.writers.lock();
         if writers.closed {
             return None;
         }
         let guest = Pte(self.table.read().guest(at) & !bits | value & bits);
+        if guest.present() {
+            // A frame that went and came back before this write is another one; its notice has come, and must not
+            // find this entry.
+            self.carry_out(&mut writers);
+        }
         let new = if guest.present() { self.map(Gfn(guest.frame())) } else { None };
         let mut table = self.table.write();
         table.set_guest(at, guest.0);
@@ -132,18 +140,36 @@ impl ShadowGgtt {
         }
     }
 
-    /// Points every entry that leads to one of `bfns` at scratch and puts their references. What the guest wrote
-    /// stays; the caller flushes. Returns the number of entries.
-    pub(crate) fn revoke(&self, bfns: impl IntoIterator<Item = Bfn>, draining: &mut Vec<Draining>) -> usize {
-        let _writer = self.writers.lock();
+    /// Takes what notices have ended: no entry leads there any more, and no reference is left. The caller flushes.
+    pub(crate) fn take_stale(&self) -> Vec<Draining> {
+        let mut writers = self.writers.lock();
+        self.carry_out(&mut writers);
+        std::mem::take(&mut writers.stale)
+    }
+
+    /// Points every entry that leads to a frame of which a notice has come at scratch. What the guest wrote stays.
+    fn carry_out(&self, writers: &mut Writers) {
+        if !self.parts.frames.has_work() {
+            return;
+        }
+        let stale = match self.parts.frames.take_draining() {
+            Ok(stale) => stale,
+            Err(e) => return log::warn!("invalidations wait: {e}"),
+        };
         let gone = {
             let mut table = self.table.write();
-            let entries: Vec<_> = bfns.into_iter().flat_map(|bfn| table.entries(bfn)).collect();
+            // One that was put and is in use again is not to be revoked. Asked in this order: a mapping that is held
+            // because it was revived is void from then on.
+            let must_go = |d: &&Draining| d.ends_use() && d.is_held() && !d.is_void();
+            let bfns = stale.iter().filter(must_go).map(Draining::bfn);
+            let entries: Vec<_> = bfns.flat_map(|bfn| table.entries(bfn)).collect();
             self.to_scratch(&mut table, entries)
         };
-        let count = gone.len();
-        draining.extend(gone.into_iter().filter_map(Mapped::put));
-        count
+        self.parts.stats.revoked.add(gone.len() as u64);
+        // Behind a bus frame that stays there may be a new page now.
+        self.dirty.store(true, Ordering::Release);
+        writers.stale.extend(stale);
+        writers.stale.extend(gone.into_iter().filter_map(Mapped::put));
     }
 
     /// Points everything at scratch, puts all references, and changes no entry ever again. The caller flushes.

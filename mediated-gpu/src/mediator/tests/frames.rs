@@ -173,3 +173,19 @@ fn unmapping_that_the_hypervisor_refuses_is_tried_again() {
     host.world.refuse_unmap(false);
     eventually("it is released", || host.world.used() == used - 1);
 }
+
+#[test]
+fn frame_that_went_and_came_back_is_used_from_the_write_of_its_entry_on() {
+    let host = Host::new();
+    let mut g = host.guest();
+    g.start();
+    for n in 0..200 {
+        g.balloon_out(DATA);
+        // No time for the notice to be carried out.
+        g.map(DATA);
+        g.run(&cmd::store_dword(g.gm(DATA), n));
+        assert_eq!(g.read32(DATA), n);
+    }
+    g.vgpu.settle();
+    assert_eq!(g.vgpu.statistics().invalidations, 200);
+}

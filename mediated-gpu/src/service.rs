@@ -1,0 +1,202 @@
+//! One guest, served: an IOREQ server, a vGPU on its bus, and a thread that answers.
+//!
+//! Started before the guest runs or while it does. Stopped, or dropped, it takes everything down in the order that keeps the
+//! promise: no access comes any more, then the vGPU lets go of its frames, then Xen forgets us.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use ioreq_server::pci::{AttachError, Cf8Latch, host_bridge};
+use ioreq_server::{
+    BufferedMode, Bus, Connection, Guest, GuestError, GuestLoop, Invalidation, LoopHandle, Notices, OnError,
+    Server, ServerError, Stats,
+};
+use parking_lot::Mutex;
+use pviommu::{AttachError as FramesError, Client};
+use xen_ioreq::DomId;
+
+use crate::mediator::{Mediator, PlugError, Snapshot, Vgpu};
+use crate::vgpu::slice::VgpuType;
+
+/// How a guest is served.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The vGPU's type.
+    pub kind: VgpuType,
+    /// Also claim CF8 and be the host bridge: for a guest without another device model.
+    pub pci_root: bool,
+    /// What the guest meets when we are broken.
+    pub on_error: OnError,
+}
+
+/// A guest could not be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// Its IOREQ server.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// Its mappings.
+    #[error(transparent)]
+    Frames(#[from] FramesError),
+    /// Its vGPU.
+    #[error(transparent)]
+    Plug(#[from] PlugError),
+    /// The PCI root.
+    #[error(transparent)]
+    Root(#[from] AttachError),
+    /// The ports of the PCI root.
+    #[error("ports 0xcf8-0xcfb of {domid}: {source} (does the guest have another device model?)")]
+    Cf8 {
+        /// The guest.
+        domid: DomId,
+        /// Why not.
+        source: ioreq_server::bus::BusError,
+    },
+    /// Its thread or its event loop.
+    #[error("a thread for {domid}: {source}")]
+    Thread {
+        /// The guest.
+        domid: DomId,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A guest that is being served.
+pub struct Service {
+    domid: DomId,
+    mediator: Arc<Mediator>,
+    vgpu: Arc<Vgpu>,
+    stats: Arc<Stats>,
+    handle: LoopHandle,
+    thread: Option<JoinHandle<()>>,
+    lost: Arc<Mutex<Option<GuestError>>>,
+}
+
+/// Passes notices on to the vGPU, and keeps why the loop gave the guest up.
+struct Ears {
+    vgpu: Arc<Vgpu>,
+    lost: Arc<Mutex<Option<GuestError>>>,
+}
+
+impl Notices for Ears {
+    fn invalidate(&self, what: Invalidation) {
+        Notices::invalidate(&*self.vgpu, what);
+    }
+
+    fn lost(&self, reason: &GuestError) {
+        log::error!("{reason}");
+        self.lost.lock().get_or_insert_with(|| reason.clone());
+    }
+}
+
+impl Service {
+    /// Serves a guest. `conn` is this guest's own (its event channels belong to one server).
+    pub fn start(
+        conn: &Connection,
+        client: &Client,
+        mediator: &Arc<Mediator>,
+        domid: DomId,
+        options: Options,
+    ) -> Result<Self, ServiceError> {
+        let server = Server::create(conn, domid, BufferedMode::Atomic)?.map()?.enable()?;
+        let frames = client.attach(domid, server.id())?;
+        let bus = Bus::new(server.claims());
+        if options.pci_root {
+            Cf8Latch::attach(&bus).map_err(|source| ServiceError::Cf8 { domid, source })?;
+            host_bridge(&bus)?;
+        }
+        let plugged = mediator.plug(options.kind, frames, &bus, conn.dm(domid))?;
+        let lost = Arc::new(Mutex::new(None));
+        let ears = Arc::new(Ears { vgpu: plugged.vgpu.clone(), lost: lost.clone() });
+        let guest = Guest::new(server, bus, ears, options.on_error);
+        let stats = guest.stats();
+        let (vgpu, started) = (plugged.vgpu, Self::spawn(domid, guest));
+        match started {
+            Ok((handle, thread)) => Ok(Self {
+                domid,
+                mediator: mediator.clone(),
+                vgpu,
+                stats,
+                handle,
+                thread: Some(thread),
+                lost,
+            }),
+            Err(source) => {
+                if let Err(e) = mediator.destroy(vgpu.id()) {
+                    log::error!("{e}");
+                }
+                Err(ServiceError::Thread { domid, source })
+            }
+        }
+    }
+
+    fn spawn(domid: DomId, guest: Guest) -> io::Result<(LoopHandle, JoinHandle<()>)> {
+        let mut guests = GuestLoop::new()?;
+        guests.add(guest)?;
+        let handle = guests.handle();
+        let thread = std::thread::Builder::new().name(format!("guest-{}", domid.0)).spawn(move || {
+            if let Err(e) = guests.run() {
+                log::error!("{domid}: the event loop failed: {e}");
+            }
+        })?;
+        Ok((handle, thread))
+    }
+
+    /// The guest.
+    pub fn domid(&self) -> DomId {
+        self.domid
+    }
+
+    /// Its vGPU.
+    pub fn vgpu(&self) -> &Arc<Vgpu> {
+        &self.vgpu
+    }
+
+    /// What came from it.
+    pub fn requests(&self) -> ioreq_server::Snapshot {
+        self.stats.snapshot()
+    }
+
+    /// Why it is not served any more, if that is so.
+    pub fn lost(&self) -> Option<GuestError> {
+        self.lost.lock().clone()
+    }
+
+    /// Stops serving; every frame of the guest is released. Says what its vGPU did in its life.
+    pub fn stop(mut self) -> Snapshot {
+        self.take_down()
+    }
+
+    fn take_down(&mut self) -> Snapshot {
+        let Some(thread) = self.thread.take() else { return self.vgpu.statistics() };
+        self.handle.stop();
+        if thread.join().is_err() {
+            log::error!("{}: its thread had panicked", self.domid);
+        }
+        match self.mediator.destroy(self.vgpu.id()) {
+            Ok(snapshot) => snapshot,
+            Err(e) => {
+                log::error!("{e}");
+                self.vgpu.statistics()
+            }
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.take_down();
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service")
+            .field("domid", &self.domid)
+            .field("vgpu", &self.vgpu.id())
+            .finish_non_exhaustive()
+    }
+}

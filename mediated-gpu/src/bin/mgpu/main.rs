@@ -1,3 +1,38 @@
-//! The program.
+//! `mgpu`: several Xen guests share one GPU, with ballooning on.
+//!
+//! `demo` runs the model hypervisor with guests that draw; `serve` gives a guest of the Xen it runs on a vGPU; `probe`
+//! says what that Xen offers; `picture` renders what a guest of the demo must draw.
 
-fn main() {}
+mod cli;
+#[cfg(feature = "embedded")]
+mod demo;
+mod picture;
+mod probe;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let args = cli::Args::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let done = match args.command {
+        #[cfg(feature = "embedded")]
+        cli::Command::Demo(args) => demo::run(&args),
+        #[cfg(feature = "embedded")]
+        cli::Command::Picture(args) => demo::reference_picture(&args),
+        cli::Command::Serve(args) => serve::run(&args),
+        cli::Command::Probe(args) => probe::run(&args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("mgpu: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What ends the program: one line that says what is wrong and what to do.
+type Error = Box<dyn std::error::Error>;

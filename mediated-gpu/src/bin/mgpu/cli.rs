@@ -1,0 +1,180 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use mediated_gpu::vgpu::slice::VgpuType;
+
+/// Several Xen guests share one GPU, with ballooning on.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Guests draw on the model hypervisor while their pages are ballooned out and in.
+    #[cfg(feature = "embedded")]
+    Demo(Demo),
+    /// Give a guest of this Xen a vGPU, until the guest is gone or SIGTERM comes.
+    Serve(Serve),
+    /// Say what this host offers, and whether mgpu can serve here.
+    Probe(Probe),
+    /// Render the picture that a guest of the demo ends with, without a GPU.
+    #[cfg(feature = "embedded")]
+    Picture(Picture),
+}
+
+/// `mgpu demo`
+#[cfg(feature = "embedded")]
+#[derive(Debug, clap::Args)]
+pub(crate) struct Demo {
+    /// How many guests share the GPU.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=15))]
+    pub(crate) guests: u16,
+    /// How long they draw.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub(crate) seconds: u32,
+    /// Decides the pictures, and which pages are ballooned. The same seed gives the same pictures.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Where the pictures go.
+    #[arg(long, default_value = "out", value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Pages ballooned out and in again during each frame.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(0..=64))]
+    pub(crate) balloon: u16,
+    /// This many of the guests are hostile: they program garbage, and must harm nobody but themselves.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) hostile: u16,
+    /// What the modelled hypervisor offers.
+    #[arg(long, value_enum, default_value_t = Hypervisor::Draft)]
+    pub(crate) hypervisor: Hypervisor,
+}
+
+/// What a modelled hypervisor offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Hypervisor {
+    /// PV-IOMMU as in draft B: invalidations name a bus frame.
+    Draft,
+    /// Xen as released: no iommu_op, invalidations say that something changed.
+    Stock,
+}
+
+/// `mgpu picture`
+#[cfg(feature = "embedded")]
+#[derive(Debug, clap::Args)]
+pub(crate) struct Picture {
+    /// The guest's domain number.
+    #[arg(long)]
+    pub(crate) domid: u16,
+    /// The seed.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// The PNG file.
+    pub(crate) file: PathBuf,
+}
+
+/// `mgpu serve`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Serve {
+    /// The guest.
+    #[arg(long)]
+    pub(crate) domid: u16,
+    /// The vGPU's type.
+    #[arg(long = "type", value_enum, default_value_t = Type::V4_8)]
+    pub(crate) kind: Type,
+    /// At the end, and at SIGUSR1, the picture that the guest shows is written here as dom<N>.png.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// The physical GPU: `soft`, or `vfio:0000:00:02.0`.
+    #[arg(long, default_value = "soft")]
+    pub(crate) gpu: Gpu,
+    /// Milliseconds that a guest's work may run before its engine is reset.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub(crate) deadline_ms: u64,
+    /// Also answer CF8, and be the host bridge that a PVH guest's PCI scan looks for. Not for a guest that has QEMU.
+    #[arg(long)]
+    pub(crate) pci_root: bool,
+}
+
+/// `mgpu probe`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Probe {
+    /// Also look at this PCI device through VFIO (0000:00:02.0).
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) vfio: Option<String>,
+    /// Only the number of free host frames, for scripts.
+    #[arg(long)]
+    pub(crate) free_pages: bool,
+}
+
+/// Names of vGPU types, as operators know them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "verbatim")]
+pub(crate) enum Type {
+    V4_1,
+    V4_2,
+    V4_4,
+    V4_8,
+}
+
+impl From<Type> for VgpuType {
+    fn from(t: Type) -> Self {
+        match t {
+            Type::V4_1 => Self::V4_1,
+            Type::V4_2 => Self::V4_2,
+            Type::V4_4 => Self::V4_4,
+            Type::V4_8 => Self::V4_8,
+        }
+    }
+}
+
+/// The physical GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Gpu {
+    /// The one in this program.
+    Soft,
+    /// A PCI device.
+    Vfio(String),
+}
+
+impl std::str::FromStr for Gpu {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s.split_once(':') {
+            None if s == "soft" => Ok(Self::Soft),
+            Some(("vfio", address)) => Ok(Self::Vfio(address.into())),
+            _ => Err("write soft, or vfio:0000:00:02.0".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_gpu_is_soft_or_a_pci_address() {
+        assert_eq!("soft".parse(), Ok(Gpu::Soft));
+        assert_eq!("vfio:0000:00:02.0".parse(), Ok(Gpu::Vfio("0000:00:02.0".into())));
+        assert!("i915".parse::<Gpu>().is_err());
+    }
+
+    #[test]
+    fn a_demo_without_guests_is_refused() {
+        assert!(Args::try_parse_from(["mgpu", "demo", "--guests", "0"]).is_err());
+        assert!(Args::try_parse_from(["mgpu", "demo", "--guests", "16"]).is_err());
+        assert!(Args::try_parse_from(["mgpu", "serve"]).is_err());
+    }
+}

@@ -1,0 +1,195 @@
+//! A guest of the demo: a domain, a vCPU's thread that runs the driver, and the service that answers it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
+
+use guest::RamRange;
+use guest::model::ModelCpu;
+use guest::run::{self, Report};
+use guest::scene;
+use ioreq_server::{Connection, OnError};
+use mediated_gpu::mediator::Snapshot;
+use mediated_gpu::service::{Options, Service};
+use mediated_gpu::vgpu::slice::{MIB, SliceSize, VgpuType};
+use mock_xen::DomainConfig;
+use xen_ioreq::{DomId, Gfn, VcpuId};
+
+use super::world::{GUEST_FRAMES, World};
+use crate::{Error, cli, picture};
+
+/// First frame of a guest's RAM: above the first MiB.
+const RAM: Gfn = Gfn(0x100);
+/// A slice for each of 15 guests within the aperture.
+const SLICE: SliceSize = SliceSize { low: 16 * MIB, high: 16 * MIB, fences: 2 };
+/// Rounds of a hostile guest between two looks at whether to stop.
+const HOSTILE_ROUNDS: u32 = 16;
+
+/// What the guest's thread came back with.
+enum Outcome {
+    Drew(Report),
+    Harmed,
+    Failed(String),
+}
+
+/// A guest that draws.
+pub(crate) struct Running {
+    domid: DomId,
+    seed: u64,
+    hostile: bool,
+    service: Service,
+    thread: JoinHandle<Outcome>,
+    frames: Arc<AtomicU32>,
+    pub(crate) stop: Arc<AtomicBool>,
+}
+
+/// A guest that has come to its end.
+pub(crate) struct Done {
+    pub(crate) domid: DomId,
+    pub(crate) hostile: bool,
+    pub(crate) report: Report,
+    pub(crate) requests: ioreq_server::Snapshot,
+    pub(crate) vgpu: Snapshot,
+}
+
+impl Running {
+    /// Builds the domain, serves it, and lets it go.
+    pub(crate) fn start(world: &World, args: &cli::Demo, number: u16, hostile: bool) -> Result<Self, Error> {
+        let domid = DomId(number);
+        let config = DomainConfig { domid: Some(domid), max_pages: GUEST_FRAMES, ..DomainConfig::default() };
+        world.machine.create_domain(&config)?;
+        world.machine.populate(domid, RAM, GUEST_FRAMES)?;
+        let events = Arc::new(world.machine.open_evtchn(DomId(0))?);
+        let conn = Connection::new(world.dom0.clone(), events);
+        let options =
+            Options { kind: VgpuType::Custom(SLICE), pci_root: true, on_error: OnError::CrashGuest };
+        let service = Service::start(&conn, &world.client, &world.mediator, domid, options)?;
+
+        let (stop, frames) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let vcpu = world.machine.vcpu(domid, VcpuId(0))?;
+        let ram = vec![RamRange { first: RAM, frames: GUEST_FRAMES }];
+        let counter = frames.clone();
+        let progress = Box::new(move |r: &Report| counter.store(r.frames_drawn, Ordering::Relaxed));
+        let mut cpu = ModelCpu::new(vcpu, ram, stop.clone(), progress);
+        let (seed, balloon, ended) = (args.seed, usize::from(args.balloon), stop.clone());
+        let thread = std::thread::Builder::new().name(format!("vcpu-{number}")).spawn(move || {
+            if hostile {
+                harm(&mut cpu, seed ^ u64::from(number), &ended)
+            } else {
+                draw(&mut cpu, seed, balloon)
+            }
+        })?;
+        Ok(Self { domid, seed, hostile, service, thread, frames, stop })
+    }
+
+    /// Whether its thread has come to an end by itself.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// A few words.
+    pub(crate) fn progress(&self) -> String {
+        if self.hostile {
+            return format!("{} hostile", self.domid);
+        }
+        let v = self.service.vgpu().statistics();
+        format!(
+            "{} {} frames, {} invalidations",
+            self.domid,
+            self.frames.load(Ordering::Relaxed),
+            v.invalidations
+        )
+    }
+
+    /// Waits for the guest's last picture, writes it, checks it, and takes the guest down.
+    pub(crate) fn finish(self, world: &World, out: &Path, problems: &mut Vec<String>) -> Result<Done, Error> {
+        let Self { domid, seed, hostile, service, thread, .. } = self;
+        let mut problem = |what: String| problems.push(format!("{domid}: {what}"));
+        let mut report = Report::default();
+        match thread.join() {
+            Ok(Outcome::Drew(drawn)) => {
+                report = drawn;
+                account(&report, &mut problem);
+                show(domid, seed, &service, out, &mut problem)?;
+            }
+            Ok(Outcome::Harmed) => {}
+            Ok(Outcome::Failed(why)) => problem(why),
+            Err(_) => problem("its thread panicked".into()),
+        }
+        if let Some(why) = service.lost() {
+            problem(why.to_string());
+        }
+        service.vgpu().settle();
+        let requests = service.requests();
+        let vgpu = service.stop();
+        world.machine.destroy_domain(domid)?;
+        Ok(Done { domid, hostile, report, requests, vgpu })
+    }
+}
+
+fn draw(cpu: &mut ModelCpu, seed: u64, balloon: usize) -> Outcome {
+    let mut buffer = vec![0; scene::PIXELS];
+    let config = run::Config { seed, frames: None, balloon, ..run::Config::default() };
+    match run::run(cpu, &config, &mut buffer) {
+        Ok(report) => Outcome::Drew(report),
+        Err(e) => Outcome::Failed(match cpu.lost() {
+            Some(lost) => format!("{e} ({lost})"),
+            None => e.to_string(),
+        }),
+    }
+}
+
+/// A hostile guest does what it can until the end; whatever becomes of it is its own affair.
+fn harm(cpu: &mut ModelCpu, seed: u64, stop: &AtomicBool) -> Outcome {
+    let mut round = 0;
+    while !stop.load(Ordering::Acquire) && cpu.lost().is_none() {
+        if let Err(e) = guest::hostile::run(cpu, seed.wrapping_add(round), HOSTILE_ROUNDS) {
+            log::debug!("the hostile guest does not come up any more: {e}");
+        }
+        round += 1;
+    }
+    Outcome::Harmed
+}
+
+/// Whether every frame and every page of the guest's is accounted for.
+fn account(report: &Report, problem: &mut impl FnMut(String)) {
+    if report.frames_drawn == 0 {
+        problem("no frame was drawn".into());
+    }
+    if report.checks == 0 || report.checks_failed > 0 {
+        problem(format!("{} of {} frames differ from the reference", report.checks_failed, report.checks));
+    }
+    if report.ballooned_in != report.ballooned_out {
+        problem(format!("{} pages went out, {} came back", report.ballooned_out, report.ballooned_in));
+    }
+}
+
+/// Writes the picture, as the host sees it, and compares it with what it must be.
+fn show(
+    domid: DomId,
+    seed: u64,
+    service: &Service,
+    out: &Path,
+    problem: &mut impl FnMut(String),
+) -> Result<(), Error> {
+    let surface = match service.vgpu().surface() {
+        Ok(surface) => surface,
+        Err(e) => {
+            problem(e.to_string());
+            return Ok(());
+        }
+    };
+    let pixels = picture::pixels(&surface);
+    picture::write(&out.join(format!("dom{}.png", domid.0)), surface.width, surface.height, &pixels)?;
+    let mut wanted = vec![0; scene::PIXELS];
+    scene::reference(seed, domid.0, scene::FINAL, &mut wanted);
+    let differ = wanted.iter().zip(&pixels).filter(|(a, b)| (*a ^ *b) & 0xff_ffff != 0).count();
+    if differ > 0 || pixels.len() != wanted.len() {
+        problem(format!("{differ} of {} pixels of its picture are wrong", wanted.len()));
+    }
+    if surface.missing_pages > 0 {
+        problem(format!("{} pages of its picture are missing", surface.missing_pages));
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! The modelled machine, and what joins it to the mediator.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mediated_gpu::bus::{BusMaster, DmaAccess, DmaFault, Pin};
+use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator};
+use mediated_gpu::soft::{SoftGpu, SoftGpuConfig};
+use mock_xen::{BusAccess, BusPin, BusPort, Caller, Config, Machine, Profile};
+use pviommu::{Client, OwnFrame, OwnFrames, OwnMemory, Ports, ProcessMemory};
+use xen_ioreq::{DomId, Errno};
+
+use crate::Error;
+use crate::cli::{Demo, Hypervisor};
+
+/// The device model's domain.
+const DOM0: DomId = DomId(0);
+/// RAM of a guest, in frames: 16 MiB.
+pub(crate) const GUEST_FRAMES: u64 = 4096;
+/// RAM of dom0 and Xen.
+const HOST_FRAMES: usize = 16384;
+
+/// Everything that the guests share.
+pub(crate) struct World {
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) dom0: Arc<Caller>,
+    pub(crate) client: Client,
+    pub(crate) mediator: Arc<Mediator>,
+    pins: Arc<AtomicU64>,
+    /// Free host frames before there was anything of ours.
+    free_before: u64,
+}
+
+impl World {
+    pub(crate) fn new(args: &Demo) -> Result<Self, Error> {
+        let profile = match args.hypervisor {
+            Hypervisor::Draft => Profile::Draft,
+            Hypervisor::Stock => Profile::Stock,
+        };
+        let guests = usize::from(args.guests) * usize::try_from(GUEST_FRAMES)?;
+        let machine = Machine::new(Config { frames: HOST_FRAMES + guests, profile, ..Config::default() })?;
+        let free_before = machine.free_frames();
+        let dom0 = Arc::new(machine.caller(DOM0)?);
+        let ports = Ports { iommu: Some(dom0.clone()), foreign: Some(dom0.clone()) };
+        let client = Client::start(ports, pviommu::Config::default())?;
+        let pins = Arc::new(AtomicU64::new(0));
+        let (bus, own): (Arc<dyn BusMaster>, Arc<dyn OwnFrames + Send + Sync>) = match client.soft() {
+            Some(soft) => (soft.clone(), Arc::new(ProcessMemory)),
+            None => {
+                let port = machine.bus_port(DOM0, "GPU")?;
+                (Arc::new(ModelBus { port, pins: pins.clone() }), Arc::new(ModelFrames(dom0.clone())))
+            }
+        };
+        let gpu = Arc::new(SoftGpu::new(bus.clone(), SoftGpuConfig::default())?);
+        let below = Below { gpu, client: client.clone(), own, bus };
+        let mediator = Arc::new(Mediator::new(below, MediatorConfig::default())?);
+        Ok(Self { machine, dom0, client, mediator, pins, free_before })
+    }
+
+    /// Translations that the oracle has looked at.
+    pub(crate) fn pins(&self) -> u64 {
+        self.pins.load(Ordering::Relaxed)
+    }
+
+    /// Takes the rest down, and says what should not be.
+    pub(crate) fn judge(self, problems: &mut Vec<String>) {
+        let Self { machine, client, mediator, free_before, .. } = self;
+        if client.stats().mappings != 0 {
+            problems.push(format!("{} mappings are left", client.stats().mappings));
+        }
+        drop(mediator);
+        let free = machine.free_frames();
+        if free != free_before {
+            problems.push(format!("{free_before} host frames were free before, {free} are at the end"));
+        }
+        problems.extend(machine.violations().iter().map(|v| format!("violation: {v}")));
+        if machine.violation_count() > 0 {
+            problems.push(format!("the oracle saw {} violations", machine.violation_count()));
+        }
+        if machine.bus_faults() > 0 {
+            problems.push(format!("{} DMAs went nowhere", machine.bus_faults()));
+        }
+        problems.extend(machine.audit());
+    }
+}
+
+/// The model's bus port, as the mediator knows buses.
+struct ModelBus {
+    port: BusPort,
+    pins: Arc<AtomicU64>,
+}
+
+impl BusMaster for ModelBus {
+    fn pin(&self, bfn: xen_ioreq::Bfn, access: DmaAccess) -> Result<Pin, DmaFault> {
+        let how = match access {
+            DmaAccess::Read => BusAccess::Read,
+            DmaAccess::Write => BusAccess::Write,
+        };
+        let BusPin { ptr, bfn, token } = self.port.pin(bfn, how).map_err(|_| DmaFault { bfn, access })?;
+        self.pins.fetch_add(1, Ordering::Relaxed);
+        Ok(Pin { ptr, bfn, token })
+    }
+
+    fn unpin(&self, pin: Pin) {
+        self.port.unpin_token(pin.bfn, pin.token);
+    }
+}
+
+/// Frames of dom0's own on the model.
+struct ModelFrames(Arc<Caller>);
+
+impl OwnFrames for ModelFrames {
+    fn take(&self, pages: usize) -> Result<OwnMemory, Errno> {
+        let (mapping, gfns) = self.0.alloc_frames(pages)?.into_mapping();
+        Ok(OwnMemory::new(mapping, gfns.into_iter().map(OwnFrame::Frame).collect()))
+    }
+}

@@ -1,0 +1,180 @@
+//! `mgpu serve`: a guest of the Xen that this runs on gets a vGPU, until it is gone or SIGTERM comes.
+//!
+//! What handles the guest's requests has descriptors that are restricted to that guest. One more, unrestricted, stays
+//! for PV-IOMMU, which is a raw hypercall, and to hear of the guest's end.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ioreq_server::{Connection, OnError};
+use mediated_gpu::bus::BusMaster;
+use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator, Snapshot};
+use mediated_gpu::service::{Options, Service};
+use mediated_gpu::soft::{SoftGpu, SoftGpuConfig};
+use mediated_gpu::vfio::VfioDevice;
+use mediated_gpu::vgpu::slice::VgpuType;
+use mio::{Events, Interest, Poll, Token};
+use pviommu::{Client, Config, Device, Ports, ProcessMemory};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook_mio::v1_0::Signals;
+use xen_ioreq::DomId;
+use xen_ioreq::abi::domctl::{XEN_DOMINF_dying, XEN_DOMINF_hvm_guest, xen_domctl_getdomaininfo};
+use xen_ioreq::linux::{Evtchn, Privcmd};
+
+use crate::{Error, cli, picture};
+
+/// How often the guest is looked after.
+const LOOK: Duration = Duration::from_millis(500);
+
+pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
+    let domid = DomId(args.domid);
+    let device = match &args.gpu {
+        cli::Gpu::Soft => Device::Software,
+        cli::Gpu::Vfio(_) => Device::Physical,
+    };
+    let raw = Arc::new(Privcmd::open()?);
+    check_guest(&raw, domid)?;
+    let guest = Privcmd::open()?.restrict(domid);
+    let guest = Arc::new(guest.map_err(|(_, e)| format!("privcmd cannot be restricted to {domid}: {e}"))?);
+    let events = Evtchn::open()?.restrict(domid);
+    let events = Arc::new(events.map_err(|(_, e)| format!("evtchn cannot be restricted to {domid}: {e}"))?);
+
+    let ports = Ports { iommu: Some(raw.clone()), foreign: Some(guest.clone()) };
+    let client = Client::start(ports, Config { device, ..Config::default() })?;
+    if let cli::Gpu::Vfio(address) = &args.gpu {
+        let device = VfioDevice::open(address)?;
+        let (vendor, id) = device.id()?;
+        return Err(format!(
+            "{address} ({vendor:04x}:{id:04x}): work cannot be submitted to a physical GPU yet"
+        )
+        .into());
+    }
+    let Some(soft) = client.soft().cloned() else {
+        return Err(format!(
+            "this hypervisor has PV-IOMMU ({}), and the software GPU has no bus to reach such addresses by: use --gpu vfio:ADDRESS",
+            client.mode()
+        )
+        .into());
+    };
+    let bus: Arc<dyn BusMaster> = soft;
+    let gpu = Arc::new(SoftGpu::new(bus.clone(), SoftGpuConfig::default())?);
+    let below = Below { gpu, client: client.clone(), own: Arc::new(ProcessMemory), bus };
+    let kind: VgpuType = args.kind.into();
+    let defaults = MediatorConfig::default();
+    let config = MediatorConfig {
+        deadline: Duration::from_millis(args.deadline_ms),
+        aperture: defaults.aperture.max(kind.size().low.next_power_of_two()),
+        ..defaults
+    };
+    let mediator = Arc::new(Mediator::new(below, config)?);
+    let options = Options { kind, pci_root: args.pci_root, on_error: OnError::CrashGuest };
+    let service = Service::start(&Connection::new(guest, events), &client, &mediator, domid, options)?;
+    println!("serving {domid}: {:?}, {}", args.kind, client.mode());
+
+    let end = wait(&raw, &service, args.out.as_ref())?;
+    let show = show(&service, args.out.as_ref());
+    let requests = service.requests();
+    let vgpu = service.stop();
+    println!("{domid}: {end}");
+    print!("{}", summary(&requests, &vgpu));
+    show?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The guest as the hypervisor knows it, if it is there.
+fn info(raw: &Privcmd, domid: DomId) -> Result<Option<xen_domctl_getdomaininfo>, Error> {
+    let found = raw.domains(domid, 1).map_err(|e| format!("getdomaininfolist: {e}: run in dom0 as root"))?;
+    Ok(found.into_iter().find(|d| d.domain == domid.0))
+}
+
+fn check_guest(raw: &Privcmd, domid: DomId) -> Result<(), Error> {
+    match info(raw, domid)? {
+        None => Err(format!("there is no domain {}: `xl list` shows those there are", domid.0).into()),
+        Some(d) if d.flags & XEN_DOMINF_dying != 0 => Err(format!("domain {} is dying", domid.0).into()),
+        Some(d) if d.flags & XEN_DOMINF_hvm_guest == 0 => Err(format!(
+            "domain {} is a PV guest, which has no device model: use type=\"pvh\" or \"hvm\"",
+            domid.0
+        )
+        .into()),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Waits for a reason to end, and says it. Writes a picture at SIGUSR1.
+fn wait(raw: &Privcmd, service: &Service, out: Option<&PathBuf>) -> Result<String, Error> {
+    let mut poll = Poll::new()?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
+    poll.registry().register(&mut signals, Token(0), Interest::READABLE)?;
+    let mut events = Events::with_capacity(4);
+    loop {
+        if let Err(e) = poll.poll(&mut events, Some(LOOK))
+            && e.kind() != std::io::ErrorKind::Interrupted
+        {
+            return Err(e.into());
+        }
+        for signal in signals.pending() {
+            match signal {
+                SIGUSR1 => {
+                    if let Err(e) = show(service, out) {
+                        log::warn!("{e}");
+                    }
+                }
+                _ => return Ok("stopped by a signal".into()),
+            }
+        }
+        if let Some(why) = service.lost() {
+            return Err(why.into());
+        }
+        match info(raw, service.domid())? {
+            Some(d) if d.flags & XEN_DOMINF_dying == 0 => {}
+            _ => return Ok("the guest is gone".into()),
+        }
+    }
+}
+
+/// Writes what the guest shows.
+fn show(service: &Service, out: Option<&PathBuf>) -> Result<(), Error> {
+    let Some(out) = out else { return Ok(()) };
+    let surface = service.vgpu().surface()?;
+    if surface.missing_pages > 0 {
+        log::warn!("{}: {} pages of the picture are ballooned out", service.domid(), surface.missing_pages);
+    }
+    let path = out.join(format!("dom{}.png", service.domid().0));
+    picture::write(&path, surface.width, surface.height, &picture::pixels(&surface))?;
+    println!("wrote {}", path.display());
+    Ok(())
+}
+
+/// A line a figure: its name and its value.
+fn summary(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> String {
+    use std::fmt::Write;
+    let figures = [
+        ("pio", requests.pio),
+        ("mmio", requests.mmio),
+        ("pci", requests.pci),
+        ("invalidate", requests.invalidate),
+        ("unclaimed", requests.unclaimed),
+        ("pte_writes", vgpu.pte_writes),
+        ("mappings", vgpu.mappings),
+        ("submissions", vgpu.submissions),
+        ("completions", vgpu.completions),
+        ("refusals", vgpu.refusals),
+        ("overruns", vgpu.overruns),
+        ("resets", vgpu.resets),
+        ("interrupts", vgpu.interrupts),
+        ("notices", vgpu.notices),
+        ("revoked", vgpu.revoked),
+        ("replaced", vgpu.replaced),
+        ("released", vgpu.released),
+        ("invalidation_median_us", vgpu.invalidation_median_us),
+        ("invalidation_p99_us", vgpu.invalidation_p99_us),
+        ("unknown_registers", vgpu.unknown_registers),
+        ("foreign_accesses", vgpu.foreign_accesses),
+    ];
+    figures.iter().fold(String::new(), |mut out, (name, value)| {
+        let _ = writeln!(out, "{name} {value}");
+        out
+    })
+}

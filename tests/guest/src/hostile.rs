@@ -8,10 +8,11 @@ use xen_ioreq::Gfn;
 use crate::cmd;
 use crate::context::{CTX_RING_HEAD, CTX_RING_TAIL, descriptor};
 use crate::gpu::{DriverError, Gpu};
-use crate::layout::{Region, frame};
+use crate::layout::{BATCH_PAGES, Region, frame};
 use crate::platform::{Platform, Way, Width};
 use crate::regs::{self, BLT_RING_BASE, pvinfo, ring};
 use crate::rng::Rng;
+use crate::scene::{HEIGHT, PITCH, WIDTH};
 use crate::words::{lo8, lo16, lo32};
 
 /// What was done.
@@ -23,6 +24,12 @@ pub struct HostileReport {
     pub submissions: u32,
     /// Of these, of a batch without an end.
     pub endless: u32,
+    /// Of these, of a batch that works for very long.
+    pub long: u32,
+    /// Times that all was put right and an honest batch submitted.
+    pub honest: u32,
+    /// Of these, how many were finished: the device was usable again.
+    pub finished: u32,
     /// Entries of the GGTT written.
     pub entries: u32,
     /// Times a BAR was moved or decoding switched.
@@ -67,6 +74,8 @@ const COMMANDS: [u32; 12] = [
     0x6a00_0004 | 0x1000_0000,
 ];
 
+/// Moments for which an honest batch is waited for.
+const HONEST_PATIENCE: u32 = 100;
 /// The first pages of the layout: status page, context, ring, and some of the batch.
 const LIFELINE_PAGES: u64 = 11;
 
@@ -94,7 +103,15 @@ struct Hostile<'a, P> {
 
 impl<P: Platform> Hostile<'_, P> {
     fn round(&mut self) {
-        match self.rng.below(12) {
+        match self.rng.below(100) {
+            // dear, so seldom
+            99 => self.long_batch(),
+            n => self.ordinary(n / 8),
+        }
+    }
+
+    fn ordinary(&mut self, what: u32) {
+        match what {
             0 | 1 => self.garbage_entries(),
             2 | 3 => self.garbage_registers(),
             4 => self.garbage_context(),
@@ -223,9 +240,31 @@ impl<P: Platform> Hostile<'_, P> {
             0
         };
         self.scribble(batch, start, &jump);
-        let _refused = self.gpu.init_engine(self.platform);
-        let _hole = self.gpu.submit(self.platform);
+        self.start();
         self.report.endless += 1;
+    }
+
+    /// A batch full of fills of a whole framebuffer, each of them honest.
+    fn long_batch(&mut self) {
+        let layout = self.gpu.layout;
+        let surface = cmd::Linear { address: layout.frames[0].gm, pitch: PITCH };
+        let all = cmd::Rect { x1: 0, y1: 0, x2: WIDTH, y2: HEIGHT };
+        let fill = cmd::xy_color_blt(surface, all, 0x00ff_0000);
+        let mut at = 0;
+        while at + 32 < BATCH_PAGES * 4096 {
+            self.scribble(layout.batch, at, &fill);
+            at += 28;
+        }
+        self.scribble(layout.batch, at, &[cmd::MI_BATCH_BUFFER_END]);
+        self.start();
+        self.report.long += 1;
+    }
+
+    /// Starts what is in the batch, and does not wait for it.
+    fn start(&mut self) {
+        let _refused = self.gpu.reset_engine(self.platform);
+        let _hole = self.gpu.init_engine(self.platform);
+        let _hole = self.gpu.submit(self.platform);
         self.report.submissions += 1;
         self.platform.wait();
     }
@@ -344,7 +383,8 @@ impl<P: Platform> Hostile<'_, P> {
     fn sane_again(&mut self) {
         self.take_back();
         self.put_back();
-        for page in 0..LIFELINE_PAGES {
+        // what an honest batch needs; the rest stays as it was left
+        for page in 0..self.gpu.layout.frames[0].first {
             self.gpu.map_page(self.platform, page);
         }
         self.gpu.flush_gtt(self.platform);
@@ -352,8 +392,10 @@ impl<P: Platform> Hostile<'_, P> {
         let batch = self.gpu.layout.batch;
         self.scribble(batch, 0, &[cmd::MI_BATCH_BUFFER_END, 0]);
         if self.gpu.init_engine(self.platform).is_ok() && self.gpu.submit(self.platform).is_ok() {
-            let _done = self.gpu.wait(self.platform, 4);
+            let done = self.gpu.wait(self.platform, HONEST_PATIENCE);
             self.report.submissions += 1;
+            self.report.honest += 1;
+            self.report.finished += u32::from(done == Ok(true));
         }
     }
 

@@ -101,8 +101,9 @@ fn without_a_gpu_the_driver_says_so() {
 fn the_hostile_driver_ends_and_takes_all_its_pages_back() {
     for seed in 0..4 {
         let mut machine = Fake::new(Faults { dead: true, ..Faults::default() });
-        let report = hostile::run(&mut machine, seed, 300).unwrap();
-        assert_eq!((report.rounds, report.lost, machine.frames()), (300, 0, 1024));
+        let report = hostile::run(&mut machine, seed, 600).unwrap();
+        assert_eq!((report.rounds, report.lost, machine.frames()), (600, 0, 1024));
+        assert!(report.honest > 0 && report.finished == 0 && report.long > 0);
         assert!(report.submissions > 0 && report.endless > 0 && report.moves > 0 && report.ballooned > 0);
     }
 }

@@ -79,6 +79,7 @@ fn hostile(vcpu: &mut Vcpu, options: &Cmdline<'_>) {
                 "GUEST: hostile rounds {} submissions {} endless {}",
                 r.rounds, r.submissions, r.endless
             );
+            println!("GUEST: long {} honest {} finished {}", r.long, r.honest, r.finished);
             println!(
                 "GUEST: entries {} moves {} ballooned {} lost {}",
                 r.entries, r.moves, r.ballooned, r.lost

@@ -160,6 +160,25 @@ impl Blit {
         Ok(true)
     }
 
+    /// Lets the CPU fetch the beginning of the piece after this one of `n` bytes: pages lie scattered, so that the
+    /// hardware cannot foresee it.
+    fn prefetch(&self, tlb: &Tlb, n: u64, backward: bool) {
+        if backward {
+            return;
+        }
+        let next = |l: Lines| match self.done + n {
+            done if done < self.width => at(l.line(self.line), done),
+            _ => at(l.line(self.line + 1), 0),
+        };
+        for lines in [Some(self.dst), self.src].into_iter().flatten() {
+            if let Ok(addr) = next(lines)
+                && let Some(page) = tlb.peek(addr)
+            {
+                page.prefetch(in_page(addr));
+            }
+        }
+    }
+
     /// Does the next piece of the line, at most up to the next page boundary of either side. Gives its bytes.
     fn piece(&self, tlb: &mut Tlb, dst: i64, src: Option<i64>) -> Result<u64, Fault> {
         let left = self.width.saturating_sub(self.done);
@@ -183,6 +202,7 @@ impl Blit {
         let (to_off, len) = (in_page(to), in_page_len(n));
         // Colour and mask repeat every four bytes of a line.
         let phase = in_page(offset % 4);
+        self.prefetch(tlb, n, backward);
         match (&self.action, src) {
             (Action::Fill(color), _) => {
                 tlb.page(to, DmaAccess::Write)?.write(to_off, &color[phase..phase + len]);

@@ -83,6 +83,15 @@ impl Tlb {
         Ok(unsafe { (Page::new(dst), Page::new(src)) })
     }
 
+    /// The page that holds a graphics address, if the cache has it.
+    pub(super) fn peek(&self, addr: u64) -> Option<Page<'_>> {
+        let page = addr >> PAGE_SHIFT;
+        let set = self.sets.get(usize::try_from(page).ok()? % SETS)?;
+        let way = set.ways.iter().flatten().find(|w| w.page == page)?;
+        // SAFETY: as in `page`.
+        Some(unsafe { Page::new(way.pin.ptr) })
+    }
+
     fn translate(&mut self, addr: u64, access: DmaAccess) -> Result<NonNull<u8>, Fault> {
         let page = addr >> PAGE_SHIFT;
         let at = usize::try_from(page).map_err(|_| Fault::Beyond(addr))? % SETS;

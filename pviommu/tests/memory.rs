@@ -1,0 +1,77 @@
+//! What the table costs in memory: counted, at sizes just after its hash tables have doubled.
+#![expect(unsafe_code, reason = "an allocator that counts")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use pviommu::{BfnSpace, Client, Config, Mapped, Ports};
+use xen_ioreq::abi::iommu_op::{
+    IOMMU_QUERY_map_cap, IOMMUOP_query_caps, IOMMUOP_unmap_foreign_page, pv_iommu_op,
+};
+use xen_ioreq::seam::IommuOp;
+use xen_ioreq::{Bfn, DomId, Errno, Gfn, IoServerId};
+
+struct Counting(AtomicUsize);
+
+#[global_allocator]
+static HEAP: Counting = Counting(AtomicUsize::new(0));
+
+// SAFETY: the system's allocator does the work; counting changes nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.0.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        self.0.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        self.0.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+/// A hypervisor that agrees to everything.
+struct Agrees;
+
+impl IommuOp for Agrees {
+    fn iommu_op(&self, ops: &mut [pv_iommu_op]) -> Result<(), Errno> {
+        for op in ops {
+            op.status = if op.subop_id > IOMMUOP_unmap_foreign_page { Errno::ENOSYS.status() } else { 0 };
+            if op.subop_id == IOMMUOP_query_caps {
+                op.flags = IOMMU_QUERY_map_cap;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_live_mapping_costs_at_most_64_bytes() {
+    let config =
+        Config { bfns: BfnSpace::new(Bfn(0)..Bfn(1 << 21)), max_per_guest: u32::MAX, ..Config::default() };
+    let ports = Ports { iommu: Some(Arc::new(Agrees)), foreign: None };
+    let client = Client::start(ports, config).unwrap();
+    let guest = client.attach(DomId(1), IoServerId(0)).unwrap();
+    let before = HEAP.0.load(Ordering::Relaxed);
+    let mut held: Vec<Mapped> = Vec::with_capacity(1_000_000);
+    let own = held.capacity() * size_of::<Mapped>();
+    // 16 shards of 7/8 · 2^k entries are full at 114688, 229376, 458752, 917504.
+    for n in [60_000, 116_000, 120_000, 235_000, 470_000, 930_000, 1_000_000] {
+        let gfns: Vec<Gfn> = (held.len() as u64..n).map(Gfn).collect();
+        for batch in gfns.chunks(1024) {
+            held.extend(guest.map(batch).into_iter().map(Result::unwrap));
+        }
+        drop(gfns);
+        let bytes = HEAP.0.load(Ordering::Relaxed) - before - own;
+        let each = bytes / held.len();
+        assert!((33..=64).contains(&each), "{each} bytes each of {n}");
+    }
+}

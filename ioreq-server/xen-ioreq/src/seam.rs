@@ -135,7 +135,8 @@ pub struct Mapping {
 pub struct MappedPage {
     ptr: NonNull<u8>,
     index: usize,
-    owner: Arc<dyn MappingOwner>,
+    /// `None` only once it was released.
+    owner: Option<Arc<dyn MappingOwner>>,
 }
 
 #[expect(
@@ -184,7 +185,7 @@ impl Mapping {
         (0..self.pages)
             .filter_map(|index| {
                 let ptr = self.page(index)?;
-                Some(MappedPage { ptr, index, owner: owner.clone() })
+                Some(MappedPage { ptr, index, owner: Some(owner.clone()) })
             })
             .collect()
     }
@@ -219,11 +220,32 @@ impl MappedPage {
     pub fn ptr(&self) -> NonNull<u8> {
         self.ptr
     }
+
+    /// Drops many pages, neighbours of one mapping together: for Linux a system call a run instead of one a page.
+    pub fn drop_all(mut pages: Vec<Self>) {
+        pages.sort_by_key(|page| (page.owner_addr(), page.index));
+        let neighbours = |a: &Self, b: &Self| a.owner_addr() == b.owner_addr() && a.index + 1 == b.index;
+        for run in pages.chunk_by_mut(neighbours) {
+            let count = run.len();
+            let Some((first, rest)) = run.split_first_mut() else { continue };
+            // Without its owner a page releases nothing when it is dropped.
+            rest.iter_mut().for_each(|page| page.owner = None);
+            if let Some(owner) = first.owner.take() {
+                owner.release(first.index, count);
+            }
+        }
+    }
+
+    fn owner_addr(&self) -> Option<*const ()> {
+        self.owner.as_ref().map(|owner| Arc::as_ptr(owner).cast())
+    }
 }
 
 impl Drop for MappedPage {
     fn drop(&mut self) {
-        self.owner.release(self.index, 1);
+        if let Some(owner) = &self.owner {
+            owner.release(self.index, 1);
+        }
     }
 }
 
@@ -260,5 +282,46 @@ impl ForeignPages {
                 None => Ok(page),
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+#[expect(unsafe_code, reason = "an owner that writes down what it is told")]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Book(Mutex<Vec<(usize, usize)>>);
+
+    // SAFETY: nobody touches the pages.
+    unsafe impl MappingOwner for Book {
+        fn release(&self, first: usize, count: usize) {
+            self.0.lock().expect("not poisoned").push((first, count));
+        }
+    }
+
+    fn pages(book: &Arc<Book>, n: usize) -> Vec<MappedPage> {
+        Mapping::new(NonNull::dangling(), n, book.clone()).into_pages()
+    }
+
+    fn told(book: &Book) -> Vec<(usize, usize)> {
+        book.0.lock().expect("not poisoned").clone()
+    }
+
+    #[test]
+    fn pages_dropped_together_are_released_once_each_and_in_runs() {
+        let (a, b) = (Arc::new(Book::default()), Arc::new(Book::default()));
+        let mut all = pages(&a, 6);
+        let kept = all.remove(3);
+        all.rotate_left(2);
+        all.extend(pages(&b, 2));
+        all.swap(0, 6);
+        MappedPage::drop_all(all);
+        assert_eq!((told(&a), told(&b)), (vec![(0, 3), (4, 2)], vec![(0, 2)]));
+        drop(kept);
+        assert_eq!(told(&a).last(), Some(&(3, 1)));
+        MappedPage::drop_all(Vec::new());
     }
 }

@@ -142,30 +142,28 @@ impl SoftIommu {
         true
     }
 
-    /// Unmaps the page that was replaced, if there is one, unless pins on it live.
-    pub(crate) fn retire(&self, bfn: Bfn) -> Result<(), Pinned> {
-        let Some(slot) = self.slot(bfn) else { return Ok(()) };
+    /// Takes the page that was replaced, if there is one, unless pins on it live.
+    pub(crate) fn retire(&self, bfn: Bfn) -> Result<Option<MappedPage>, Pinned> {
+        let Some(slot) = self.slot(bfn) else { return Ok(None) };
         let mut kept = slot.keeper.lock();
         let state = slot.state.load(Ordering::Acquire);
         if kept.old.is_some() && pins(state, generation(state) ^ 1) != 0 {
             return Err(Pinned);
         }
-        kept.old = None;
-        Ok(())
+        Ok(kept.old.take().map(|page| *page))
     }
 
-    /// Takes the page away and unmaps it, unless it or its predecessor is pinned. Later pins fault.
-    pub(crate) fn remove(&self, bfn: Bfn) -> Result<(), Pinned> {
-        let Some(slot) = self.slot(bfn) else { return Ok(()) };
-        let mut kept = slot.keeper.lock();
-        let empty = |s: u64| (pins(s, 0) == 0 && pins(s, 1) == 0).then_some(0);
-        match slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, empty) {
-            Ok(_) => {
-                *kept = Keeper::default();
-                Ok(())
-            }
-            Err(_) => Err(Pinned),
+    /// Takes the page away, with its predecessor, unless one of them is pinned. Later pins fault.
+    pub(crate) fn remove(&self, bfn: Bfn) -> Result<impl Iterator<Item = MappedPage> + use<>, Pinned> {
+        let mut pages = [None, None];
+        if let Some(slot) = self.slot(bfn) {
+            let mut kept = slot.keeper.lock();
+            let empty = |s: u64| (pins(s, 0) == 0 && pins(s, 1) == 0).then_some(0);
+            slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, empty).map_err(|_| Pinned)?;
+            let Keeper { current, old } = std::mem::take(&mut *kept);
+            pages = [current, old.map(|page| *page)];
         }
+        Ok(pages.into_iter().flatten())
     }
 
     fn place(&self, bfn: Bfn) -> Option<(&OnceLock<Box<[Slot]>>, usize)> {

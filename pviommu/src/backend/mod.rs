@@ -46,9 +46,9 @@ pub(crate) trait Backend: Send + Sync {
     /// Ends mappings that no device uses; an answer each. After an error the mapping is as before.
     fn remove(&self, peer: Peer, mappings: &[(Gfn, Bfn)]) -> Vec<Result<(), ReleaseError>>;
 
-    /// Ends the wait of the page that was replaced at `bfn`.
-    fn retire(&self, _bfn: Bfn) -> Result<(), Pinned> {
-        Ok(())
+    /// Ends the wait of the pages that were replaced at these bus frames; an answer each.
+    fn retire(&self, bfns: &[Bfn]) -> Vec<Result<(), Pinned>> {
+        vec![Ok(()); bfns.len()]
     }
 
     /// Makes own pages reachable: all, or none.

@@ -94,16 +94,24 @@ impl Backend for SoftBackend {
     }
 
     fn remove(&self, peer: Peer, mappings: &[(Gfn, Bfn)]) -> Vec<Result<(), ReleaseError>> {
-        let one = |&(gfn, bfn): &(Gfn, Bfn)| {
-            self.iommu.remove(bfn).map_err(|_| ReleaseError::Pinned { domid: peer.domid, gfn, bfn })?;
+        let mut pages = Vec::with_capacity(mappings.len());
+        let mut one = |&(gfn, bfn): &(Gfn, Bfn)| {
+            let removed = self.iommu.remove(bfn);
+            pages.extend(removed.map_err(|_| ReleaseError::Pinned { domid: peer.domid, gfn, bfn })?);
             self.bfns.free(BfnBlock::single(bfn));
             Ok(())
         };
-        mappings.iter().map(one).collect()
+        let answers = mappings.iter().map(&mut one).collect();
+        // Before this returns: a release that is done is done for the guest, too.
+        MappedPage::drop_all(pages);
+        answers
     }
 
-    fn retire(&self, bfn: Bfn) -> Result<(), Pinned> {
-        self.iommu.retire(bfn)
+    fn retire(&self, bfns: &[Bfn]) -> Vec<Result<(), Pinned>> {
+        let mut pages = Vec::with_capacity(bfns.len());
+        let answers = bfns.iter().map(|bfn| self.iommu.retire(*bfn).map(|page| pages.extend(page))).collect();
+        MappedPage::drop_all(pages);
+        answers
     }
 
     fn install_own(&self, memory: &OwnMemory) -> Result<Vec<OwnBfn>, OwnError> {
@@ -123,7 +131,7 @@ impl Backend for SoftBackend {
         let mut pinned = None;
         for &OwnBfn { bfn, .. } in bfns {
             match self.iommu.remove(bfn) {
-                Ok(()) => self.bfns.free(BfnBlock::single(bfn)),
+                Ok(_) => self.bfns.free(BfnBlock::single(bfn)),
                 Err(_) => pinned = Some(bfn),
             }
         }

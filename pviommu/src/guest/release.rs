@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use xen_ioreq::Bfn;
+
 use super::Guest;
 use crate::error::ReleaseError;
 use crate::mapping::{Cause, Drained, Draining, Released, What};
@@ -15,8 +17,9 @@ impl Guest {
         let (mut slots, mut mappings) = (Vec::new(), Vec::new());
         let (pages, items): (Vec<_>, Vec<_>) =
             items.into_iter().filter_map(Draining::take).partition(|d| matches!(d.what, What::Page));
-        for d in pages {
-            match client.backend.retire(d.bfn) {
+        let bfns: Vec<Bfn> = pages.iter().map(|d| d.bfn).collect();
+        for (d, answer) in pages.into_iter().zip(client.backend.retire(&bfns)) {
+            match answer {
                 Ok(()) => out.pages += 1,
                 Err(_) => {
                     let e = ReleaseError::Pinned { domid: self.domid(), gfn: d.gfn, bfn: d.bfn };

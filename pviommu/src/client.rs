@@ -12,7 +12,7 @@ use xen_ioreq::{DomId, IoServerId};
 
 use crate::backend::{Backend, LookupBackend, MapBackend, SoftBackend};
 use crate::bfn::{BfnAllocator, BfnSpace};
-use crate::error::{AttachError, StartError};
+use crate::error::{AttachError, ReclaimError, StartError};
 use crate::guest::{Guest, GuestInner};
 use crate::mapping::{DeviceFlush, Draining, Quiesced, Released};
 use crate::mode::{Chosen, Device, Mode, Ports, choose};
@@ -70,9 +70,7 @@ impl Client {
         let chosen = choose(ports, config.device, &config.bfns)?;
         let mut soft = None;
         let (backend, mode): (Box<dyn Backend>, Mode) = match chosen {
-            Chosen::Map(wire, mode) => {
-                (Box::new(MapBackend::new(wire, BfnAllocator::new(&window(&config.bfns)?))), mode)
-            }
+            Chosen::Map(wire, mode) => (Box::new(MapBackend::new(wire, window(&config.bfns)?)), mode),
             Chosen::Lookup(wire, mode) => (Box::new(LookupBackend { wire }), mode),
             Chosen::Soft(foreign, mode) => {
                 let bfns = BfnAllocator::new(&window(&config.bfns)?);
@@ -103,6 +101,27 @@ impl Client {
     /// The soft IOMMU through which a software device reaches memory; `None` in other modes.
     pub fn soft(&self) -> Option<&Arc<SoftIommu>> {
         self.inner.soft.as_ref()
+    }
+
+    /// Gives back what an earlier life of this program, ended before it could, left mapped for an IOREQ server: flushes
+    /// the device and unmaps the whole window, 1024 bus frames a hypercall. To be called after the device was reset
+    /// and before anything is mapped ([`ReclaimError::InUse`] otherwise). Returns the number of mappings found.
+    ///
+    /// Only where we choose bus frames can something be left that we could find: foreign mappings of the soft IOMMU
+    /// end with their process, and of lookups only those of frames that the guest still has are found, by mapping
+    /// them again.
+    pub fn reclaim(
+        &self,
+        ioserver: IoServerId,
+        device: &(impl DeviceFlush + ?Sized),
+    ) -> Result<u64, ReclaimError> {
+        if self.stats().mappings != 0 {
+            return Err(ReclaimError::InUse);
+        }
+        device.flush();
+        // unmap_foreign_page names no domain: the caller, the bus frame and the server say it all.
+        let peer = Peer { domid: DomId::INVALID, ioserver };
+        self.inner.backend.reclaim(peer).map_err(|errno| ReclaimError::Refused { ioserver, errno })
     }
 
     /// Begins to serve a guest. `ioserver` is the IOREQ server that hears of its frames' end. One [`Guest`] (and its

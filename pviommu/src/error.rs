@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use xen_ioreq::{Bfn, DomId, Errno, Gfn};
+use xen_ioreq::{Bfn, DomId, Errno, Gfn, IoServerId};
 
 /// What the hypervisor was asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,6 +80,22 @@ pub enum AttachError {
     NoGuest {
         /// The number.
         domid: DomId,
+    },
+}
+
+/// Why the mappings of an earlier life were not given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReclaimError {
+    /// There are mappings of this life.
+    #[error("bus frames are in use: reclaim before anything is mapped")]
+    InUse,
+    /// The hypervisor refused; some may have been given back.
+    #[error("unmap_foreign_page of what an earlier life left for {ioserver}: {errno}")]
+    Refused {
+        /// For which server.
+        ioserver: IoServerId,
+        /// The answer.
+        errno: Errno,
     },
 }
 

@@ -26,7 +26,9 @@ mod wire;
 
 pub use bfn::{BfnAllocator, BfnBlock, BfnSpace};
 pub use client::{Client, Config, Stats};
-pub use error::{AttachError, MapError, Operation, OwnError, ReleaseError, RevalidateError, StartError};
+pub use error::{
+    AttachError, MapError, Operation, OwnError, ReclaimError, ReleaseError, RevalidateError, StartError,
+};
 pub use guest::{EVERYTHING, Guest, GuestStats};
 pub use mapping::{Cause, DeviceFlush, Draining, Mapped, Quiesced, Released};
 pub use mode::{Device, Mode, Ports};

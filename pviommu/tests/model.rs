@@ -9,8 +9,8 @@ use std::sync::Arc;
 use mock_xen::{BusAccess, BusPort, Caller, Config as Machinery, DomainConfig, Iommu, Machine, Profile};
 use parking_lot::Mutex;
 use pviommu::{
-    Cause, Client, Config, DeviceFlush, Draining, EVERYTHING, Guest, Mapped, Mode, OwnFrame, OwnFrames,
-    OwnMemory, Ports, ProcessMemory, Released,
+    BfnSpace, Cause, Client, Config, DeviceFlush, Draining, EVERYTHING, Guest, Mapped, Mode, OwnFrame,
+    OwnFrames, OwnMemory, Ports, ProcessMemory, ReclaimError, Released,
 };
 use xen_ioreq::abi::dm_op::{PAYLOAD_OFFSET, XEN_DMOP_create_ioreq_server, xen_dm_op_create_ioreq_server};
 use xen_ioreq::abi::memory::{XENMEM_decrease_reservation, XENMEM_populate_physmap, xen_memory_reservation};
@@ -261,6 +261,23 @@ fn a_dead_domain_goes_when_its_mappings_are_released() {
         assert!(w.come_back() >= i64::try_from(FRAMES).unwrap());
         w.machine.assert_clean();
     }
+}
+
+#[test]
+fn a_new_client_gives_back_what_a_dead_one_left() {
+    let w = world(MODES[0]);
+    let mapped = w.guest.map(&[Gfn(1), Gfn(2), Gfn(3)]);
+    w.balloon_out(Gfn(2));
+    // The process is gone, at any point: nothing more is said to the hypervisor.
+    mapped.into_iter().for_each(std::mem::forget);
+    let bfns = BfnSpace::new(Bfn(1 << 20)..Bfn((1 << 20) + 10_000));
+    let ports = Ports { iommu: Some(w.caller.clone()), foreign: None };
+    let new = Client::start(ports, Config { bfns, ..Config::default() }).unwrap();
+    let other = IoServerId(w.guest.ioserver().0 + 1);
+    assert_eq!(new.reclaim(other, &w.device), Ok(0));
+    assert_eq!((new.reclaim(w.guest.ioserver(), &w.device), w.come_back()), (Ok(3), 1));
+    assert_eq!(w.client.reclaim(other, &w.device), Err(ReclaimError::InUse));
+    w.machine.assert_clean();
 }
 
 /// dom0's own frames, as the model hands them out.

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use xen_ioreq::{Bfn, Errno, Gfn};
 
 use super::{Backend, Verdict, refused};
-use crate::bfn::{BfnAllocator, BfnBlock};
+use crate::bfn::{BfnAllocator, BfnBlock, BfnSpace};
 use crate::error::{MapError, Operation, OwnError, ReleaseError, RevalidateError};
 use crate::own::{OwnBfn, OwnFrame, OwnMemory};
-use crate::wire::{Answer, Peer, Wire};
+use crate::wire::{Answer, BATCH, Peer, Wire};
 
 /// How many bus frames are tried for one guest frame when the hypervisor says that they are taken.
 const ROUNDS: usize = 4;
@@ -19,12 +19,13 @@ type Sender<'a, T> = dyn Fn(&[T]) -> Vec<Answer> + 'a;
 pub(crate) struct MapBackend {
     wire: Wire,
     bfns: BfnAllocator,
+    space: BfnSpace,
     quarantined: AtomicU64,
 }
 
 impl MapBackend {
-    pub(crate) fn new(wire: Wire, bfns: BfnAllocator) -> Self {
-        Self { wire, bfns, quarantined: AtomicU64::new(0) }
+    pub(crate) fn new(wire: Wire, space: BfnSpace) -> Self {
+        Self { wire, bfns: BfnAllocator::new(&space), space, quarantined: AtomicU64::new(0) }
     }
 
     /// Never hands `block` out again.
@@ -225,6 +226,23 @@ impl Backend for MapBackend {
             }
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    fn reclaim(&self, peer: Peer) -> Result<u64, Errno> {
+        let mut found = 0;
+        for range in self.space.ranges() {
+            let mut bfns = (range.start.0..range.end.0).map(Bfn).peekable();
+            while bfns.peek().is_some() {
+                for answer in self.wire.unmap_foreign(peer, bfns.by_ref().take(BATCH)) {
+                    match answer {
+                        Answer::Done(_) => found += 1,
+                        Answer::Refused(Errno::ENOENT) => {}
+                        Answer::Refused(e) | Answer::Unsure(_, e) | Answer::NotDone(e) => return Err(e),
+                    }
+                }
+            }
+        }
+        Ok(found)
     }
 
     fn quarantined(&self) -> u64 {

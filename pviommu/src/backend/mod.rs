@@ -57,6 +57,11 @@ pub(crate) trait Backend: Send + Sync {
     /// Ends what [`install_own`](Self::install_own) made, for pages that no device uses.
     fn remove_own(&self, bfns: &[OwnBfn]) -> Result<(), OwnError>;
 
+    /// Unmaps what is mapped for the peer's server anywhere in the window, where we own the window. How many it was.
+    fn reclaim(&self, _peer: Peer) -> Result<u64, Errno> {
+        Ok(0)
+    }
+
     /// Bus frames that are not used again since nobody knows whether a device can reach them.
     fn quarantined(&self) -> u64 {
         0

@@ -63,6 +63,23 @@ impl Guest {
         }
     }
 
+    /// Asks the hypervisor about the next `at_most` mappings, in rounds over all of them, and returns what must be
+    /// drained. To be called now and then: a guest can put another frame behind a gfn without any notice.
+    pub fn sweep(&self, at_most: usize) -> Result<Vec<Draining>, RevalidateError> {
+        let inner = &self.inner;
+        let mut slow = inner.slow.lock();
+        if slow.sweep.is_empty() {
+            slow.sweep = inner.by_gfn.slots();
+        }
+        let rest = slow.sweep.len().saturating_sub(at_most);
+        let mut slots = slow.sweep.split_off(rest);
+        // The slot of a mapping that has gone meanwhile may be another guest's.
+        slots.retain(|slot| inner.client.arena.get(*slot).is_some_and(|r| r.guest() == inner.id));
+        let mut out = Vec::new();
+        self.revalidate(&slots, &mut out)?;
+        Ok(out)
+    }
+
     /// The domain is dead or dying: everything of it must go, and nothing of it is mapped any more. Returns what
     /// must be drained; what is draining elsewhere stays with whom it is.
     pub fn die(&self) -> Vec<Draining> {

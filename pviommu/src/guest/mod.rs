@@ -47,6 +47,8 @@ pub(crate) struct GuestInner {
 struct Slow {
     /// Mappings that exist, stale ones included.
     mappings: u32,
+    /// What is left of the round of [`Guest::sweep`].
+    sweep: Vec<Slot>,
 }
 
 #[derive(Default)]

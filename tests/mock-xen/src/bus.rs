@@ -1,6 +1,6 @@
 //! A device's port to memory, with the oracle at the gate.
 //!
-//! A pin is what a device's translation cache holds: taking one costs a walk and three atomic operations, no lock.
+//! A pin is what a device's translation cache holds: taking one is a walk and a compare-and-swap, no lock.
 
 use std::fmt;
 use std::ptr::NonNull;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use xen_ioreq::{Bfn, DomId, Mfn};
 
 use crate::frames::{Owner, Watch};
-use crate::iommu::{BusTable, Translation};
+use crate::iommu::{BusTable, Kind, Translation};
 use crate::machine::Machine;
 use crate::oracle::ViolationKind;
 
@@ -44,6 +44,10 @@ pub struct BusPin {
     pub token: u64,
 }
 
+// A token: the frame, whether the frame counts the pin, and 29 bits of the entry's generation.
+const FRAME: u64 = u32::MAX as u64;
+const COUNTED: u64 = 1 << 32;
+
 /// A port for the devices of one domain.
 pub struct BusPort {
     machine: Arc<Machine>,
@@ -69,11 +73,14 @@ impl BusPort {
             return Err(fault);
         };
         let t = pinned.translation;
-        let (Some(owner), Some(page)) = (self.watch.pin(t.mfn), self.machine.memory().page(t.mfn)) else {
+        // The entry counts the pin. Where it holds no reference, the frame has to count it too.
+        let owner = if t.kind == Kind::OneToOne { self.watch.pin(t.mfn) } else { self.watch.owner(t.mfn) };
+        let (Some(owner), Some(page)) = (owner, self.machine.memory().page(t.mfn)) else {
             self.table.unpin(bfn, pinned.generation);
             return Err(fault);
         };
-        let token = u64::from(pinned.generation) << 32 | t.mfn.0;
+        let counted = if t.kind == Kind::OneToOne { COUNTED } else { 0 };
+        let token = u64::from(pinned.generation) << 33 | counted | t.mfn.0;
         let expected = t.domain == owner_domain(owner) || owner == Owner::Dom(self.domain);
         if !expected || !matches!(owner, Owner::Dom(_)) {
             self.accuse(bfn, &t, owner);
@@ -88,9 +95,16 @@ impl BusPort {
 
     /// Gives back the translation of `bfn` that was taken under `token`.
     pub fn unpin_token(&self, bfn: Bfn, token: u64) {
+        let mfn = Mfn(token & FRAME);
         // The frame first: while the entry still counts this pin, an unmap would be reported as too early.
-        self.watch.unpin(Mfn(token & u64::from(u32::MAX)));
-        self.table.unpin(bfn, u32::try_from(token >> 32).unwrap_or(0));
+        if token & COUNTED != 0 {
+            self.watch.unpin(mfn);
+        }
+        let same = self.table.unpin(bfn, u32::try_from(token >> 32).unwrap_or(0) >> 1);
+        // An unmap has moved the entry's pins to the frame.
+        if !same && token & COUNTED == 0 {
+            self.watch.unpin(mfn);
+        }
     }
 
     #[cold]

@@ -80,6 +80,11 @@ impl Watch {
         }
     }
 
+    /// The owner, `None` where there is no RAM.
+    pub(crate) fn owner(&self, mfn: Mfn) -> Option<Owner> {
+        Some(Owner::unpack(self.at(mfn)?.owner.load(Ordering::SeqCst)))
+    }
+
     pub(crate) fn pins(&self, mfn: Mfn) -> u32 {
         self.at(mfn).map_or(0, |w| w.pins.load(Ordering::SeqCst))
     }
@@ -357,6 +362,14 @@ impl FrameTable {
                 self.note(mfn, Event::OwnerDestroyed { owner: domain });
                 self.release(mfn, Hold::Allocation);
             }
+        }
+    }
+
+    /// Counts translations whose mapping was taken away from under them.
+    pub(crate) fn adopt_pins(&self, mfn: Mfn, pins: u32) {
+        if let Some(w) = self.watch.at(mfn) {
+            // One that was given back in between has been subtracted already; the sum is right.
+            w.pins.fetch_add(pins, Ordering::SeqCst);
         }
     }
 

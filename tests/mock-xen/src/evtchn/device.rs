@@ -1,7 +1,8 @@
 //! An opened event-channel device, with the manners of Linux's `/dev/xen/evtchn`.
 //!
-//! A port that fires is put on the ring and masked until its owner unmasks it. The descriptor is readable while the
-//! ring has something to tell. A ring that overflows says EFBIG until it is reset.
+//! A port that fires is put on the ring and masked until its owner unmasks it; the descriptor is readable while the
+//! ring has something to tell. Unlike Linux's it stays so until a read finds the ring empty, which spares an
+//! edge-triggered reader one system call for each event. A ring that overflows says EFBIG until it is reset.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -27,7 +28,7 @@ struct PortState {
 struct Ring {
     queue: VecDeque<Port>,
     overflowed: bool,
-    /// The descriptor is readable or about to become so: no need to write to it again.
+    /// The descriptor is readable or about to become so.
     signalled: bool,
     ports: BTreeMap<Port, PortState>,
 }
@@ -41,12 +42,15 @@ impl Ring {
             return false;
         }
         *state = PortState { masked: true, pending: false };
+        // Whoever sleeps has found the ring empty; an edge is what wakes it, also when the descriptor is readable.
+        let first = self.queue.is_empty() && !self.overflowed;
         if self.queue.len() < capacity {
             self.queue.push_back(port);
         } else {
             self.overflowed = true;
         }
-        !std::mem::replace(&mut self.signalled, true)
+        self.signalled = true;
+        first
     }
 }
 
@@ -110,7 +114,7 @@ impl EvtchnDevice {
     }
 
     fn sink(&self) -> Sink {
-        Sink::Device(Arc::downgrade(&self.device))
+        Sink::Device(self.device.clone())
     }
 }
 
@@ -147,10 +151,7 @@ impl EventChannels for EvtchnDevice {
     }
 
     fn notify(&self, port: Port) -> Result<(), Errno> {
-        if !self.device.ring.lock().ports.contains_key(&port) {
-            return Err(Errno::ENOTCONN);
-        }
-        notify(&self.domain, port, false)
+        notify(&self.domain, port, Some(&self.device))
     }
 
     fn pending(&self, out: &mut [Port]) -> Result<usize, Errno> {
@@ -164,7 +165,9 @@ impl EventChannels for EvtchnDevice {
             *slot = port;
             n += 1;
         }
-        self.device.settle(&mut ring);
+        if n == 0 {
+            self.device.settle(&mut ring);
+        }
         Ok(n)
     }
 

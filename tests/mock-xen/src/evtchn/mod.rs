@@ -23,8 +23,8 @@ const MAX_PORTS: usize = 4096;
 /// Who takes the events of a port.
 #[derive(Clone)]
 pub(crate) enum Sink {
-    /// An opened event-channel device.
-    Device(Weak<Device>),
+    /// An opened event-channel device, which closes its ports before it goes.
+    Device(Arc<Device>),
     /// Xen itself, for a vCPU that waits.
     Vcpu(Arc<VcpuState>),
     /// Xen itself, which does not wait for anything here.
@@ -34,26 +34,26 @@ pub(crate) enum Sink {
 impl Sink {
     fn deliver(&self, port: Port) {
         match self {
-            Self::Device(d) => {
-                if let Some(d) = d.upgrade() {
-                    d.raise(port);
-                }
-            }
+            Self::Device(d) => d.raise(port),
             Self::Vcpu(v) => v.wake.notify(),
             Self::Xen => {}
         }
-    }
-
-    /// Whether the port belongs to Xen: the domain may not send through it.
-    fn is_xens(&self) -> bool {
-        !matches!(self, Self::Device(_))
     }
 }
 
 enum Channel {
     Free,
-    Unbound { remote: DomId, sink: Sink },
-    Interdomain { remote: Weak<Domain>, remote_port: Port, sink: Sink },
+    Unbound {
+        remote: DomId,
+        sink: Sink,
+    },
+    /// `peer` is the sink of the other end, kept here so that sending takes one lock.
+    Interdomain {
+        remote: Weak<Domain>,
+        remote_port: Port,
+        sink: Sink,
+        peer: Sink,
+    },
 }
 
 /// A domain's port table.
@@ -87,12 +87,13 @@ pub(crate) fn alloc_unbound(domain: &Domain, remote: DomId, sink: Sink) -> Resul
     insert(&mut domain.ports.0.lock(), Channel::Unbound { remote, sink })
 }
 
-/// Turns the unbound end `remote_port` into one that is bound to `local`'s `port`.
-fn join(theirs: &mut [Channel], remote_port: Port, local: &Arc<Domain>, port: Port) {
+/// Turns the unbound end `remote_port` into one that is bound to `local`'s `port`, whose events go to `peer`.
+fn join(theirs: &mut [Channel], remote_port: Port, local: &Arc<Domain>, port: Port, peer: &Sink) {
     if let Some(their) = at(theirs, remote_port)
         && let Channel::Unbound { sink, .. } = std::mem::replace(their, Channel::Free)
     {
-        *their = Channel::Interdomain { remote: Arc::downgrade(local), remote_port: port, sink };
+        let remote = Arc::downgrade(local);
+        *their = Channel::Interdomain { remote, remote_port: port, sink, peer: peer.clone() };
     }
 }
 
@@ -105,32 +106,31 @@ pub(crate) fn bind_interdomain(
     sink: &Sink,
 ) -> Result<Port, Errno> {
     let waits = |ports: &mut [Channel]| match at(ports, remote_port) {
-        Some(Channel::Unbound { remote, .. }) if *remote == local.id => Ok(()),
+        Some(Channel::Unbound { remote, sink }) if *remote == local.id => Ok(sink.clone()),
         _ => Err(Errno::EINVAL),
     };
-    let channel = || Channel::Interdomain { remote: Arc::downgrade(remote), remote_port, sink: sink.clone() };
+    let channel =
+        |peer| Channel::Interdomain { remote: Arc::downgrade(remote), remote_port, sink: sink.clone(), peer };
     // The device must know the port before the first event, so while the tables are locked.
     let adopt = |port| {
-        if let Sink::Device(d) = sink
-            && let Some(d) = d.upgrade()
-        {
+        if let Sink::Device(d) = sink {
             d.adopt(port);
         }
     };
     let two = |ours: &mut Vec<Channel>, theirs: &mut Vec<Channel>| {
-        waits(theirs)?;
-        let port = insert(ours, channel())?;
+        let peer = waits(theirs)?;
+        let port = insert(ours, channel(peer))?;
         adopt(port);
-        join(theirs, remote_port, local, port);
+        join(theirs, remote_port, local, port, sink);
         Ok::<_, Errno>(port)
     };
     let port = match local.id.cmp(&remote.id) {
         std::cmp::Ordering::Equal => {
             let mut ours = local.ports.0.lock();
-            waits(&mut ours)?;
-            let port = insert(&mut ours, channel())?;
+            let peer = waits(&mut ours)?;
+            let port = insert(&mut ours, channel(peer))?;
             adopt(port);
-            join(&mut ours, remote_port, local, port);
+            join(&mut ours, remote_port, local, port, sink);
             port
         }
         std::cmp::Ordering::Less => {
@@ -174,30 +174,25 @@ pub(crate) fn close_all(domain: &Domain) {
     }
 }
 
-/// Sends an event through a port of `domain`. Only Xen itself (`from_xen`) may send through its own ports. EINVAL: no
-/// such port. An event at an unbound port is lost, silently.
-pub(crate) fn notify(domain: &Domain, port: Port, from_xen: bool) -> Result<(), Errno> {
-    let (remote, remote_port) = {
+/// Sends an event through a port of `domain`, for one of its devices or (`None`) for Xen itself. ENOTCONN: not a port
+/// of that device. An event at an unbound port is lost, silently.
+pub(crate) fn notify(domain: &Domain, port: Port, by: Option<&Arc<Device>>) -> Result<(), Errno> {
+    let allowed = |sink: &Sink| match (sink, by) {
+        (Sink::Device(owner), Some(by)) => Arc::ptr_eq(owner, by),
+        (_, by) => by.is_none(),
+    };
+    let (peer, remote_port) = {
         let mut ports = domain.ports.0.lock();
         match at(&mut ports, port) {
-            None | Some(Channel::Free) => return Err(Errno::EINVAL),
-            Some(Channel::Unbound { sink, .. } | Channel::Interdomain { sink, .. })
-                if !from_xen && sink.is_xens() =>
-            {
-                return Err(Errno::EINVAL);
+            None | Some(Channel::Free) => return Err(Errno::ENOTCONN),
+            Some(Channel::Unbound { sink, .. } | Channel::Interdomain { sink, .. }) if !allowed(sink) => {
+                return Err(Errno::ENOTCONN);
             }
             Some(Channel::Unbound { .. }) => return Ok(()),
-            Some(Channel::Interdomain { remote, remote_port, .. }) => (remote.upgrade(), *remote_port),
+            Some(Channel::Interdomain { peer, remote_port, .. }) => (peer.clone(), *remote_port),
         }
     };
-    let Some(remote) = remote else { return Ok(()) };
-    let sink = {
-        let mut ports = remote.ports.0.lock();
-        match at(&mut ports, remote_port) {
-            Some(Channel::Interdomain { sink, .. }) => sink.clone(),
-            _ => return Ok(()),
-        }
-    };
-    sink.deliver(remote_port);
+    // A device that has closed the port meanwhile does not know it any more and ignores the event.
+    peer.deliver(remote_port);
     Ok(())
 }

@@ -28,6 +28,11 @@ pub(crate) fn identity(frames: std::ops::Range<u64>) -> BusTable {
 fn unmap(frames: &mut FrameTable, table: &BusTable, by: DomId, bfn: Bfn) -> Option<Translation> {
     let (t, pins) = table.unmap(bfn)?;
     if pins > 0 {
+        // Whoever still uses the translation uses the frame: should that be freed now, it is told as well. Pins of
+        // one-to-one entries are counted there already.
+        if t.kind != Kind::OneToOne {
+            frames.adopt_pins(t.mfn, pins);
+        }
         frames.violation(
             ViolationKind::UnmappedWhilePinned { pins },
             format!("iommu_op of {by}"),

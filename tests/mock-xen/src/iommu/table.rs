@@ -229,13 +229,14 @@ impl BusTable {
         }
     }
 
-    /// Gives a translation back. If the entry has been unmapped meanwhile there is nothing to count.
-    pub(crate) fn unpin(&self, bfn: Bfn, generation: u32) {
-        let Some(e) = self.entry(bfn) else { return };
-        let _ = e.state.fetch_update(Ordering::SeqCst, Ordering::Acquire, |s| {
+    /// Gives a translation back; `false` if the entry has been unmapped meanwhile.
+    pub(crate) fn unpin(&self, bfn: Bfn, generation: u32) -> bool {
+        let Some(e) = self.entry(bfn) else { return false };
+        let counted = e.state.fetch_update(Ordering::SeqCst, Ordering::Acquire, |s| {
             let same = s & VALID != 0 && (s & LOW) / GENERATION_ONE == u64::from(generation);
             (same && s >= COUNT_ONE).then(|| s - COUNT_ONE)
         });
+        counted.is_ok()
     }
 
     /// Every mapped BFN, in order.
@@ -296,8 +297,8 @@ mod tests {
         assert_eq!(t.unmap(Bfn(1)).map(|x| x.1), Some(2));
         assert!(t.map(Bfn(1), &foreign(0x66)));
         let c = t.pin(Bfn(1), false).unwrap();
-        t.unpin(Bfn(1), a.generation);
+        assert!(!t.unpin(Bfn(1), a.generation));
         assert_eq!(t.unmap(Bfn(1)).map(|x| x.1), Some(1), "the old pin is not the new mapping's");
-        t.unpin(Bfn(1), c.generation);
+        assert!(!t.unpin(Bfn(1), c.generation));
     }
 }

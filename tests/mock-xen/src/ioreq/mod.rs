@@ -141,7 +141,7 @@ impl Server {
             ring::push(page, r, self.mode == HVM_IOREQSRV_BUFIOREQ_ATOMIC)?;
         }
         // The port exists as long as the server.
-        let _ = evtchn::notify(domain, port, true);
+        let _ = evtchn::notify(domain, port, None);
         Ok(())
     }
 }

@@ -208,7 +208,7 @@ impl Vcpu {
             .ok_or_else(|| self.crash("device model has no slots"))?;
         slot.post(port, r).map_err(|why| self.crash(why))?;
         // A server that is being destroyed has no port any more; `finish` sees that.
-        let _ = evtchn::notify(&self.domain, port, true);
+        let _ = evtchn::notify(&self.domain, port, None);
         Ok(())
     }
 

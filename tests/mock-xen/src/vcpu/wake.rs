@@ -1,4 +1,6 @@
 //! How a vCPU's thread sleeps and is woken: a futex, because the wake-up is half of every IOREQ's round trip.
+//!
+//! It does not spin first: where the waiter and the waker share a processor that costs more than it saves.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};

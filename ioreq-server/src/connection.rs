@@ -11,6 +11,23 @@ use crate::memory::GuestMemory;
 
 /// What a server needs of the hypervisor. Cheap to clone; servers of one guest may share it, except that the event
 /// channels belong to one server alone, which takes every port that becomes pending.
+///
+/// ```no_run
+/// use std::sync::Arc;
+///
+/// use ioreq_server::Connection;
+/// use xen_ioreq::DomId;
+/// use xen_ioreq::linux::{Evtchn, Privcmd};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let guest = DomId(7);
+/// let privcmd = Privcmd::open()?.restrict(guest).map_err(|(_, e)| e)?;
+/// let events = Evtchn::open()?.restrict(guest).map_err(|(_, e)| e)?;
+/// let conn = Connection::new(Arc::new(privcmd), Arc::new(events));
+/// # drop(conn);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Connection {
     pub(crate) dm: Arc<dyn DmOp>,

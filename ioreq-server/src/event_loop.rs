@@ -17,6 +17,10 @@ use slab::Slab;
 use crate::guest::{Guest, Progress};
 
 const WAKER: Token = Token(0);
+/// How long a loop stays awake for the next request of its only guest, unless told otherwise: a few round trips between
+/// two threads.
+pub const DEFAULT_PATIENCE: Duration = Duration::from_micros(20);
+
 /// Events taken from the kernel at once.
 const EVENTS: usize = 64;
 
@@ -85,6 +89,7 @@ pub struct GuestLoop {
     sources: Slab<Box<dyn EventSource>>,
     /// Guests that had more to do when their turn ended.
     unfinished: Vec<usize>,
+    patience: Duration,
     handle: LoopHandle,
     commands: mpsc::Receiver<Command>,
 }
@@ -125,6 +130,7 @@ impl GuestLoop {
             guests: Slab::new(),
             sources: Slab::new(),
             unfinished: Vec::new(),
+            patience: DEFAULT_PATIENCE,
             handle,
             commands,
         })
@@ -143,7 +149,22 @@ impl GuestLoop {
         self.poll.registry().register(&mut SourceFd(&fd), guest_token(key), Interest::READABLE)?;
         entry.insert(guest);
         self.unfinished.push(key);
+        self.share_patience();
         Ok(GuestKey(key))
+    }
+
+    /// Sets how long to stay awake for the next request; zero to sleep at once. Only a loop with one guest does: with
+    /// several, one would wait at the others' cost.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+        self.share_patience();
+    }
+
+    fn share_patience(&mut self) {
+        let patience = if self.guests.len() == 1 { self.patience } else { Duration::ZERO };
+        for (_, guest) in &mut self.guests {
+            guest.set_patience(patience);
+        }
     }
 
     /// Lets a guest go, still served by nobody but not taken down until the value is dropped.
@@ -153,6 +174,7 @@ impl GuestLoop {
         if let Err(e) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
             log::debug!("{}: leaving its event loop: {e}", guest.domid());
         }
+        self.share_patience();
         Some(guest)
     }
 

@@ -6,12 +6,14 @@
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use xen_ioreq::abi::ioreq as abi;
 use xen_ioreq::{DomId, Errno, IoServerId, Port};
 
 use crate::bus::{Bus, Hint};
 use crate::exec::Exec;
+use crate::linger::{Linger, Look};
 use crate::request::Invalidation;
 use crate::ring::RingFault;
 use crate::server::{Enabled, Server};
@@ -78,6 +80,7 @@ pub struct Guest {
     by_port: Vec<(Port, usize)>,
     hints: Vec<Hint>,
     ring: RingReader,
+    linger: Linger,
     fresh: bool,
 }
 
@@ -89,9 +92,10 @@ struct RingReader {
 }
 
 impl RingReader {
-    /// Carries out what is in the ring now. New entries may come meanwhile; their event is still to come.
-    fn drain(&mut self, server: &Server<Enabled>, exec: &Exec) {
-        let Some(ring) = server.ring() else { return };
+    /// Carries out what is in the ring now; tells whether that was anything. New entries may come meanwhile; their event
+    /// is still to come.
+    fn drain(&mut self, server: &Server<Enabled>, exec: &Exec) -> bool {
+        let Some(ring) = server.ring() else { return false };
         self.batch.clear();
         if let Err(fault) = ring.drain(&mut self.batch) {
             exec.stats.ring_faults();
@@ -105,6 +109,7 @@ impl RingReader {
         for request in &self.batch {
             exec.buffered(request, &self.hint);
         }
+        !self.batch.is_empty()
     }
 }
 
@@ -133,7 +138,15 @@ impl Guest {
         by_port.sort_unstable();
         let hints = vcpus.iter().map(|_| Hint::default()).collect();
         let batch = Vec::with_capacity(abi::IOREQ_BUFFER_SLOT_NUM as usize);
-        Self { server, exec, by_port, hints, ring: RingReader { batch, hint: Hint::default() }, fresh: true }
+        Self {
+            server,
+            exec,
+            by_port,
+            hints,
+            ring: RingReader { batch, hint: Hint::default() },
+            linger: Linger::new(Duration::ZERO),
+            fresh: true,
+        }
     }
 
     /// The guest's number.
@@ -159,6 +172,12 @@ impl Guest {
     /// Readable when [`service`](Self::service) has something to do. Edge-triggered polling is fine.
     pub fn pollable(&self) -> BorrowedFd<'_> {
         self.server.events().pollable()
+    }
+
+    /// How long [`service`](Self::service) may wait for the next request after one, without sleeping; zero, as at
+    /// first, for not at all. It adapts: where waiting does not pay it is left out.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.linger = Linger::new(patience);
     }
 
     /// Takes what is pending, carries it out, lets the ports fire again. Does not block.
@@ -190,8 +209,13 @@ impl Guest {
                     self.sync(index);
                 }
             }
+            let more = taken.len() == BATCH;
+            if !more {
+                self.stay();
+            }
+            // Only now: while we look at the slots ourselves, nobody need tell us.
             self.server.events().unmask(taken).map_err(|e| self.error("unmasking", e))?;
-            if taken.len() < BATCH {
+            if !more {
                 // Fewer than asked for: there were no more, and the next one makes the descriptor readable anew.
                 return Ok(Progress::Idle);
             }
@@ -199,14 +223,32 @@ impl Guest {
         Ok(Progress::More)
     }
 
+    /// Looks at the slots for a while, if that has paid lately.
+    fn stay(&mut self) {
+        let mut linger = std::mem::replace(&mut self.linger, Linger::new(Duration::ZERO));
+        linger.session(|| {
+            let drained = self.ring.drain(&self.server, &self.exec);
+            let mut look = if drained { Look::Something } else { Look::Nothing };
+            for index in 0..self.hints.len() {
+                if self.sync(index) {
+                    self.exec.stats.unannounced();
+                    look = Look::Something;
+                }
+            }
+            look
+        });
+        self.linger = linger;
+    }
+
     /// One vCPU's request, if it has one.
-    fn sync(&mut self, index: usize) {
-        let Some(taken) = self.server.slots().take(index) else { return };
+    fn sync(&mut self, index: usize) -> bool {
+        let Some(taken) = self.server.slots().take(index) else { return false };
         // What this vCPU wrote to the ring before it sent the request comes first.
         self.ring.drain(&self.server, &self.exec);
         if let Some(hint) = self.hints.get(index) {
             self.exec.sync(taken, hint);
         }
+        true
     }
 
     fn everything(&mut self) {

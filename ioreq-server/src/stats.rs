@@ -52,6 +52,8 @@ counters! {
     ring_faults,
     /// Times the event ring had overflowed and every slot was looked at.
     event_ring_resets,
+    /// Sync requests that were found by looking, before their event was taken.
+    unannounced,
     /// Times the loop woke up for this guest.
     wakeups,
 }

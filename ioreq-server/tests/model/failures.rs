@@ -107,6 +107,7 @@ fn overflow_of_the_event_ring_loses_no_request() {
     let guest = make_on(&conn, d, Options::default());
     Cells::attach(guest.bus());
     let s = serve_all(vec![guest]);
+    s.sleep_at_once();
     for round in 0..50 {
         // Whatever comes first is lost, and its port stays masked.
         events.lose.store(true, Ordering::SeqCst);

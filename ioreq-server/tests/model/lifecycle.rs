@@ -202,6 +202,7 @@ fn guest_whose_event_channels_fail_is_given_up_and_said() {
     let g = make_on(&conn, d, Options { notices: Arc::new(Lost(tx)), ..Options::default() });
     Cells::attach(g.bus());
     let s = serve_all(vec![g]);
+    s.sleep_at_once();
     let v = vcpu(&m, d, 0);
     assert_eq!(v.mmio_read(MEMORY, 4), Ok(0));
     events.fail.store(true, Ordering::SeqCst);

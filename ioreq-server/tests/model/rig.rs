@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use ioreq_server::bus::Window;
 use ioreq_server::{
@@ -94,6 +95,11 @@ pub(crate) fn serve(machine: &Arc<Machine>, domid: DomId, options: Options) -> S
 impl Serving {
     pub(crate) fn stats(&self) -> Snapshot {
         self.stats.snapshot()
+    }
+
+    /// Serves nothing whose event was not taken first.
+    pub(crate) fn sleep_at_once(&self) {
+        self.on_loop(|l| l.set_patience(Duration::ZERO));
     }
 
     /// Carries something out on the loop's thread and waits for it.

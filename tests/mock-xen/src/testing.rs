@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::{self, Scope};
 
 use xen_ioreq::abi::dm_op::{
     PAYLOAD_OFFSET, XEN_DMOP_create_ioreq_server, XEN_DMOP_get_ioreq_server_info,
@@ -156,12 +157,15 @@ impl Emulator {
         self.set_slot_state(vcpu, STATE_IORESP_READY);
     }
 
-    /// Sleeps until a port is pending.
+    /// Sleeps until a port was pending.
     pub(crate) fn sleep(&self) {
-        let mut fds =
-            [rustix::event::PollFd::from_borrowed_fd(self.caller.pollable(), rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut fds, None).unwrap();
-        self.drain_ports();
+        while self.drain_ports().is_empty() {
+            let mut fds = [rustix::event::PollFd::from_borrowed_fd(
+                self.caller.pollable(),
+                rustix::event::PollFlags::IN,
+            )];
+            rustix::event::poll(&mut fds, None).unwrap();
+        }
     }
 
     /// Answers `n` requests of any vCPU with what `f` says, and returns them.
@@ -212,6 +216,27 @@ impl Emulator {
         let write = ring.u32(4).load(Ordering::SeqCst);
         ring.u32(0).store(write.wrapping_sub(IOREQ_BUFFER_SLOT_NUM), Ordering::SeqCst);
     }
+}
+
+/// Threads of a guest beside the test's own. If the test fails its guest dies, so that no vCPU waits for ever for an
+/// answer that will not come.
+pub(crate) fn scope<'env, T>(
+    machine: &Machine,
+    domid: DomId,
+    f: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
+) -> T {
+    struct Guest<'m>(&'m Machine, DomId);
+    impl Drop for Guest<'_> {
+        fn drop(&mut self) {
+            if thread::panicking() {
+                let _ = self.0.destroy_domain(self.1);
+            }
+        }
+    }
+    thread::scope(|s| {
+        let _guest = Guest(machine, domid);
+        f(s)
+    })
 }
 
 pub(crate) fn vcpu(machine: &Arc<Machine>, domid: DomId, id: u32) -> crate::Vcpu {

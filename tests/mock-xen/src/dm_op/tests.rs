@@ -1,10 +1,8 @@
-use std::thread;
-
 use xen_ioreq::VcpuId;
 
 use super::*;
 use crate::testing::{
-    DOM0, Emulator, GUEST_FRAMES, create_server, dm, guest, machine, map_range, set_state, vcpu,
+    DOM0, Emulator, GUEST_FRAMES, create_server, dm, guest, machine, map_range, scope, set_state, vcpu,
 };
 use crate::{Caller, Config, DomainConfig, VcpuError};
 use xen_ioreq::seam::{DmOp, ResourceMap};
@@ -181,7 +179,7 @@ fn an_msi_reaches_the_vcpus_that_it_names_and_ends_their_halt() {
     assert_eq!((v0.take_interrupt().unwrap(), v1.take_interrupt().unwrap()), (Some(0x51), None));
     assert_eq!(msi(&c, d, 0xfee0_0000, 0), Err(Errno::EINVAL));
     assert_eq!(msi(&c, d, 0xfee0_0000, 0x440), Err(Errno::EINVAL), "NMI");
-    thread::scope(|s| {
+    scope(&m, d, |s| {
         let halted = s.spawn(move || v0.wait_interrupt(None));
         msi(&c, d, 0xfee0_0000, 0x60).unwrap();
         assert_eq!(halted.join().unwrap(), Ok(Some(0x60)));
@@ -203,7 +201,7 @@ fn writes_to_a_protected_page_go_to_the_server_that_claimed_the_type_and_reads_d
     set_type(c, d, 5, 1, HVMMEM_ioreq_server).unwrap();
     m.write_guest(d, 0x5008, &[7]).unwrap();
     let v = vcpu(&m, d, 0);
-    thread::scope(|s| {
+    scope(&m, d, |s| {
         let guest = s.spawn(move || {
             assert_eq!(v.mmio_read(0x5008, 1), Ok(7));
             v.mmio_write(0x5008, 4, 0x99).unwrap();
@@ -304,7 +302,7 @@ fn stdvga_writes_go_by_the_ring_and_by_the_slot_when_it_is_full() {
     let b = seen[0];
     assert_eq!((b.r#type, b.read(), b.size(), b.addr(), b.data), (1, false, 2, 0xa_bcde, 0x1234));
     e.fill_ring();
-    thread::scope(|s| {
+    scope(&m, d, |s| {
         let guest = s.spawn(move || {
             v.mmio_write(0xa_0000, 1, 0x55).unwrap();
             v.mmio_read(0xa_0000, 1)

@@ -1,5 +1,3 @@
-use std::thread;
-
 use xen_ioreq::abi::iommu_op::IOMMUOP_map_foreign_page;
 use xen_ioreq::abi::memory::{
     XENMEM_current_reservation, XENMEM_decrease_reservation, XENMEM_maximum_gpfn, XENMEM_maximum_reservation,
@@ -10,7 +8,9 @@ use xen_ioreq::seam::{ForeignMap, MemoryOp, Prot};
 use xen_ioreq::{DomId, Errno, Gfn};
 use zerocopy::IntoBytes;
 
-use crate::testing::{DOM0, Emulator, GUEST_FRAMES, foreign_op, guest, iommu, machine, unmap_foreign, vcpu};
+use crate::testing::{
+    DOM0, Emulator, GUEST_FRAMES, foreign_op, guest, iommu, machine, scope, unmap_foreign, vcpu,
+};
 use crate::{Caller, Config, Profile};
 
 fn reservation(c: &Caller, cmd: u32, d: DomId, gfns: &[u64], order: u32) -> i64 {
@@ -145,7 +145,7 @@ fn with_a_full_ring_or_none_the_notice_is_synchronous_and_the_guest_waits() {
             e.fill_ring();
         }
         let v = vcpu(&m, d, 0);
-        let seen = thread::scope(|s| {
+        let seen = scope(&m, d, |s| {
             let guest = s.spawn(move || v.decrease_reservation(&[Gfn(5), Gfn(6)]));
             let seen = e.serve(2, |_| 0);
             assert_eq!(guest.join().unwrap(), Ok(2));
@@ -167,7 +167,7 @@ fn a_notice_that_the_toolstack_caused_waits_for_the_guest_s_next_resume() {
     assert_eq!(decrease(&c, d, &[5]), 1, "returns at once");
     assert!(e.take(0).is_none());
     let v = vcpu(&m, d, 0);
-    thread::scope(|s| {
+    scope(&m, d, |s| {
         let guest = s.spawn(move || v.mmio_read(0, 4));
         assert_eq!(e.serve(1, |_| 0)[0].data, 0x10);
         assert_eq!(guest.join().unwrap(), Ok(0));
@@ -235,7 +235,7 @@ fn stock_xen_tells_every_enabled_server_that_something_changed_and_the_guest_wai
     crate::testing::set_state(&off.caller, d, off.id, false).unwrap();
     let free = m.free_frames();
     let v = vcpu(&m, d, 0);
-    thread::scope(|s| {
+    scope(&m, d, |s| {
         let guest = s.spawn(move || v.decrease_reservation(&[Gfn(5), Gfn(6)]));
         a.sleep();
         b.sleep();
@@ -265,7 +265,7 @@ fn on_stock_xen_the_toolstack_s_decreases_reach_each_vcpu_once_at_its_next_resum
     assert!(e.take(0).is_none() && e.take(1).is_none());
     for i in [0, 1] {
         let v = vcpu(&m, d, i);
-        thread::scope(|s| {
+        scope(&m, d, |s| {
             let guest = s.spawn(move || [v.mmio_read(0, 4), v.mmio_read(0, 4)]);
             assert_eq!(e.serve(1, |_| 0)[0].data, u64::MAX);
             assert_eq!(guest.join().unwrap(), [Ok(0), Ok(0)]);

@@ -1,11 +1,9 @@
-use std::thread;
-
 use xen_ioreq::abi::dm_op::{
     XEN_DMOP_IO_RANGE_MEMORY, XEN_DMOP_IO_RANGE_PCI, XEN_DMOP_IO_RANGE_PORT, pci_sbdf,
 };
 
 use super::*;
-use crate::testing::{Emulator, GUEST_FRAMES, guest, machine, vcpu};
+use crate::testing::{Emulator, GUEST_FRAMES, guest, machine, scope, vcpu};
 use crate::{Config, Vcpu};
 
 /// An emulator in this thread, the guest's code in another.
@@ -15,7 +13,8 @@ fn run<R: Send>(
     v: &mut Vcpu,
     code: impl FnOnce(&Vcpu) -> R + Send,
 ) -> (Vec<xen_ioreq::abi::ioreq::ioreq>, R) {
-    thread::scope(|s| {
+    let (m, d) = (v.machine.clone(), v.domain.id);
+    scope(&m, d, |s| {
         let guest = s.spawn(move || code(v));
         let seen = e.serve(requests, |r| 0x1234_5678_9abc_def0 ^ r.addr);
         (seen, guest.join().unwrap())
@@ -159,7 +158,7 @@ fn the_destruction_of_its_server_completes_a_request_with_zero() {
     let e = Emulator::atomic(&m, d);
     e.claim(XEN_DMOP_IO_RANGE_PORT, 0x1000, 0x1003);
     let v = vcpu(&m, d, 0);
-    thread::scope(|s| {
+    scope(&m, d, |s| {
         let guest = s.spawn(move || v.pio_read(0x1000, 4));
         e.sleep();
         assert!(e.take(0).is_some());
@@ -177,7 +176,7 @@ fn the_destruction_of_its_domain_ends_a_wait_with_an_error() {
     let e = Emulator::atomic(&m, d);
     e.claim(XEN_DMOP_IO_RANGE_PORT, 0x1000, 0x1003);
     let v = vcpu(&m, d, 0);
-    thread::scope(|s| {
+    scope(&m, d, |s| {
         let guest = s.spawn(move || {
             let first = v.pio_read(0x1000, 4);
             (first, v.pio_read(0x1000, 4))
@@ -198,7 +197,7 @@ fn an_emulator_that_writes_an_unknown_state_crashes_its_guest() {
     let e = Emulator::atomic(&m, d);
     e.claim(XEN_DMOP_IO_RANGE_PORT, 0x1000, 0x1003);
     let v = vcpu(&m, d, 0);
-    thread::scope(|s| {
+    scope(&m, d, |s| {
         let guest = s.spawn(move || v.pio_read(0x1000, 4));
         e.sleep();
         e.set_slot_state(0, 7);
@@ -224,7 +223,7 @@ fn a_paused_guest_goes_on_when_it_is_unpaused() {
     let d = guest(&m, 1);
     m.pause(d).unwrap();
     let v = vcpu(&m, d, 0);
-    thread::scope(|s| {
+    scope(&m, d, |s| {
         let guest = s.spawn(move || v.mmio_read(0, 4));
         m.unpause(d).unwrap();
         assert_eq!(guest.join().unwrap(), Ok(0));

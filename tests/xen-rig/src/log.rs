@@ -5,26 +5,30 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// One of these in any line means that something died that should not have.
-const CRASHES: &[&str] = &[
+/// One of these in any line means that the machine is done for.
+const FATAL: &[&str] = &[
     "Panic on CPU",
     "FATAL TRAP",
     "FATAL PAGE FAULT",
     "Xen BUG at",
-    "Xen call trace:",
-    "Assertion '",
     "Hardware Dom0 crashed",
     "Hardware Dom0 halted",
     "crashed: rebooting",
     "Kernel panic",
+];
+
+/// One of these means that something died that should not have, though the machine goes on.
+const CRASHES: &[&str] = &[
+    "Xen call trace:",
+    "Assertion '",
     "kernel BUG at",
     "BUG: unable to handle",
     "BUG: kernel NULL pointer",
     "general protection fault",
+    "traps: ",
     "Oops:",
     "segfault at",
     "Out of memory: Killed",
-    "rcu: INFO: rcu_sched self-detected stall",
 ];
 
 /// A guest's own death; a scenario that provokes one says so.
@@ -37,6 +41,13 @@ pub struct Line {
     pub at: Duration,
     /// Without the line's end.
     pub text: String,
+}
+
+impl Line {
+    /// Whether nothing will come after it but last words.
+    pub(crate) fn is_fatal(&self) -> bool {
+        FATAL.iter().any(|sign| self.text.contains(sign))
+    }
 }
 
 /// Everything that came over the serial line.
@@ -74,8 +85,9 @@ impl Log {
     /// The first sign that Xen, dom0 or one of its programs died; a guest's too, unless its death is expected.
     pub fn crash(&self, guests_may_die: bool) -> Option<&Line> {
         let guest: &[&str] = if guests_may_die { &[] } else { GUEST_CRASHES };
-        let fatal = |line: &&Line| CRASHES.iter().chain(guest).any(|sign| line.text.contains(sign));
-        self.lines.iter().find(fatal)
+        let crash =
+            |line: &&Line| FATAL.iter().chain(CRASHES).chain(guest).any(|sign| line.text.contains(sign));
+        self.lines.iter().find(crash)
     }
 
     /// As it is kept on disk: seconds, then the line.
@@ -116,6 +128,13 @@ mod tests {
             let log = log(&["(XEN) Xen version 4.17", death, "more"]);
             assert_eq!(log.crash(true).map(|l| l.text.as_str()), Some(death));
         }
+    }
+
+    #[test]
+    fn a_programs_crash_is_not_the_end_of_the_machine() {
+        let log = log(&["xl[169]: segfault at 338 ip 00007f18 sp 00007fff error 4", "(XEN) Panic on CPU 0:"]);
+        assert!(log.crash(false).is_some_and(|line| !line.is_fatal()));
+        assert!(log.lines()[1].is_fatal());
     }
 
     #[test]

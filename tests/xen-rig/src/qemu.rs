@@ -80,8 +80,9 @@ impl Qemu<'_> {
         loop {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(raw) => {
-                    each(log.push(start.elapsed(), &raw));
-                    if !crashed && log.crash(true).is_some() {
+                    let line = log.push(start.elapsed(), &raw);
+                    each(line);
+                    if !crashed && line.is_fatal() {
                         crashed = true;
                         deadline = deadline.min(Instant::now() + LAST_WORDS);
                     }

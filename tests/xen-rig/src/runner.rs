@@ -17,6 +17,9 @@ use crate::scenario::{Checks, Run, Scenario, judge_run};
 /// The disk on which results leave dom0.
 const DISK_BYTES: u64 = 64 << 20;
 
+/// dom0 hands out what results there are this long before the machine is switched off.
+const LAST_MINUTE: Duration = Duration::from_secs(15);
+
 /// What came of one scenario.
 #[derive(Debug)]
 pub struct Report {
@@ -77,6 +80,8 @@ impl Rig {
         let mut files = Tree::new();
         let script = scenario.prepare(&self.kit, &mut files)?;
         files.file("rig/scenario", 0o644, script);
+        let limit = scenario.machine().timeout.saturating_sub(LAST_MINUTE).as_secs();
+        files.file("rig/limit", 0o644, limit.to_string());
         self.write_initrd(&dir.join("initrd"), &files)?;
         let disk = dir.join("results.img");
         File::create(&disk).and_then(|f| f.set_len(DISK_BYTES)).at(&disk)?;
@@ -105,14 +110,13 @@ impl Rig {
         let mut checks = Checks::default();
         judge_run(&log, end, scenario.guests_may_die(), &mut checks);
         let mut run = Run { log, end, results: BTreeMap::new() };
+        match read_results(&disk) {
+            Ok(results) => run.results = results,
+            Err(error) => checks.that(false, format!("results come out of dom0: {error}")),
+        }
+        run.keep(&dir.join("results"))?;
         if checks.all_hold() {
-            match read_results(&disk) {
-                Ok(results) => {
-                    run.results = results;
-                    scenario.judge(&self.kit, &run, &mut checks)?;
-                }
-                Err(error) => checks.that(false, format!("results come out of dom0: {error}")),
-            }
+            scenario.judge(&self.kit, &run, &mut checks)?;
         } else {
             let stderr = fs::read_to_string(dir.join("qemu.stderr")).unwrap_or_default();
             if let Some(said) = stderr.lines().rev().find(|l| !l.trim().is_empty()) {

@@ -4,18 +4,21 @@
 
 mod boot;
 mod descriptors;
+mod serve;
 mod speed;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 
 use crate::cpio::Tree;
-use crate::error::Result;
+use crate::error::{At as _, Result};
 use crate::kit::Kit;
 use crate::log::Log;
 use crate::qemu::{End, Machine};
 
 /// Every scenario, in the order in which they run.
-pub const ALL: &[&dyn Scenario] = &[&boot::Boot, &descriptors::Descriptors, &speed::Speed];
+pub const ALL: &[&dyn Scenario] = &[&boot::Boot, &descriptors::Descriptors, &serve::Serve, &speed::Speed];
 
 /// One thing to show on real Xen.
 pub trait Scenario: Sync {
@@ -63,6 +66,19 @@ impl Run {
     /// A result file as text; empty if it is not there.
     pub fn text(&self, name: &str) -> String {
         self.results.get(name).map(|b| String::from_utf8_lossy(b).into_owned()).unwrap_or_default()
+    }
+
+    /// Keeps the result files where one can look at them.
+    pub(crate) fn keep(&self, dir: &Path) -> Result<()> {
+        if dir.exists() {
+            fs::remove_dir_all(dir).at(dir)?;
+        }
+        fs::create_dir_all(dir).at(dir)?;
+        for (name, bytes) in &self.results {
+            let path = dir.join(name.replace('/', "-"));
+            fs::write(&path, bytes).at(&path)?;
+        }
+        Ok(())
     }
 
     /// The exit status of a recorded command.

@@ -1,0 +1,123 @@
+//! `mgpu serve` in dom0: a guest draws through it while its pages are ballooned out and in.
+//!
+//! The picture must be the model's, byte by byte, and at the end every frame must be back with the host.
+
+use std::fs;
+use std::process::Command;
+
+use super::{Checks, Run, Scenario};
+use crate::cpio::Tree;
+use crate::error::{At as _, Result};
+use crate::host;
+use crate::kit::Kit;
+
+/// See [`Scenario::about`].
+#[derive(Debug)]
+pub(super) struct Serve;
+
+const SEED: u64 = 7;
+const FRAMES: u32 = 5;
+const BALLOON: u32 = 8;
+
+impl Scenario for Serve {
+    fn name(&self) -> &'static str {
+        "serve"
+    }
+
+    fn about(&self) -> &'static str {
+        "a guest draws through mgpu while it balloons; its picture is the model's, all frames come back"
+    }
+
+    fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
+        kit.install(files, &kit.program("mediated-gpu", "mgpu")?)?;
+        kit.install_guest(files)?;
+        // Xen keeps what it allocates for dom0's first server, so frames are counted from the second on.
+        let session = |name: &str, options: &str| {
+            format!(
+                "guest {name} 64 mode=draw seed={SEED} {options} poweroff=1\n\
+                 echo $DOMID >/results/{name}.domid\n\
+                 background {name}-server mgpu serve --domid $DOMID --out /results/{name}-pictures\n\
+                 ready {name}-server 10 serving\n\
+                 xl unpause {name} || say FAILED xl unpause\n\
+                 ended {name} 90 {name}-server\n\
+                 finish {name}-server 10 TERM\n\
+                 record {name}-held mgpu probe --free-pages\n\
+                 xl destroy {name} || say FAILED xl destroy\n\
+                 record {name}-after mgpu probe --free-pages\n"
+            )
+        };
+        Ok(format!(
+            "record probe mgpu probe\n\
+             {}record free mgpu probe --free-pages\n{}",
+            session("first", "frames=1 balloon=0"),
+            session("drawing", &format!("frames={FRAMES} balloon={BALLOON}")),
+        ))
+    }
+
+    fn judge(&self, kit: &Kit, run: &Run, checks: &mut Checks) -> Result<()> {
+        for command in ["probe", "free", "first-server", "drawing-server", "drawing-held", "drawing-after"] {
+            checks.succeeded(run, command);
+        }
+        checks.that(run.text("probe.out").contains("soft"), "mgpu says that it has a soft IOMMU");
+        for name in ["first", "drawing"] {
+            picture(kit, run, name, checks)?;
+        }
+
+        let domid = run.text("drawing.domid").trim().parse().unwrap_or(0);
+        let report =
+            run.log.of_domain(domid).find(|said| said.starts_with("GUEST: frames")).unwrap_or_default();
+        let drawn = format!("GUEST: frames {FRAMES} ");
+        checks.that(report.starts_with(&drawn), format!("the guest draws {FRAMES} frames ({report})"));
+        checks.that(
+            report.ends_with("checks failed 0"),
+            format!("no frame differs from its reference ({report})"),
+        );
+        let out = run.text("drawing-server.out");
+        for (figure, least) in [("invalidate", 1), ("revoked", 1), ("submissions", FRAMES.into())] {
+            let value = figure_of(&out, figure);
+            checks.that(value >= Some(least), format!("mgpu counts {figure}: at least {least} ({value:?})"));
+        }
+        let free = |name: &str| run.text(&format!("{name}.out")).trim().parse::<u64>().ok();
+        checks.equal("free frames after the guest as before it", free("drawing-after"), free("free"));
+        checks.that(free("drawing-held") < free("free"), "while the guest is there, it has frames");
+        Ok(())
+    }
+}
+
+/// The PNG that mgpu wrote must be the one that the model's guest of that number and seed ends with.
+fn picture(kit: &Kit, run: &Run, name: &str, checks: &mut Checks) -> Result<()> {
+    let domid = run.text(&format!("{name}.domid")).trim().to_owned();
+    let png = run.results.get(&format!("{name}-pictures/dom{domid}.png"));
+    checks.that(png.is_some(), format!("mgpu writes {name}'s picture"));
+    let Some(png) = png else { return Ok(()) };
+    let dir = kit.places.work.join("pictures");
+    fs::create_dir_all(&dir).at(&dir)?;
+    let ours = dir.join(format!("{name}-xen.png"));
+    fs::write(&ours, png).at(&ours)?;
+    let models = dir.join(format!("{name}-model.png"));
+    let mgpu = kit.program("mediated-gpu", "mgpu")?;
+    host::output(
+        Command::new(mgpu).args(["picture", "--domid", &domid, "--seed", &SEED.to_string()]).arg(&models),
+    )?;
+    let same = fs::read(&models).at(&models)? == *png;
+    checks.that(same, format!("{} and {} are equal", ours.display(), models.display()));
+    Ok(())
+}
+
+/// The value in a line `NAME VALUE`.
+fn figure_of(out: &str, name: &str) -> Option<u64> {
+    out.lines().filter_map(|line| line.split_once(' ')).find(|(n, _)| *n == name)?.1.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_is_found_by_its_whole_name() {
+        let out = "serving d1: V4_8\npte_writes 12\nwrites 3\nbroken x\n";
+        assert_eq!(figure_of(out, "writes"), Some(3));
+        assert_eq!(figure_of(out, "broken"), None);
+        assert_eq!(figure_of(out, "mappings"), None);
+    }
+}

@@ -6,6 +6,7 @@
 
 mod backend;
 mod bfn;
+mod broker;
 mod client;
 mod error;
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod tests;
 mod wire;
 
 pub use bfn::{BfnAllocator, BfnBlock, BfnSpace};
+pub use broker::{Broker, Brokered};
 pub use client::{Client, Config, Stats};
 pub use error::{
     AttachError, MapError, Operation, OwnError, ReclaimError, ReleaseError, RevalidateError, StartError,

@@ -98,26 +98,45 @@ pub(crate) enum Chosen {
     Soft(Arc<dyn ForeignMap>, Mode),
 }
 
+/// Who chooses bus frames, where there is an `iommu_op`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    Map { max_order: u8 },
+    Lookup { iommu: bool, offset: u64 },
+}
+
+impl Choice {
+    /// Asks the hypervisor; `None`: it has no iommu_op.
+    pub(crate) fn ask(wire: &Wire) -> Result<Option<Self>, StartError> {
+        let Some(caps) = wire.query_caps().map_err(|errno| StartError::Refused { errno })? else {
+            return Ok(None);
+        };
+        Ok(Some(if caps.flags & IOMMU_QUERY_map_cap != 0 && wire.unknown_subop() != Err(Errno::ENODEV) {
+            Self::Map { max_order: u8::try_from(caps.flags >> IOMMU_page_order_shift).unwrap_or(0) }
+        } else {
+            let iommu = caps.flags & (IOMMU_QUERY_map_cap | IOMMU_QUERY_map_all_mfns) != 0;
+            Self::Lookup { iommu, offset: caps.offset }
+        }))
+    }
+}
+
 /// Asks the hypervisor, and chooses.
 pub(crate) fn choose(ports: Ports, device: Device, space: &BfnSpace) -> Result<Chosen, StartError> {
-    let caps = match ports.iommu.map(Wire) {
-        None => None,
-        Some(wire) => {
-            wire.query_caps().map_err(|errno| StartError::Refused { errno })?.map(|caps| (wire, caps))
-        }
-    };
     let window = || space.bounds().ok_or(StartError::BadWindow { frames: 0, most: u64::MAX });
-    let Some((wire, caps)) = caps else {
-        return match (device, ports.foreign) {
-            (Device::Physical, _) => Err(StartError::PhysicalNeedsIommu),
-            (Device::Software, None) => Err(StartError::NothingToMapWith),
-            (Device::Software, Some(foreign)) => Ok(Chosen::Soft(foreign, Mode::Soft { window: window()? })),
-        };
-    };
-    if caps.flags & IOMMU_QUERY_map_cap != 0 && wire.unknown_subop() != Err(Errno::ENODEV) {
-        let max_order = u8::try_from(caps.flags >> IOMMU_page_order_shift).unwrap_or(0);
-        return Ok(Chosen::Map(wire, Mode::Map { max_order, window: window()? }));
+    if let Some(wire) = ports.iommu.map(Wire) {
+        match Choice::ask(&wire)? {
+            Some(Choice::Map { max_order }) => {
+                return Ok(Chosen::Map(wire, Mode::Map { max_order, window: window()? }));
+            }
+            Some(Choice::Lookup { iommu, offset }) => {
+                return Ok(Chosen::Lookup(wire, Mode::Lookup { iommu, offset }));
+            }
+            None => {}
+        }
     }
-    let iommu = caps.flags & (IOMMU_QUERY_map_cap | IOMMU_QUERY_map_all_mfns) != 0;
-    Ok(Chosen::Lookup(wire, Mode::Lookup { iommu, offset: caps.offset }))
+    match (device, ports.foreign) {
+        (Device::Physical, _) => Err(StartError::PhysicalNeedsIommu),
+        (Device::Software, None) => Err(StartError::NothingToMapWith),
+        (Device::Software, Some(foreign)) => Ok(Chosen::Soft(foreign, Mode::Soft { window: window()? })),
+    }
 }

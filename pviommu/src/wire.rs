@@ -17,7 +17,7 @@ use xen_ioreq::{Bfn, DomId, Errno, Gfn, IoServerId};
 pub(crate) const BATCH: usize = 1024;
 
 /// No status is positive.
-const NOT_DONE: i32 = 1;
+pub(crate) const NOT_DONE: i32 = 1;
 const NO_BFN: u64 = u64::MAX;
 /// Device access: both. A PTE of the GGTT has no other.
 const ACCESS: u16 = IOMMUOP_readable | IOMMUOP_writeable;
@@ -133,7 +133,8 @@ fn foreign(subop: u16, peer: Peer, gfn: Gfn, bfn: u64) -> pv_iommu_op {
     pv_iommu_op { bfn, gfn: gfn.0, domid: peer.domid.0, ioserver: peer.ioserver.0, ..op }
 }
 
-fn answer(op: &pv_iommu_op, rc: Result<(), Errno>) -> Answer {
+/// What `op` says after a call that returned `rc`.
+pub(crate) fn answer(op: &pv_iommu_op, rc: Result<(), Errno>) -> Answer {
     match (Errno::from_rc(i64::from(op.status)), rc) {
         (Some(errno), _) => Answer::Refused(errno),
         (None, Ok(())) if op.status == 0 => Answer::Done(Bfn(op.bfn)),

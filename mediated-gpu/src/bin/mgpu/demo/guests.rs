@@ -51,6 +51,8 @@ pub(crate) struct Done {
     pub(crate) report: Report,
     pub(crate) requests: ioreq_server::Snapshot,
     pub(crate) vgpu: Snapshot,
+    /// Its last picture as the host saw it, `scene::WIDTH` by `scene::HEIGHT`.
+    pub(crate) picture: Option<Vec<u32>>,
 }
 
 impl Running {
@@ -106,12 +108,12 @@ impl Running {
     pub(crate) fn finish(self, world: &World, out: &Path, problems: &mut Vec<String>) -> Result<Done, Error> {
         let Self { domid, seed, hostile, service, thread, .. } = self;
         let mut problem = |what: String| problems.push(format!("{domid}: {what}"));
-        let mut report = Report::default();
+        let (mut report, mut picture) = (Report::default(), None);
         match thread.join() {
             Ok(Outcome::Drew(drawn)) => {
                 report = drawn;
                 account(&report, &mut problem);
-                show(domid, seed, &service, out, &mut problem)?;
+                picture = show(domid, seed, &service, out, &mut problem)?;
             }
             Ok(Outcome::Harmed) => {}
             Ok(Outcome::Failed(why)) => problem(why),
@@ -124,7 +126,7 @@ impl Running {
         let requests = service.requests();
         let vgpu = service.stop();
         world.machine.destroy_domain(domid)?;
-        Ok(Done { domid, hostile, report, requests, vgpu })
+        Ok(Done { domid, hostile, report, requests, vgpu, picture })
     }
 }
 
@@ -172,12 +174,12 @@ fn show(
     service: &Service,
     out: &Path,
     problem: &mut impl FnMut(String),
-) -> Result<(), Error> {
+) -> Result<Option<Vec<u32>>, Error> {
     let surface = match service.vgpu().surface() {
         Ok(surface) => surface,
         Err(e) => {
             problem(e.to_string());
-            return Ok(());
+            return Ok(None);
         }
     };
     let pixels = picture::pixels(&surface);
@@ -191,5 +193,5 @@ fn show(
     if surface.missing_pages > 0 {
         problem(format!("{} pages of its picture are missing", surface.missing_pages));
     }
-    Ok(())
+    Ok((pixels.len() == scene::PIXELS).then_some(pixels))
 }

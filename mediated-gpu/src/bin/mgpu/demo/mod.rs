@@ -8,13 +8,14 @@ mod table;
 mod world;
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use guest::scene;
 
-use self::guests::Running;
+use self::guests::{Done, Running};
 use self::world::World;
 use crate::{Error, cli, picture};
 
@@ -40,6 +41,7 @@ pub(crate) fn run(args: &cli::Demo) -> Result<ExitCode, Error> {
     for guest in running {
         done.push(guest.finish(&world, &args.out, &mut problems)?);
     }
+    sheet(&done, &args.out)?;
     print!("{}", table::table(&done, drawn_for));
     let pins = world.pins();
     world.judge(&mut problems);
@@ -55,6 +57,30 @@ pub(crate) fn run(args: &cli::Demo) -> Result<ExitCode, Error> {
     } else {
         Ok(ExitCode::FAILURE)
     }
+}
+
+/// All pictures on one, three in a row.
+fn sheet(done: &[Done], out: &Path) -> Result<(), Error> {
+    let pictures: Vec<_> = done.iter().filter_map(|g| g.picture.as_ref()).collect();
+    let (width, columns) = (usize::from(scene::WIDTH), pictures.len().min(3));
+    let mut pixels = Vec::with_capacity(pictures.len().next_multiple_of(columns.max(1)) * scene::PIXELS);
+    for row in pictures.chunks(columns.max(1)) {
+        for y in 0..usize::from(scene::HEIGHT) {
+            for column in 0..columns {
+                let line = row.get(column).and_then(|p| p.get(y * width..(y + 1) * width));
+                match line {
+                    Some(line) => pixels.extend_from_slice(line),
+                    None => pixels.resize(pixels.len() + width, 0),
+                }
+            }
+        }
+    }
+    if pixels.is_empty() {
+        return Ok(());
+    }
+    let columns = u32::try_from(columns)?;
+    let height = u32::try_from(pixels.len() / (width * columns as usize))?;
+    picture::write(&out.join("guests.png"), u32::from(scene::WIDTH) * columns, height, &pixels)
 }
 
 /// Shows progress until the time is over, then tells the guests to come to an end. Says how long they drew.

@@ -20,6 +20,9 @@ pub const FRAME_PAGES: u64 = (FRAME_BYTES as u64).div_ceil(PAGE);
 /// Framebuffers: one is shown while the other is drawn.
 pub const FRAMES: usize = 2;
 
+/// Number of the first framebuffer's first page.
+pub const FIRST_FRAME_PAGE: u64 = 1 + CONTEXT_PAGES + RING_PAGES + BATCH_PAGES;
+
 /// An object: a run of page numbers, and of GGTT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
@@ -218,6 +221,7 @@ mod tests {
             assert!(seen.insert(gm));
         }
         assert_eq!(l.page(l.pages), None);
+        assert_eq!(l.frames[0].first, FIRST_FRAME_PAGE);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use xen_ioreq::Gfn;
 
 use crate::cmd;
 use crate::gpu::{DriverError, Gpu};
-use crate::layout::{BATCH_PAGES, FRAMES, Purpose, Region, frame};
+use crate::layout::{BATCH_PAGES, FIRST_FRAME_PAGE, FRAMES, Purpose, Region, frame};
 use crate::platform::Platform;
 use crate::rng::Rng;
 use crate::scene::{self, Blit, FINAL, PITCH, PIXELS, Source, Texture, WIDTH};
@@ -102,6 +102,19 @@ pub fn run<P: Platform>(
     }
     run.frame(FINAL, 0, true)?;
     Ok(run.report)
+}
+
+/// After a [`run`]: gives the first `pages` pages of a framebuffer to the hypervisor and leaves the GGTT entries that lead
+/// to them as they are, as careless drivers do. How many were taken.
+pub fn give_back(platform: &mut impl Platform, pages: usize) -> usize {
+    let mut gfns = [Gfn(0); MAX_BALLOON];
+    let mut count = 0;
+    for (page, slot) in (FIRST_FRAME_PAGE..).zip(gfns.iter_mut().take(pages)) {
+        let Some(gfn) = frame(platform, page) else { break };
+        *slot = gfn;
+        count += 1;
+    }
+    platform.decrease_reservation(&gfns[..count])
 }
 
 struct Run<'a, P> {

@@ -15,6 +15,7 @@ pub(crate) struct Cmdline<'a> {
     pub(crate) clear: u64,
     pub(crate) rounds: u32,
     pub(crate) n: u32,
+    pub(crate) give: usize,
     pub(crate) poweroff: bool,
 }
 
@@ -33,6 +34,7 @@ impl<'a> Cmdline<'a> {
             clear: d.clear_entries,
             rounds: 200,
             n: 2000,
+            give: 0,
             poweroff: false,
         };
         for (key, value) in line.split_ascii_whitespace().filter_map(|word| word.split_once('=')) {
@@ -47,6 +49,7 @@ impl<'a> Cmdline<'a> {
                 "clear" => set(&mut o.clear, value),
                 "rounds" => set(&mut o.rounds, value),
                 "n" => set(&mut o.n, value),
+                "give" => set(&mut o.give, value),
                 "poweroff" => o.poweroff = value == "1",
                 _ => {}
             }

@@ -1,6 +1,6 @@
 //! The guest driver as a PVH kernel: boots on Xen by `xl create`, does what its command line says.
 //!
-//! `mode=draw` (`seed`, `frames`, `balloon`, `number`, `check`, `patience`, `clear`), `mode=hostile` (`seed`,
+//! `mode=draw` (`seed`, `frames`, `balloon`, `number`, `check`, `patience`, `clear`, `give`), `mode=hostile` (`seed`,
 //! `rounds`), `mode=rows`, `mode=bench` (`n`), `mode=hello` (comes up and no more); `poweroff=1` ends the domain
 //! afterwards, else it stays, halted. Lines go to Xen's debug console, port 0xe9. Built by
 //! `cargo build -p guest --bin pvh --features kernel --profile kernel`.
@@ -68,8 +68,22 @@ fn draw(vcpu: &mut Vcpu, options: &Cmdline<'_>) {
                 r.ballooned_out, r.ballooned_in, r.starved, r.interrupts, r.picture
             );
         }
-        Err(e) => println!("GUEST: failed: {e}"),
+        Err(e) => return println!("GUEST: failed: {e}"),
     }
+    if options.give > 0 {
+        give(vcpu, options.give);
+    }
+}
+
+/// Some seconds after the picture, gives pages of a framebuffer back; whoever watches from outside has the time to
+/// count frames and to stop the device model before.
+fn give(vcpu: &mut Vcpu, pages: usize) {
+    println!("GUEST: holding");
+    for _ in 0..GIVE_AFTER {
+        guest::Platform::wait(vcpu);
+    }
+    println!("GUEST: giving {pages}");
+    println!("GUEST: gave {}", guest::run::give_back(vcpu, pages));
 }
 
 fn hostile(vcpu: &mut Vcpu, options: &Cmdline<'_>) {
@@ -108,6 +122,9 @@ fn rows(vcpu: &mut Vcpu) {
     }
     println!("GUEST: rows {passed} passed, {failed} failed");
 }
+
+/// Moments between the picture and what `give` gives.
+const GIVE_AFTER: u32 = 500;
 
 /// The one buffer for reference pictures.
 fn pixels() -> &'static mut [u32] {

@@ -4,6 +4,7 @@
 
 mod boot;
 mod descriptors;
+mod promise;
 mod serve;
 mod speed;
 
@@ -18,7 +19,8 @@ use crate::log::Log;
 use crate::qemu::{End, Machine};
 
 /// Every scenario, in the order in which they run.
-pub const ALL: &[&dyn Scenario] = &[&boot::Boot, &descriptors::Descriptors, &serve::Serve, &speed::Speed];
+pub const ALL: &[&dyn Scenario] =
+    &[&boot::Boot, &descriptors::Descriptors, &serve::Serve, &promise::Promise, &speed::Speed];
 
 /// One thing to show on real Xen.
 pub trait Scenario: Sync {

@@ -71,6 +71,8 @@ struct Served {
 
 impl World {
     fn new(profile: Profile) -> Self {
+        // RUST_LOG tells what went on.
+        let _ = env_logger::builder().is_test(true).try_init();
         let config = Machinery { frames: 32768, profile, iommu: Iommu::On, ..Machinery::default() };
         let machine = Machine::new(config).unwrap();
         let free = machine.free_frames();

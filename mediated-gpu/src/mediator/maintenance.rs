@@ -11,11 +11,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use pviommu::{Client, Draining, Guest};
+use pviommu::{Draining, Guest};
 
 use super::guest::Vgpu;
 use super::shadow::ShadowGgtt;
-use super::stats::Stats;
 
 /// How many references wait for each other at most.
 const COMPANY: usize = 64;
@@ -30,7 +29,6 @@ const LAST_ROUNDS: u32 = 100;
 
 /// What the thread is told. The lock is held for moments, with no other taken.
 pub(super) struct Maintenance {
-    client: Client,
     frames: Guest,
     todo: Mutex<Todo>,
     changed: Condvar,
@@ -50,8 +48,8 @@ struct Todo {
 }
 
 impl Maintenance {
-    pub(super) fn new(client: Client, frames: Guest) -> Self {
-        Self { client, frames, todo: Mutex::default(), changed: Condvar::new() }
+    pub(super) fn new(frames: Guest) -> Self {
+        Self { frames, todo: Mutex::default(), changed: Condvar::new() }
     }
 
     /// Records an invalidation.
@@ -107,11 +105,11 @@ impl Maintenance {
         std::thread::Builder::new().name(format!("{} frames", vgpu.id())).spawn(move || {
             let maintenance = vgpu.maintenance();
             while let Some((came, draining)) = maintenance.next_round() {
-                let rest = maintenance.round(vgpu.ggtt(), vgpu.stats(), draining);
+                let all = vgpu.ggtt().release(draining);
                 for at in came {
                     vgpu.stats().invalidated(at.elapsed());
                 }
-                maintenance.end_round(rest);
+                maintenance.end_round(all);
             }
         })
     }
@@ -139,42 +137,26 @@ impl Maintenance {
         Some((std::mem::take(&mut todo.notices), std::mem::take(&mut todo.draining)))
     }
 
-    fn end_round(&self, rest: Vec<Draining>) {
+    fn end_round(&self, all: bool) {
         let mut todo = self.todo.lock();
         todo.done += 1;
-        if !rest.is_empty() || self.frames.has_work() {
-            todo.draining.extend(rest);
+        if !all {
             todo.since.get_or_insert_with(Instant::now);
         }
         self.changed.notify_all();
     }
 
-    /// Carries out what was announced, and releases what nobody refers to. Returns what must be tried again.
-    fn round(&self, ggtt: &ShadowGgtt, stats: &Stats, mut draining: Vec<Draining>) -> Vec<Draining> {
-        draining.extend(ggtt.take_stale());
-        let (quiesced, held) = self.client.quiesce(draining, ggtt);
-        let released = self.client.release(quiesced);
-        stats.released.add(released.mappings as u64);
-        stats.replaced.add(released.pages as u64);
-        for (_, e) in &released.failed {
-            log::warn!("a release is tried again: {e}");
-        }
-        held.into_iter().chain(released.failed.into_iter().map(|(d, _)| d)).collect()
-    }
-
-    /// Lets go of everything, on the caller's thread, after the vGPU's own has ended. The number of frames that could not
-    /// be released: 0 unless the hypervisor refuses.
-    pub(super) fn last_rounds(&self, ggtt: &ShadowGgtt, stats: &Stats) -> usize {
+    /// Lets go of everything, on the caller's thread, after the vGPU's own has ended. `false`: the hypervisor has not taken
+    /// all back.
+    pub(super) fn last_rounds(&self, ggtt: &ShadowGgtt) -> bool {
         let mut rest = std::mem::take(&mut self.todo.lock().draining);
         ggtt.close(&mut rest);
-        for _ in 0..LAST_ROUNDS {
-            rest = self.round(ggtt, stats, rest);
-            if rest.is_empty() && !self.frames.has_work() {
-                break;
+        (0..LAST_ROUNDS).any(|round| {
+            if round > 0 {
+                std::thread::sleep(PATIENCE);
             }
-            std::thread::sleep(PATIENCE);
-        }
-        rest.len()
+            ggtt.release(std::mem::take(&mut rest))
+        })
     }
 }
 

@@ -173,11 +173,12 @@ impl Mediator {
         vgpus.last = vgpus.last.wrapping_add(1).max(1);
         let id = VgpuId(vgpus.last);
         let stats = Arc::new(Stats::default());
-        let maintenance = Maintenance::new(self.own.client.clone(), frames.clone());
+        let maintenance = Maintenance::new(frames.clone());
         let ggtt = ShadowGgtt::new(Parts {
             slice,
             scratch: self.scratch_bfn,
             gpu: self.own.gpu.clone(),
+            client: self.own.client.clone(),
             frames,
             memory: self.own.memory.clone(),
             stats: stats.clone(),
@@ -203,9 +204,8 @@ impl Mediator {
         if thread.join().is_err() {
             log::error!("{id}: the thread that releases frames had panicked");
         }
-        let kept = vgpu.maintenance().last_rounds(vgpu.ggtt(), vgpu.stats());
-        if kept > 0 {
-            log::error!("{id}: {kept} frames could not be released");
+        if !vgpu.maintenance().last_rounds(vgpu.ggtt()) {
+            log::error!("{id}: the hypervisor has not taken all frames back");
         }
         self.vgpus.lock().slices.free(vgpu.slice());
         Ok(vgpu.statistics())

@@ -4,15 +4,15 @@
 //! frame, the scratch page otherwise. Order of a change: new mapping, way back, physical entry, old reference put;
 //! the flush and the release are for the caller.
 //!
-//! Locks, in this order: `writers`, so that what a notice announced is gone before the next reference is taken, and
-//! no reference is entered that was taken before; `table`, held for reading while a page is copied, so that after a
-//! change nobody still copies.
+//! Locks, in this order: `releasing`, one release at a time; `writers`, so that what a notice announced is gone before
+//! the next reference is taken, and no reference is entered that was taken before; `table`, held for reading while a
+//! page is copied, so that after a change nobody still copies.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::{Mutex, RwLock};
-use pviommu::{DeviceFlush, Draining, Guest, Mapped};
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use pviommu::{Client, DeviceFlush, Draining, Guest, Mapped};
 use xen_ioreq::{Bfn, Gfn, PAGE_MASK, PAGE_SIZE};
 
 use super::memory::Memory;
@@ -35,10 +35,15 @@ pub(crate) struct Parts {
     /// Where entries lead that lead nowhere.
     pub(crate) scratch: Bfn,
     pub(crate) gpu: Arc<dyn PhysicalGpu>,
+    pub(crate) client: Client,
     pub(crate) frames: Guest,
     pub(crate) memory: Memory,
     pub(crate) stats: Arc<Stats>,
 }
+
+/// How often an entry's writer looks whether notices have been carried out. Once is enough, unless others of the guest's
+/// CPUs go on ballooning or the hypervisor fails.
+const NOTICE_TRIES: u32 = 100;
 
 /// Who changes entries.
 #[derive(Debug, Default)]
@@ -52,8 +57,11 @@ struct Writers {
 /// The shadow.
 pub(crate) struct ShadowGgtt {
     parts: Parts,
-    /// Physical entries have changed since the last flush.
+    /// Physical entries have changed since the last flush began.
     dirty: AtomicBool,
+    /// Held during a flush: who finds nothing dirty has waited for the flush that made it so. Nothing else is locked under it.
+    flushing: Mutex<()>,
+    releasing: Mutex<()>,
     writers: Mutex<Writers>,
     table: RwLock<ReverseMap<Mapped>>,
 }
@@ -65,7 +73,14 @@ impl ShadowGgtt {
             parts.gpu.ggtt_write(index, Some(parts.scratch));
         }
         let table = RwLock::new(ReverseMap::new(parts.slice.entries()));
-        Self { parts, dirty: AtomicBool::new(true), writers: Mutex::default(), table }
+        Self {
+            parts,
+            dirty: AtomicBool::new(true),
+            flushing: Mutex::default(),
+            releasing: Mutex::default(),
+            writers: Mutex::default(),
+            table,
+        }
     }
 
     /// The slice.
@@ -98,16 +113,13 @@ impl ShadowGgtt {
 
     fn write_entry(&self, index: u32, at: usize, bits: u64, value: u64) -> Option<Draining> {
         self.parts.stats.pte_writes.add(1);
-        let mut writers = self.writers.lock();
+        // A frame that went and came back before this write is another one. Its notice has come: carried out after
+        // this write it would find this entry, and before that the guest would draw in the old frame.
+        let writers = self.lock_after_notices();
         if writers.closed {
             return None;
         }
         let guest = Pte(self.table.read().guest(at) & !bits | value & bits);
-        if guest.present() {
-            // A frame that went and came back before this write is another one; its notice has come, and must not
-            // find this entry.
-            self.carry_out(&mut writers);
-        }
         let new = if guest.present() { self.map(Gfn(guest.frame())) } else { None };
         let mut table = self.table.write();
         table.set_guest(at, guest.0);
@@ -140,11 +152,42 @@ impl ShadowGgtt {
         }
     }
 
-    /// Takes what notices have ended: no entry leads there any more, and no reference is left. The caller flushes.
-    pub(crate) fn take_stale(&self) -> Vec<Draining> {
+    /// Locks `writers` in a state in which no notice waits.
+    fn lock_after_notices(&self) -> MutexGuard<'_, Writers> {
+        for _ in 0..NOTICE_TRIES {
+            let mut writers = self.writers.lock();
+            self.carry_out(&mut writers);
+            if !self.parts.frames.has_work() {
+                return writers;
+            }
+            // A page cannot be replaced again before its predecessor is gone.
+            drop(writers);
+            self.release(Vec::new());
+        }
+        log::warn!("a notice waits, and an entry may lead to a frame that has gone");
+        self.writers.lock()
+    }
+
+    /// Carries out what notices announced, and gives back what is `draining` and what they have ended, after a
+    /// flush. `false`: some of it must be tried again.
+    pub(crate) fn release(&self, mut draining: Vec<Draining>) -> bool {
+        let _one = self.releasing.lock();
+        {
+            let mut writers = self.writers.lock();
+            self.carry_out(&mut writers);
+            draining.append(&mut writers.stale);
+        }
+        let (quiesced, held) = self.parts.client.quiesce(draining, self);
+        let released = self.parts.client.release(quiesced);
+        self.parts.stats.released.add(released.mappings as u64);
+        self.parts.stats.replaced.add(released.pages as u64);
+        for (_, e) in &released.failed {
+            log::warn!("a release is tried again: {e}");
+        }
         let mut writers = self.writers.lock();
-        self.carry_out(&mut writers);
-        std::mem::take(&mut writers.stale)
+        writers.stale.extend(held);
+        writers.stale.extend(released.failed.into_iter().map(|(d, _)| d));
+        writers.stale.is_empty() && !self.parts.frames.has_work()
     }
 
     /// Points every entry that leads to a frame of which a notice has come at scratch. What the guest wrote stays.
@@ -204,9 +247,16 @@ impl ShadowGgtt {
 
     /// Flushes if entries have changed since the last time.
     pub(crate) fn flush_if_dirty(&self) {
+        let _flushing = self.flushing.lock();
         if self.dirty.load(Ordering::Acquire) {
-            self.flush();
+            self.flush_locked();
         }
+    }
+
+    fn flush_locked(&self) {
+        self.dirty.store(false, Ordering::Release);
+        self.parts.gpu.ggtt_flush();
+        self.parts.stats.flushes.add(1);
     }
 
     /// Copies from graphics memory of the slice. On an error the rest of `buf` is as it was.
@@ -271,9 +321,8 @@ impl ShadowGgtt {
 /// Flushes the GPU's translations: entries that changed before are not used any more when it returns.
 impl DeviceFlush for ShadowGgtt {
     fn flush(&self) {
-        self.dirty.store(false, Ordering::Release);
-        self.parts.gpu.ggtt_flush();
-        self.parts.stats.flushes.add(1);
+        let _flushing = self.flushing.lock();
+        self.flush_locked();
     }
 }
 

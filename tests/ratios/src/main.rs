@@ -6,6 +6,7 @@ mod harness;
 mod ping_pong;
 mod round_trip;
 mod soft_gpu;
+mod xen;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,7 @@ struct Family {
 const FAMILIES: &[Family] = &[
     Family { names: round_trip::NAMES, measure: round_trip::measure },
     Family { names: soft_gpu::NAMES, measure: soft_gpu::measure },
+    Family { names: xen::NAMES, measure: xen::measure },
 ];
 
 /// Measure the project's speed figures.

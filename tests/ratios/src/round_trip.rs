@@ -56,7 +56,8 @@ pub(crate) fn measure() -> Result<Vec<Figure>, String> {
     let server = server.map().map_err(|e| say(&e))?.enable().map_err(|e| say(&e))?;
     let bus = Bus::new(server.claims());
     let id = bus.attach(Arc::new(Register));
-    let window = Window { space: Space::Pio, start: PORT.into(), last: u64::from(PORT) + 3, region: Region(0) };
+    let window =
+        Window { space: Space::Pio, start: PORT.into(), last: u64::from(PORT) + 3, region: Region(0) };
     bus.map(id, window).map_err(|e| say(&e))?;
     let guest = Guest::new(server, bus, Arc::new(()), OnError::AllOnes);
     let mut guests = GuestLoop::new().map_err(|e| say(&e))?;

@@ -5,17 +5,29 @@ use guest::run::Config;
 /// The options, each with its default.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cmdline<'a> {
+    /// `draw` a picture (the default), `hostile`, `rows`, `bench`, or `hello`: come up and no more.
     pub(crate) mode: &'a str,
+    /// Of pictures, ballooning and harm.
     pub(crate) seed: u64,
+    /// Frames that `draw` draws.
     pub(crate) frames: u32,
+    /// Pages ballooned during each of them.
     pub(crate) balloon: usize,
+    /// The number to draw, the domain's own by default.
     pub(crate) number: Option<u16>,
+    /// Every how many frames the pixels are checked.
     pub(crate) check: u32,
+    /// Moments (5 ms) waited for a frame.
     pub(crate) patience: u32,
+    /// GGTT entries cleared at the start beyond those in use.
     pub(crate) clear: u64,
+    /// Rounds of `hostile`.
     pub(crate) rounds: u32,
+    /// Accesses of each kind that `bench` makes.
     pub(crate) n: u32,
+    /// Pages that `draw` gives away at its end, while the GPU can still reach them.
     pub(crate) give: usize,
+    /// `1`: the domain ends afterwards; else it stays, halted, and its picture with it.
     pub(crate) poweroff: bool,
 }
 

@@ -1,8 +1,5 @@
-//! The guest driver as a PVH kernel: boots on Xen by `xl create`, does what its command line says.
-//!
-//! `mode=draw` (`seed`, `frames`, `balloon`, `number`, `check`, `patience`, `clear`, `give`), `mode=hostile` (`seed`,
-//! `rounds`), `mode=rows`, `mode=bench` (`n`), `mode=hello` (comes up and no more); `poweroff=1` ends the domain
-//! afterwards, else it stays, halted. Lines go to Xen's debug console, port 0xe9. Built by
+//! The guest driver as a PVH kernel: boots on Xen by `xl create`, does what its command line says ([`cmdline`] has the
+//! modes and options), writes lines to Xen's debug console. Built by
 //! `cargo build -p guest --bin pvh --features kernel --profile kernel`.
 #![no_std]
 #![no_main]

@@ -28,7 +28,6 @@ use crate::frames::Hold;
 use crate::history::Event;
 use crate::ioreq::Shared;
 use crate::machine::Machine;
-use crate::p2m::P2mType;
 use crate::{dm_op, foreign, iommu, memory_op};
 
 /// Everything that a domain may ask of the hypervisor. Implements all traits of [`xen_ioreq::seam`].
@@ -101,16 +100,17 @@ impl Caller {
                 return Err(e);
             }
         };
-        let mut gfns = Vec::with_capacity(count);
-        {
+        let gfns = Vec::with_capacity(count);
+        let mut own = OwnFrames { machine: self.machine.clone(), domain: self.domain.clone(), mapping, gfns };
+        for (i, mfn) in frames.iter().enumerate() {
             // A PV domain's frames have their machine numbers.
-            let mut p2m = self.domain.p2m.write();
-            for mfn in frames {
-                p2m.set(Gfn(mfn.0), mfn, P2mType::RamRw);
-                gfns.push(Gfn(mfn.0));
+            if let Err(e) = self.domain.put(Gfn(mfn.0), *mfn) {
+                give_back(frames.get(i..).unwrap_or(&[]));
+                return Err(e);
             }
+            own.gfns.push(Gfn(mfn.0));
         }
-        Ok(OwnFrames { machine: self.machine.clone(), domain: self.domain.clone(), mapping, gfns })
+        Ok(own)
     }
 }
 

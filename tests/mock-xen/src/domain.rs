@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use xen_ioreq::DomId;
 use xen_ioreq::abi::sched::{SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_suspend};
+use xen_ioreq::{DomId, Errno, Gfn, Mfn};
 
 use crate::config::DomainConfig;
 use crate::evtchn::Ports;
 use crate::iommu::BusTable;
 use crate::ioreq::Servers;
-use crate::p2m::P2m;
+use crate::p2m::{P2m, P2mType};
 use crate::vcpu::VcpuState;
 
 /// Why a domain no longer runs.
@@ -167,6 +167,14 @@ impl Domain {
     pub(crate) fn crash(&self, why: &str) {
         log::error!("{}: crashed: {why}", self.id);
         self.shut_down(SHUTDOWN_crash);
+    }
+
+    /// Puts a frame of this domain's at `gfn`; returns what was there. ESRCH: the domain is dying and will not look
+    /// through its address space again; the frame is still the caller's to release.
+    pub(crate) fn put(&self, gfn: Gfn, mfn: Mfn) -> Result<Option<Mfn>, Errno> {
+        let mut p2m = self.p2m.write();
+        // Under the lock that the destruction takes after it has marked the domain.
+        if self.dying() { Err(Errno::ESRCH) } else { Ok(p2m.set(gfn, mfn, P2mType::RamRw)) }
     }
 
     /// Makes every vCPU look at what has changed.

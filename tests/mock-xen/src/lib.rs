@@ -4,6 +4,24 @@
 //! it unchanged through [`xen_ioreq::seam`]; [`Caller`] is a domain's hand on it, [`Vcpu`] a guest's processor,
 //! [`BusPort`] a device's way to memory. The *oracle* watches every DMA and keeps what went wrong with the
 //! history of the frame. Real Xen beats the model: where they differ, the model is to be mended.
+//!
+//! ```
+//! use mock_xen::{Config, DomainConfig, Machine};
+//! use xen_ioreq::{Gfn, VcpuId};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let machine = Machine::new(Config::default())?;
+//! let guest = machine.create_domain(&DomainConfig::default())?;
+//! machine.populate(guest, Gfn(0), 16)?;
+//! let vcpu = machine.vcpu(guest, VcpuId(0))?;
+//! vcpu.ram_write(0x1000, b"hello")?;
+//! assert_eq!(vcpu.pio_read(0x80, 1)?, 0xff, "nobody claims this port");
+//! assert_eq!(vcpu.decrease_reservation(&[Gfn(1)])?, 1);
+//! assert_eq!(vcpu.mmio_read(0x1000, 4)?, 0xffff_ffff, "nothing is there any more");
+//! machine.assert_clean();
+//! # Ok(())
+//! # }
+//! ```
 
 #![allow(non_upper_case_globals, reason = "patterns use constants that have the names of Xen's headers")]
 
@@ -23,6 +41,8 @@ mod memory;
 mod memory_op;
 mod oracle;
 mod p2m;
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod testing;
 mod vcpu;

@@ -19,7 +19,7 @@ use crate::iommu::{self, BFN_BITS_MAX, BusTable};
 use crate::ioreq;
 use crate::memory::HostMemory;
 use crate::oracle::{Oracle, Violation};
-use crate::p2m::{P2m, P2mType};
+use crate::p2m::P2m;
 use crate::vcpu::Vcpu;
 
 /// vCPUs for which one page has slots.
@@ -195,13 +195,20 @@ impl Machine {
         for i in 0..count {
             let gfn = first.checked_add(i).filter(|g| P2m::addressable(*g)).ok_or(Errno::EINVAL)?;
             let mfn = self.frames(|t| t.allocate(domid, true))?;
-            let old = domain.p2m.write().set(gfn, mfn, P2mType::RamRw);
-            self.frames(|t| {
-                t.note(mfn, Event::Populated { owner: domid, gfn });
-                if let Some(old) = old {
-                    t.release(old, Hold::Allocation);
+            let put = domain.put(gfn, mfn);
+            self.frames(|t| match put {
+                Ok(old) => {
+                    t.note(mfn, Event::Populated { owner: domid, gfn });
+                    if let Some(old) = old {
+                        t.release(old, Hold::Allocation);
+                    }
+                    Ok(())
                 }
-            });
+                Err(e) => {
+                    t.release(mfn, Hold::Allocation);
+                    Err(e)
+                }
+            })?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::frames::Hold;
 use crate::history::Event;
 use crate::ioreq::request::Request;
 use crate::machine::Machine;
-use crate::p2m::{P2m, P2mType};
+use crate::p2m::P2m;
 use crate::vcpu::Notice;
 
 /// Largest extent order of an ordinary domain and of dom0 (Xen's `memop-max-order`).
@@ -173,7 +173,7 @@ impl Work<'_> {
             return false;
         }
         let mut fresh = Vec::new();
-        let all = self.machine.frames(|t| {
+        let mut all = self.machine.frames(|t| {
             for _ in 0..frames {
                 match t.allocate(d.id, true) {
                     Ok(mfn) => fresh.push(mfn),
@@ -188,13 +188,19 @@ impl Work<'_> {
             true
         });
         for (i, mfn) in (0..frames).zip(fresh) {
-            let Some(gfn) = first.checked_add(i) else { return false };
             // A frame that was there stays the domain's, out of its reach, and nobody is told.
-            let old = d.p2m.write().set(gfn, mfn, P2mType::RamRw);
-            self.machine.frames(|t| {
-                t.note(mfn, Event::Populated { owner: d.id, gfn });
-                if let Some(old) = old {
-                    t.note(old, Event::Replaced { owner: d.id, gfn });
+            let gfn = Gfn(first.0 + i);
+            let put = d.put(gfn, mfn);
+            self.machine.frames(|t| match put {
+                Ok(old) => {
+                    t.note(mfn, Event::Populated { owner: d.id, gfn });
+                    if let Some(old) = old {
+                        t.note(old, Event::Replaced { owner: d.id, gfn });
+                    }
+                }
+                Err(_) => {
+                    t.release(mfn, Hold::Allocation);
+                    all = false;
                 }
             });
         }

@@ -81,6 +81,11 @@ fn query_caps(machine: &Machine, caller: &Domain, op: &mut pv_iommu_op) {
     }
 }
 
+/// EPERM: the caller is being destroyed. Asked with the frame table's lock held, under which its mappings are removed.
+fn alive(caller: &Domain) -> Result<(), Errno> {
+    if caller.dying() { Err(Errno::EPERM) } else { Ok(()) }
+}
+
 fn map_page(machine: &Machine, caller: &Domain, op: &pv_iommu_op) -> Result<(), Errno> {
     let table = control(caller).ok_or(Errno::EPERM)?;
     // Bit 2 means something else in each of the other places where it is defined.
@@ -93,6 +98,7 @@ fn map_page(machine: &Machine, caller: &Domain, op: &pv_iommu_op) -> Result<(), 
     let p2m = caller.p2m.read();
     let (mfn, _) = p2m.ram(Gfn(op.gfn)).ok_or(Errno::EPERM)?;
     machine.frames(|t| {
+        alive(caller)?;
         if t.owner(mfn) != Some(Owner::Dom(caller.id)) {
             return Err(Errno::EPERM);
         }
@@ -145,6 +151,7 @@ fn foreign<R>(
     let p2m = d.p2m.read();
     let (mfn, _) = p2m.ram(Gfn(op.gfn)).ok_or(Errno::ENXIO)?;
     machine.frames(|t| {
+        alive(caller)?;
         if !matches!(t.owner(mfn), Some(Owner::Dom(_))) {
             return Err(Errno::EPERM);
         }

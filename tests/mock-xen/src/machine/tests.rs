@@ -1,5 +1,5 @@
 use xen_ioreq::abi::iommu_op::IOMMUOP_map_foreign_page;
-use xen_ioreq::seam::{ForeignMap, Prot};
+use xen_ioreq::seam::{ForeignMap, MemoryOp, Prot};
 
 use super::*;
 use crate::testing::{DOM0, Emulator, GUEST_FRAMES, foreign_op, guest, iommu, machine, unmap_foreign, vcpu};
@@ -62,6 +62,25 @@ fn a_frame_that_devices_reach_outlives_its_guest_until_it_is_unmapped() {
     assert_eq!(unmap_foreign(&e.caller, 0x10, e.id), Ok(()));
     drop(e);
     assert_eq!((m.free_frames(), m.domain_info(d)), (free, None));
+    m.assert_clean();
+}
+
+#[test]
+fn a_frame_put_while_its_domain_is_being_destroyed_is_not_left_in_its_address_space() {
+    let m = machine(Config::default());
+    let free = m.free_frames();
+    let d = guest(&m, 1);
+    let domain = m.domain(d).unwrap();
+    // Where a destruction stands between its mark and its sweep.
+    assert!(domain.begin_death());
+    assert_eq!(m.populate(d, Gfn(100), 1), Err(Errno::ESRCH));
+    let list = &mut [101];
+    let mut arg =
+        xen_ioreq::abi::memory::xen_memory_reservation { nr_extents: 1, domid: d.0, ..Default::default() };
+    let done = m.caller(DOM0).unwrap().memory_op(6, zerocopy::IntoBytes::as_mut_bytes(&mut arg), list);
+    assert_eq!(done, Ok(0));
+    assert_eq!(m.free_frames(), free - GUEST_FRAMES);
+    assert!(domain.p2m.read().get(Gfn(100)).is_none() && domain.p2m.read().get(Gfn(101)).is_none());
     m.assert_clean();
 }
 

@@ -20,6 +20,8 @@ use super::shadow::ShadowGgtt;
 const COMPANY: usize = 64;
 /// How many wait before their writer does.
 const CROWD: usize = 4096;
+/// How long a writer waits at most.
+const CROWD_WAIT: Duration = Duration::from_millis(100);
 /// How long a reference waits for company, and a release that failed for its next try.
 const PATIENCE: Duration = Duration::from_millis(1);
 /// Notices whose time of arrival is kept; there are never more than vCPUs and ring slots can bring at once.
@@ -76,9 +78,9 @@ impl Maintenance {
             todo.since.get_or_insert_with(Instant::now);
             self.changed.notify_all();
         }
-        while todo.draining.len() >= CROWD && !todo.closed {
-            self.changed.wait(&mut todo);
-        }
+        // A vCPU waits here, so not for ever, whatever holds the thread up.
+        let crowded = |todo: &mut Todo| todo.draining.len() >= CROWD && !todo.closed;
+        self.changed.wait_while_for(&mut todo, crowded, CROWD_WAIT);
     }
 
     /// Waits until what was announced or put before this call has been carried out, or could not be.

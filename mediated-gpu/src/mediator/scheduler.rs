@@ -7,6 +7,7 @@
 //! interrupts take it.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
@@ -160,12 +161,15 @@ impl Worker {
 
     fn run(&mut self) {
         while let Some(vgpu) = self.next_turn() {
-            let taken = vgpu.take_work(self.engine);
-            let usable = match taken {
-                Some((submission, epoch)) => self.submission(&vgpu, submission, epoch),
-                None => true,
-            };
-            if taken.is_some() {
+            let mut usable = true;
+            if let Some((submission, epoch)) = vgpu.take_work(self.engine) {
+                let turn = AssertUnwindSafe(|| self.submission(&vgpu, submission, epoch));
+                usable = catch_unwind(turn).unwrap_or_else(|_| {
+                    // A mistake of ours that this guest has found. It loses its context; the others go on.
+                    log::error!("{}: a turn on {} panicked", vgpu.id(), self.engine.name());
+                    vgpu.failed(self.engine, epoch, submission.first);
+                    self.reset()
+                });
                 vgpu.work_ended(self.engine);
             }
             self.end_turn(&vgpu);

@@ -189,3 +189,30 @@ fn frame_that_went_and_came_back_is_used_from_the_write_of_its_entry_on() {
     g.vgpu.settle();
     assert_eq!(g.vgpu.statistics().invalidations, 200);
 }
+
+#[test]
+fn flush_waits_for_one_that_another_thread_has_begun() {
+    use std::sync::atomic::Ordering;
+    let host = Host::new();
+    let mut g = host.guest();
+    g.start();
+    g.vgpu.settle();
+    let (begun, done) = (&host.gpu.flushes_begun, &host.gpu.flushes_done);
+    let gate = host.gpu.flush_gate.lock();
+    g.write_pte(g.gm(DATA), 0);
+    let before = (begun.load(Ordering::SeqCst), done.load(Ordering::SeqCst));
+    std::thread::scope(|s| {
+        let flush = || {
+            g.set_reg(0x10_1008, 1);
+            done.load(Ordering::SeqCst)
+        };
+        let first = s.spawn(flush);
+        eventually("a flush has begun", || begun.load(Ordering::SeqCst) > before.0);
+        // Nothing is marked dirty any more, and nothing has been flushed yet.
+        let second = s.spawn(flush);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        drop(gate);
+        assert!(first.join().unwrap() > before.1);
+        assert!(second.join().unwrap() > before.1, "it came back before any flush was done");
+    });
+}

@@ -28,6 +28,10 @@ pub(super) struct Hanging {
     /// The next so many submissions hang.
     hang: AtomicUsize,
     pub(super) resets: AtomicUsize,
+    /// Locked by a test, it keeps flushes from coming to their end.
+    pub(super) flush_gate: Mutex<()>,
+    pub(super) flushes_begun: AtomicUsize,
+    pub(super) flushes_done: AtomicUsize,
 }
 
 impl Hanging {
@@ -57,7 +61,10 @@ impl PhysicalGpu for Hanging {
         self.soft.ggtt_read(index)
     }
     fn ggtt_flush(&self) {
+        self.flushes_begun.fetch_add(1, Ordering::SeqCst);
+        drop(self.flush_gate.lock());
         self.soft.ggtt_flush();
+        self.flushes_done.fetch_add(1, Ordering::SeqCst);
     }
     fn submit(&self, engine: Engine, first: u64, second: Option<u64>) {
         let one_less = |n: usize| n.checked_sub(1);
@@ -101,7 +108,14 @@ impl Host {
         let client = world.client();
         let soft_config = SoftGpuConfig { ggtt_entries: 1 << 16, ..SoftGpuConfig::default() };
         let soft = SoftGpu::new(world.clone(), soft_config).unwrap();
-        let gpu = Arc::new(Hanging { soft, hang: AtomicUsize::new(0), resets: AtomicUsize::new(0) });
+        let gpu = Arc::new(Hanging {
+            soft,
+            hang: AtomicUsize::new(0),
+            resets: AtomicUsize::new(0),
+            flush_gate: Mutex::new(()),
+            flushes_begun: AtomicUsize::new(0),
+            flushes_done: AtomicUsize::new(0),
+        });
         let used_before = world.used();
         let below = Below {
             gpu: gpu.clone(),

@@ -1,0 +1,127 @@
+//! Frames that go, come back, or are swapped under a GPU that uses them, by whomever's hand.
+
+use std::sync::Arc;
+
+use guest::run::Config;
+use integration::drawing::Switch;
+use integration::faulty::{Call, Faulty, Trap};
+use integration::world::{FRAMES, RAM, final_picture, shown};
+use integration::{Drawing, PROFILES, Painter, Profile, World, until};
+use xen_ioreq::Gfn;
+
+const COLOUR: u32 = 0x65_4321;
+const PAGES: u64 = 16;
+const PIXELS_A_PAGE: usize = 1024;
+
+#[test]
+fn storms_of_notices_from_the_toolstack_disturb_no_picture() {
+    for profile in PROFILES {
+        let world = World::new(profile);
+        let guests = [1, 2].map(|n| world.domain(n));
+        let services = guests.map(|d| world.serve(d));
+        // Frames of the guests' own balloons that are still held count, too.
+        guests.iter().for_each(|d| world.machine.set_max_pages(*d, 2 * FRAMES).unwrap());
+        let config = Config { frames: None, balloon: 4, ..Config::default() };
+        let drawing = guests.map(|d| Drawing::start(&world, d, config));
+        // Pages at the end of RAM, which the driver does not use.
+        let spare: Vec<Gfn> = (FRAMES - 32..FRAMES).filter_map(|n| RAM.checked_add(n)).collect();
+        let mut rounds = 0;
+        while rounds < 100 || drawing.iter().any(|d| d.switch.frames() < 6) {
+            assert!(rounds < 1_000_000, "the guests draw no frames");
+            for domid in guests {
+                assert_eq!(world.take_pages(domid, &spare), 32);
+                assert_eq!(world.give_pages(domid, &spare), 32, "nobody holds them");
+            }
+            rounds += 1;
+        }
+        for (drawing, service) in drawing.into_iter().zip(&services) {
+            let domid = drawing.domid;
+            drawing.stop().flawless();
+            assert!(shown(service) == final_picture(config.seed, domid.0));
+            assert!(service.requests().invalidate > 0);
+            service.vgpu().settle();
+            let s = service.vgpu().statistics();
+            // Released Xen says that something has changed: everything is mapped afresh.
+            assert_eq!(profile == Profile::Stock, s.replaced > 0, "{s:?}");
+        }
+        drop(services);
+        world.end();
+    }
+}
+
+#[test]
+fn frames_that_the_toolstack_takes_go_back_though_the_guest_does_nothing() {
+    for profile in PROFILES {
+        let world = World::new(profile);
+        let domid = world.domain(1);
+        let service = world.serve(domid);
+        let mut painter = Painter::new(world.cpu(domid, &Switch::default()));
+        assert!(painter.fill(COLOUR));
+        let pages = painter.canvas_frames(PAGES);
+        let free = world.machine.free_frames();
+        assert_eq!(world.take_pages(domid, &pages), 16);
+        // Released Xen tells when the vCPU comes by.
+        painter.gpu.read32(&mut painter.cpu, 0x7_8000);
+        until("the notice", || service.vgpu().statistics().notices > 0);
+        until("the frames", || world.machine.free_frames() == free + PAGES);
+        assert_eq!(world.frames_of(domid), FRAMES - PAGES);
+        assert!(painter.fill(COLOUR + 1), "the GPU draws into scratch");
+        assert_eq!(service.vgpu().surface().unwrap().missing_pages, 16);
+
+        assert_eq!(world.give_pages(domid, &pages), 16);
+        painter.map_canvas(PAGES);
+        assert_eq!(painter.count(0), 16 * PIXELS_A_PAGE, "fresh frames");
+        assert!(painter.fill(COLOUR + 2));
+        assert!(shown(&service).iter().all(|p| *p == COLOUR + 2));
+        drop(service);
+        world.end();
+    }
+}
+
+#[test]
+fn a_guest_at_its_limit_balloons_in_again_once_the_mediator_has_let_go() {
+    for profile in PROFILES {
+        let trap = Arc::<Trap>::default();
+        let world = World::with(profile, Some(Faulty::trapped(&trap)));
+        let domid = world.domain(1);
+        let service = world.serve(domid);
+        let mut painter = Painter::new(world.cpu(domid, &Switch::default()));
+        assert!(painter.fill(COLOUR));
+        let pages = painter.canvas_frames(PAGES);
+        trap.hold(Call::Flush);
+        painter.balloon_out(&pages);
+        trap.sprung();
+        assert_eq!(painter.balloon_in(&pages), 0, "held frames count against the limit");
+        trap.let_go();
+        service.vgpu().settle();
+        assert_eq!(painter.balloon_in(&pages), pages.len());
+        painter.map_canvas(PAGES);
+        assert!(painter.fill(COLOUR + 1));
+        assert!(shown(&service).iter().all(|p| *p == COLOUR + 1));
+        drop(service);
+        world.end();
+    }
+}
+
+#[test]
+fn a_driver_that_leaves_its_entries_behind_keeps_no_frame_from_the_host() {
+    for profile in PROFILES {
+        let world = World::new(profile);
+        let domid = world.domain(1);
+        let service = world.serve(domid);
+        let mut painter = Painter::new(world.cpu(domid, &Switch::default()));
+        for round in 0..4 {
+            assert!(painter.fill(COLOUR + round));
+            let pages = painter.canvas_frames(300);
+            painter.balloon_out(&pages);
+            service.vgpu().settle();
+            until("every frame", || world.frames_of(domid) == FRAMES - 300);
+            assert_eq!(painter.balloon_in(&pages), pages.len());
+            painter.map_canvas(300);
+        }
+        assert!(painter.fill(COLOUR));
+        assert!(shown(&service).iter().all(|p| *p == COLOUR));
+        drop(service);
+        world.end();
+    }
+}

@@ -44,6 +44,8 @@ mod p2m;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod stress;
+#[cfg(test)]
 mod testing;
 mod vcpu;
 

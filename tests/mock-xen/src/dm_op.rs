@@ -11,14 +11,12 @@ use xen_ioreq::abi::dm_op::{
     XEN_DMOP_set_pci_link_route, XEN_DMOP_unmap_io_range_from_ioreq_server, xen_dm_op_create_ioreq_server,
     xen_dm_op_destroy_ioreq_server, xen_dm_op_get_ioreq_server_info, xen_dm_op_inject_event,
     xen_dm_op_inject_msi, xen_dm_op_ioreq_server_range, xen_dm_op_map_mem_type_to_ioreq_server,
-    xen_dm_op_modified_memory, xen_dm_op_modified_memory_extent, xen_dm_op_nr_vcpus,
-    xen_dm_op_pin_memory_cacheattr, xen_dm_op_relocate_memory, xen_dm_op_remote_shutdown,
-    xen_dm_op_set_ioreq_server_state, xen_dm_op_set_isa_irq_level, xen_dm_op_set_mem_type,
-    xen_dm_op_set_pci_intx_level, xen_dm_op_set_pci_link_route, xen_dm_op_track_dirty_vram,
+    xen_dm_op_modified_memory, xen_dm_op_nr_vcpus, xen_dm_op_pin_memory_cacheattr, xen_dm_op_relocate_memory,
+    xen_dm_op_remote_shutdown, xen_dm_op_set_ioreq_server_state, xen_dm_op_set_isa_irq_level,
+    xen_dm_op_set_mem_type, xen_dm_op_set_pci_intx_level, xen_dm_op_set_pci_link_route,
+    xen_dm_op_track_dirty_vram,
 };
-use xen_ioreq::abi::hvm_op::{
-    HVMMEM_ioreq_server, HVMMEM_mmio_dm, HVMMEM_ram_ro, HVMMEM_ram_rw, HVMMEM_unused,
-};
+use xen_ioreq::abi::hvm_op::{HVMMEM_ioreq_server, HVMMEM_mmio_dm, HVMMEM_ram_ro, HVMMEM_ram_rw};
 use xen_ioreq::{DomId, Errno, Gfn, IoServerId};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -71,7 +69,7 @@ pub(crate) fn dm_op(
         return Err(Errno::E2BIG);
     }
     let domain = remote(machine, caller, domid)?;
-    let Some((first, rest)) = bufs.split_first_mut() else { return Err(Errno::ENODATA) };
+    let Some(first) = bufs.first_mut() else { return Err(Errno::ENODATA) };
     let (head, payload) = first.split_at_mut_checked(PAYLOAD_OFFSET).ok_or(Errno::EFAULT)?;
     let (op, pad) =
         <[u32; 2]>::read_from_bytes(head).map(|[op, pad]| (op, pad)).map_err(|_| Errno::EFAULT)?;
@@ -83,7 +81,7 @@ pub(crate) fn dm_op(
         return Err(Errno::EINVAL);
     }
     let call = Call { machine, caller, domain: &domain };
-    call.dispatch(op, payload, rest.first().map(|b| &**b))
+    call.dispatch(op, payload)
 }
 
 /// The domain that a device model may work on. ESRCH: no such domain. EPERM: the caller itself, or not its device
@@ -121,7 +119,7 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn dispatch(&self, op: u32, payload: &mut [u8], second: Option<&[u8]>) -> Result<(), Errno> {
+    fn dispatch(&self, op: u32, payload: &mut [u8]) -> Result<(), Errno> {
         match op {
             XEN_DMOP_create_ioreq_server => {
                 let mut data: xen_dm_op_create_ioreq_server = get(payload)?;
@@ -145,7 +143,8 @@ impl Call<'_> {
             }
             XEN_DMOP_map_mem_type_to_ioreq_server => self.map_mem_type(&get(payload)?),
             XEN_DMOP_set_mem_type => self.set_mem_type(&get(payload)?),
-            XEN_DMOP_modified_memory => self.modified_memory(&get(payload)?, second),
+            // Nothing logs dirty pages here; Xen too looks at no extent while no migration runs.
+            XEN_DMOP_modified_memory => Ok(()),
             XEN_DMOP_set_pci_intx_level => self.intx(&get(payload)?),
             XEN_DMOP_set_isa_irq_level => self.isa(&get(payload)?),
             XEN_DMOP_set_pci_link_route => self.link(&get(payload)?),
@@ -226,7 +225,7 @@ impl Call<'_> {
             HVMMEM_ram_ro => P2mType::RamRo,
             HVMMEM_mmio_dm => P2mType::MmioDm,
             HVMMEM_ioreq_server => P2mType::IoreqServer,
-            HVMMEM_unused => return Err(Errno::EINVAL),
+            // HVMMEM_unused and whatever Xen does not know.
             _ => return Err(Errno::EINVAL),
         };
         must(new != P2mType::IoreqServer || servers.mem_type.is_some())?;
@@ -244,16 +243,6 @@ impl Call<'_> {
             })?;
             p2m.set(Gfn(gfn), mfn, new);
         }
-        Ok(())
-    }
-
-    /// Nothing logs dirty pages here, so nothing is done with the extents; Xen answers so too while no migration runs.
-    fn modified_memory(
-        &self,
-        _data: &xen_dm_op_modified_memory,
-        _extents: Option<&[u8]>,
-    ) -> Result<(), Errno> {
-        const _: () = assert!(size_of::<xen_dm_op_modified_memory_extent>() == 16);
         Ok(())
     }
 

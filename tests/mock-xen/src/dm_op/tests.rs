@@ -1,4 +1,5 @@
 use xen_ioreq::VcpuId;
+use xen_ioreq::abi::hvm_op::HVMMEM_unused;
 
 use super::*;
 use crate::testing::{

@@ -15,7 +15,9 @@ use super::{OpenError, RestrictedPrivcmd, shape};
 use crate::abi::grant_table::GNTTABOP_copy;
 use crate::abi::iommu_op::{__HYPERVISOR_iommu_op, pv_iommu_op};
 use crate::abi::privcmd::{IOCTL_PRIVCMD_HYPERCALL, IOCTL_PRIVCMD_RESTRICT, privcmd_hypercall};
-use crate::abi::xen::{__HYPERVISOR_grant_table_op, __HYPERVISOR_memory_op, __HYPERVISOR_sysctl};
+use crate::abi::xen::{
+    __HYPERVISOR_domctl, __HYPERVISOR_grant_table_op, __HYPERVISOR_memory_op, __HYPERVISOR_sysctl,
+};
 use crate::abi::{domctl, sysctl};
 use crate::seam::{
     DmOp, ForeignMap, ForeignPages, GrantTableOp, IommuOp, Mapping, MemoryOp, Prot, ResourceMap, Sysctl,
@@ -79,6 +81,19 @@ impl Privcmd {
             .take(count)
             .filter_map(|c| domctl::xen_domctl_getdomaininfo::read_from_bytes(c).ok())
             .collect())
+    }
+
+    /// Lets a domain's vCPUs run that the toolstack has paused, as after `xl create -p`. ESRCH; EINVAL: it is not paused.
+    pub fn unpause(&self, domid: DomId) -> Result<(), Errno> {
+        let mut op = domctl::xen_domctl {
+            cmd: domctl::XEN_DOMCTL_unpausedomain,
+            interface_version: domctl::XEN_DOMCTL_INTERFACE_VERSION,
+            domain: domid.0,
+            ..Default::default()
+        };
+        // SAFETY: a whole struct, and this operation has no addresses.
+        unsafe { self.with_bytes(__HYPERVISOR_domctl, None, op.as_mut_bytes(), 0) }?;
+        Ok(())
     }
 
     /// Makes a hypercall. Its value comes through a C `int`: Linux cuts it to 32 bits.

@@ -66,6 +66,9 @@ pub enum Access {
     AskForMsi,
     /// Waits until an MSI has come, at most this many moments; the answer is how many have.
     Interrupts { moments: u32 },
+    /// Tells where the scratch RAM is: the answer is its first byte's address. Addresses of it in a server's log can
+    /// then be told apart from where this guest happens to have it.
+    Scratch,
     /// Gives frames of the scratch RAM to the hypervisor; the answer is how many it took.
     BalloonOut { frame: u64, frames: u32 },
     /// Takes frames back; the answer is how many came.
@@ -94,10 +97,12 @@ const fn want(name: &'static str, access: Access, expect: u64) -> Row {
 /// The table.
 #[rustfmt::skip]
 pub const ROWS: &[Row] = {
-    use Access::{AskForMsi, BalloonIn, BalloonOut, ConfigRead, ConfigWrite, Digest, Fill, In, Interrupts, Load, Out, Peek, RepIn, RepLoad, RepOut, RepStore, Store};
+    use Access::{AskForMsi, BalloonIn, BalloonOut, ConfigRead, ConfigWrite, Digest, Fill, In, Interrupts, Load, Out, Peek, RepIn, RepLoad, RepOut, RepStore, Scratch, Store};
     use Way::{Down, Up};
     use Width::{B1, B2, B4, B8};
     &[
+        row("scratch_ram_is_here", Scratch),
+
         want("out_of_one_byte", Out { port: PORT, width: B1, value: 0x41 }, 0),
         want("out_of_two_bytes", Out { port: PORT, width: B2, value: 0x4242 }, 0),
         want("out_of_four_bytes", Out { port: PORT, width: B4, value: 0xdead_beef }, 0),
@@ -122,6 +127,8 @@ pub const ROWS: &[Row] = {
         want("fill_across_a_page_boundary", Fill { ram: 0xff0, bytes: 32, first: 0x80 }, 0),
         want("rep_outsd_across_a_page_boundary", RepOut { port: PORT + 4, width: B4, ram: 0xff0, count: 8, way: Up }, 0),
         want("rep_outsd_with_an_element_on_a_page_boundary", RepOut { port: PORT + 4, width: B4, ram: 0xffe, count: 3, way: Up }, 0),
+        want("rep_outsd_downwards_across_a_page_boundary", RepOut { port: PORT + 4, width: B4, ram: 0x1008, count: 5, way: Down }, 0),
+        want("rep_outsd_downwards_with_an_element_on_a_page_boundary", RepOut { port: PORT + 4, width: B4, ram: 0x1006, count: 4, way: Down }, 0),
         want("rep_insb", RepIn { port: PORT + 8, width: B1, ram: 0x100, count: 16, way: Up }, 0),
         row("rep_insb_left_this", Digest { ram: 0x100, bytes: 16 }),
         want("rep_insw", RepIn { port: PORT + 8, width: B2, ram: 0x120, count: 8, way: Up }, 0),
@@ -132,6 +139,9 @@ pub const ROWS: &[Row] = {
         row("rep_insd_downwards_left_this", Digest { ram: 0x160, bytes: 32 }),
         want("rep_insd_across_a_page_boundary", RepIn { port: PORT + 8, width: B4, ram: 0x1ff0, count: 8, way: Up }, 0),
         row("rep_insd_across_a_page_boundary_left_this", Digest { ram: 0x1ff0, bytes: 32 }),
+        want("rep_insd_downwards_across_a_page_boundary", RepIn { port: PORT + 8, width: B4, ram: 0x2008, count: 5, way: Down }, 0),
+        row("rep_insd_downwards_across_a_page_boundary_left_this", Digest { ram: 0x1ff8, bytes: 20 }),
+        want("rep_insw_of_one_element", RepIn { port: PORT + 8, width: B2, ram: 0x190, count: 1, way: Up }, 0),
         want("rep_insd_of_an_unclaimed_port", RepIn { port: UNCLAIMED_PORT, width: B4, ram: 0x180, count: 2, way: Up }, 0),
         want("rep_insd_of_an_unclaimed_port_left_all_ones", Peek { ram: 0x184, width: B4 }, 0xffff_ffff),
 
@@ -168,6 +178,9 @@ pub const ROWS: &[Row] = {
         row("rep_movsq_from_the_device_left_this", Digest { ram: 0x360, bytes: 16 }),
         want("rep_movsd_to_ram_across_a_page_boundary", RepLoad { gpa: MMIO + 0x110, width: B4, ram: 0x2ff8, count: 4, way: Up }, 0),
         row("rep_movsd_to_ram_across_a_page_boundary_left_this", Digest { ram: 0x2ff8, bytes: 16 }),
+        want("rep_movsd_to_ram_downwards_across_a_page_boundary", RepLoad { gpa: MMIO + 0x14c, width: B4, ram: 0x3008, count: 4, way: Down }, 0),
+        row("rep_movsd_to_ram_downwards_across_a_page_boundary_left_this", Digest { ram: 0x2ffc, bytes: 16 }),
+        want("rep_movsd_from_ram_with_an_element_on_a_page_boundary", RepStore { gpa: MMIO + 0x150, width: B4, ram: 0x2ffe, count: 3, way: Up }, 0),
         want("rep_movsd_of_unclaimed_memory", RepLoad { gpa: UNCLAIMED_MMIO, width: B4, ram: 0x380, count: 2, way: Up }, 0),
         want("rep_movsd_of_unclaimed_memory_left_all_ones", Peek { ram: 0x384, width: B4 }, 0xffff_ffff),
 
@@ -265,6 +278,7 @@ pub fn perform(platform: &mut impl Platform, scratch: Gfn, access: Access) -> u6
             }
             return came.into();
         }
+        Access::Scratch => return base,
         Access::BalloonOut { frame, frames } => {
             return balloon(scratch, frame, frames, |l| platform.decrease_reservation(l));
         }

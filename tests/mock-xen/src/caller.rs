@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use xen_ioreq::abi::iommu_op::pv_iommu_op;
 use xen_ioreq::abi::memory::{
-    XENMEM_resource_ioreq_server, XENMEM_resource_ioreq_server_frame_bufioreq,
-    XENMEM_resource_ioreq_server_frame_ioreq0,
+    XENMEM_resource_grant_table, XENMEM_resource_ioreq_server, XENMEM_resource_ioreq_server_frame_bufioreq,
+    XENMEM_resource_ioreq_server_frame_ioreq0, XENMEM_resource_vmtrace_buf,
 };
 use xen_ioreq::abi::sysctl::{
     XEN_SYSCTL_INTERFACE_VERSION, XEN_SYSCTL_PHYSCAP_directio, XEN_SYSCTL_PHYSCAP_hap,
@@ -259,6 +259,9 @@ impl ResourceMap for Caller {
         if nr == 0 || first.checked_add(nr).is_none_or(|end| end > size) {
             return Err(Errno::EINVAL);
         }
+        if kind != XENMEM_resource_ioreq_server {
+            return Err(Errno::EOPNOTSUPP);
+        }
         let domain = dm_op::remote(&self.machine, &self.domain, domid)?;
         let id = u16::try_from(id).map_err(|_| Errno::EINVAL)?;
         let mut frames = Vec::new();
@@ -281,10 +284,16 @@ impl ResourceMap for Caller {
         foreign::map(&self.machine, self.domain.id, frames.into_iter().map(Some).collect(), Prot::ReadWrite)
     }
 
-    /// 2 for an IOREQ server, existing or not: as in Xen the size depends only on the number of vCPUs.
+    /// 2 for an IOREQ server, existing or not: as in Xen the size depends only on the number of vCPUs. Other kinds
+    /// that Xen knows are not modelled.
     fn resource_size(&self, domid: DomId, kind: u32, _id: u32) -> Result<u32, Errno> {
         dm_op::remote(&self.machine, &self.domain, domid)?;
-        if kind == XENMEM_resource_ioreq_server { Ok(2) } else { Err(Errno::EOPNOTSUPP) }
+        match kind {
+            XENMEM_resource_ioreq_server => Ok(2),
+            XENMEM_resource_grant_table | XENMEM_resource_vmtrace_buf => Err(Errno::EOPNOTSUPP),
+            // Xen hands its own error out as if it were a size.
+            _ => Ok(u32::from_ne_bytes(Errno::EOPNOTSUPP.status().to_ne_bytes())),
+        }
     }
 }
 

@@ -47,7 +47,7 @@ fn framing_fails_in_the_order_of_xen_s_checks() {
     assert_eq!(c.dm_op(DomId(99), &mut [&mut a, &mut b, &mut e]), Err(Errno::E2BIG));
     assert_eq!(c.dm_op(DomId(99), &mut [&mut a]), Err(Errno::ESRCH));
     assert_eq!(c.dm_op(DOM0, &mut [&mut a]), Err(Errno::EPERM), "the caller itself");
-    assert_eq!(c.dm_op(DomId::SELF, &mut [&mut a]), Err(Errno::EPERM));
+    assert_eq!(c.dm_op(DomId::SELF, &mut [&mut a]), Err(Errno::ESRCH));
     assert_eq!(c.dm_op(pv, &mut [&mut a]), Err(Errno::EINVAL), "not a guest of that kind");
     assert_eq!(unprivileged.dm_op(d, &mut [&mut a]), Err(Errno::EPERM));
     assert_eq!(c.dm_op(d, &mut []), Err(Errno::ENODATA));
@@ -131,6 +131,7 @@ fn the_shared_pages_are_a_resource_that_belongs_to_the_guest_without_counting_ag
     let (free, tot) = (m.free_frames(), m.domain_info(d).unwrap().tot_pages);
     assert_eq!(c.resource_size(d, 0, 77), Ok(2));
     assert_eq!(c.resource_size(d, 1, 0), Err(Errno::EOPNOTSUPP));
+    assert_eq!(c.resource_size(d, 99, 0), Ok(0xffff_ffa1), "an error that Xen takes for a size");
     let both = c.map_resource(d, 0, u32::from(with), 0, 2).unwrap();
     assert_eq!((m.free_frames(), m.domain_info(d).unwrap().tot_pages), (free - 2, tot));
     assert_eq!(both.pages(), 2);

@@ -14,7 +14,7 @@ use rustix::event::EventfdFlags;
 use xen_ioreq::seam::EventChannels;
 use xen_ioreq::{DomId, Errno, Port};
 
-use super::{Sink, alloc_unbound, bind_interdomain, close, notify};
+use super::{MAX_PORTS, Sink, alloc_unbound, bind_interdomain, close, notify};
 use crate::domain::Domain;
 use crate::machine::Machine;
 
@@ -139,7 +139,11 @@ impl EventChannels for EvtchnDevice {
         Ok(port)
     }
 
+    /// EINVAL: more than any port number. ENOTCONN: not a port of this device.
     fn unbind(&self, port: Port) -> Result<(), Errno> {
+        if usize::try_from(port.0).map_or(true, |p| p >= MAX_PORTS) {
+            return Err(Errno::EINVAL);
+        }
         {
             let mut ring = self.device.ring.lock();
             ring.ports.remove(&port).ok_or(Errno::ENOTCONN)?;

@@ -43,6 +43,15 @@ fn size32(size: usize) -> Result<u32, VcpuError> {
     }
 }
 
+/// A part of a string instruction.
+#[derive(Clone, Copy)]
+enum Part {
+    /// So many elements in one request, which points at them in RAM.
+    Several(u32),
+    /// One element, whose value goes with the request or comes back.
+    Alone,
+}
+
 /// How to treat a write to a page.
 enum Store {
     Done,
@@ -158,8 +167,18 @@ impl Vcpu {
         df: bool,
     ) -> Result<(), VcpuError> {
         let bytes = size32(size).ok().filter(|s| *s <= 4).ok_or(VcpuError::Size(size))?;
-        self.rep(size, ram, count, df, |ram, count| {
-            self.string(&Request { data_is_ptr: true, count, df, ..Request::pio(port, bytes, read, ram) })
+        self.rep(size, ram, count, df, |ram, part| match part {
+            Part::Several(count) => {
+                self.string(&Request { data_is_ptr: true, count, df, ..Request::pio(port, bytes, read, ram) })
+            }
+            Part::Alone if read => {
+                let value = self.io(&Request::pio(port, bytes, true, 0))?;
+                self.put(ram, size, value)
+            }
+            Part::Alone => {
+                let value = self.get(ram, size)?;
+                self.io(&Request::pio(port, bytes, false, value)).map(drop)
+            }
         })
     }
 
@@ -175,38 +194,80 @@ impl Vcpu {
     ) -> Result<(), VcpuError> {
         let bytes = size32(size)?;
         let mut at = mmio;
-        self.rep(size, ram, count, df, |ram, count| {
+        self.rep(size, ram, count, df, |ram, part| {
             let here = at;
+            let count = match part {
+                Part::Several(count) => count,
+                Part::Alone => 1,
+            };
             let travel = u64::from(bytes).wrapping_mul(u64::from(count));
             at = if df { at.wrapping_sub(travel) } else { at.wrapping_add(travel) };
-            self.string(&Request { data_is_ptr: true, count, df, ..Request::mmio(here, bytes, read, ram) })
+            match part {
+                Part::Several(_) => self.string(&Request {
+                    data_is_ptr: true,
+                    count,
+                    df,
+                    ..Request::mmio(here, bytes, read, ram)
+                }),
+                Part::Alone if read => {
+                    let value = self.mmio_read(here, size)?;
+                    self.put(ram, size, value)
+                }
+                Part::Alone => {
+                    let value = self.get(ram, size)?;
+                    self.mmio_write(here, size, value)
+                }
+            }
         })
     }
 
-    /// Cuts a string instruction at the page ends of its RAM side, as the emulator in Xen does. An element across two
-    /// pages, or without RAM behind it, ends the instruction with `NotRam`.
+    /// Cuts a string instruction as the emulator in Xen does: at the page ends of its RAM side, downwards one element
+    /// before them; an element across two pages goes alone; the last one of all goes by its value. No RAM at an
+    /// element ends the instruction with `NotRam`.
     fn rep(
         &self,
         size: usize,
         mut ram: u64,
         mut count: u32,
         df: bool,
-        mut part: impl FnMut(u64, u32) -> Result<(), VcpuError>,
+        mut part: impl FnMut(u64, Part) -> Result<(), VcpuError>,
     ) -> Result<(), VcpuError> {
+        let is_ram = |gfn: Gfn| self.domain.p2m.read().ram(gfn).is_some();
         while count > 0 {
             self.resume()?;
-            let (offset, room) = within_page(ram);
-            let fit = if df { if room < size { 0 } else { offset / size + 1 } } else { room / size };
-            let fit = u32::try_from(fit).unwrap_or(u32::MAX).min(count);
-            if fit == 0 || self.domain.p2m.read().ram(Gfn::of_addr(ram)).is_none() {
+            let here = Gfn::of_addr(ram);
+            if !is_ram(here) {
                 return Err(VcpuError::NotRam(ram));
             }
-            part(ram, fit)?;
-            let travel = (size as u64).wrapping_mul(u64::from(fit));
+            let (offset, room) = within_page(ram);
+            let fit = if df { (offset + size - 1) % PAGE_SIZE / size } else { room / size };
+            let fit = u32::try_from(fit).unwrap_or(u32::MAX).min(count);
+            // An element across two pages, or the first of a page on the way down, wants the neighbour too.
+            let neighbour = if df { here.0.checked_sub(1) } else { here.0.checked_add(1) };
+            let done = match fit {
+                _ if count == 1 => None,
+                0 => neighbour.filter(|n| is_ram(Gfn(*n))).map(|_| 1),
+                n => Some(n),
+            };
+            part(ram, done.map_or(Part::Alone, Part::Several))?;
+            let done = done.unwrap_or(1);
+            let travel = (size as u64).wrapping_mul(u64::from(done));
             ram = if df { ram.wrapping_sub(travel) } else { ram.wrapping_add(travel) };
-            count -= fit;
+            count -= done;
         }
         Ok(())
+    }
+
+    /// The value of one element in memory of any kind.
+    fn get(&self, gpa: u64, size: usize) -> Result<u64, VcpuError> {
+        let mut bytes = [0; 8];
+        self.read_pieces(gpa, bytes.get_mut(..size).unwrap_or_default())?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Puts one element into memory of any kind.
+    fn put(&self, gpa: u64, size: usize, value: u64) -> Result<(), VcpuError> {
+        self.write_pieces(gpa, value.to_le_bytes().get(..size).unwrap_or_default())
     }
 
     /// A string request: to its server, or, unclaimed, all-ones into RAM.

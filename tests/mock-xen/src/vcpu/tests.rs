@@ -131,23 +131,30 @@ fn string_accesses_carry_a_pointer_and_are_cut_at_pages() {
     e.claim(XEN_DMOP_IO_RANGE_PORT, 0x1000, 0x1003);
     e.claim(XEN_DMOP_IO_RANGE_MEMORY, 0xfe00_0000, 0xfe00_ffff);
     let mut v = vcpu(&m, d, 0);
-    let (seen, _) = run(&e, 4, &mut v, |v| {
-        v.rep_pio(0x1000, 4, true, 0x1ff8, 4, false).unwrap();
+    m.write_guest(d, 0x1ffc, &[1, 2, 3, 4]).unwrap();
+    let (seen, _) = run(&e, 7, &mut v, |v| {
         v.rep_mmio(0xfe00_0010, 4, false, 0x2004, 3, true).unwrap();
+        v.rep_pio(0x1000, 4, true, 0x1ff8, 4, false).unwrap();
+        v.rep_pio(0x1000, 4, true, 0x1ffe, 2, false).unwrap();
     });
     let short: Vec<_> = seen.iter().map(|r| (r.r#type, r.addr, r.data, r.count, r.bits & 0x70)).collect();
     assert_eq!(
         short,
         [
+            // Downwards the first element of a page goes alone, and the last of all by its value.
+            (1, 0xfe00_0010, 0x2004, 1, 0x50),
+            (1, 0xfe00_000c, 0x2000, 1, 0x50),
+            (1, 0xfe00_0008, 0x0403_0201, 1, 0),
             (0, 0x1000, 0x1ff8, 2, 0x30),
             (0, 0x1000, 0x2000, 2, 0x30),
-            (1, 0xfe00_0010, 0x2004, 2, 0x50),
-            (1, 0xfe00_0008, 0x1ffc, 1, 0x50),
+            // An element across two pages goes alone.
+            (0, 0x1000, 0x1ffe, 1, 0x30),
+            (0, 0x1000, 0, 1, 0x20),
         ]
     );
+    assert_eq!(v.mmio_read(0x2002, 4).unwrap(), 0x9abc_def0 ^ 0x1000, "the value that came back");
     v.rep_pio(0x3000, 2, true, 0x100, 2, false).unwrap();
     assert_eq!(v.mmio_read(0x100, 4).unwrap(), 0xffff_ffff, "unclaimed");
-    assert_eq!(v.rep_pio(0x1000, 4, true, 0x1ffe, 1, false), Err(VcpuError::NotRam(0x1ffe)));
     assert_eq!(v.rep_pio(0x1000, 4, true, 1 << 40, 1, false), Err(VcpuError::NotRam(1 << 40)));
 }
 

@@ -1,6 +1,13 @@
 //! The interfaces as tables of rows: each row is one fact that can be wrong, and says so by its name.
 
 pub mod abi;
+pub mod bench;
+pub mod case;
+pub mod iommu;
+pub mod ioreq;
+mod shared;
+
+pub use bench::On;
 
 /// One fact and whether it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,136 @@
+//! The device of the rows: ports, a page of memory and a PCI function that keep what is written to them.
+//!
+//! One port is a stream: each read takes the next bytes of 0, 1, 2, ..., so a repetition that is lost, doubled or out of
+//! order shows in what the guest got.
+
+use std::sync::{Mutex, PoisonError};
+
+use guest::rows::{MSI, PORT, PORTS};
+use ioreq_server::{Access, Device, Dm, IoError, MmioDevice, Outcome, PciConfigDevice, PioDevice, Width};
+use xen_ioreq::PAGE_SIZE;
+
+/// Offset of the stream among the ports.
+const STREAM: u64 = 8;
+/// Offset of the port at which an MSI is asked for.
+const ASK: u64 = (MSI - PORT) as u64;
+/// Vendor 8086, device 1616, class 0300.
+const CONFIG: [(usize, u8); 6] = [(0, 0x86), (1, 0x80), (2, 0x16), (3, 0x16), (10, 0), (11, 3)];
+/// Where the local APIC with number 0 takes messages.
+const APIC: u64 = 0xfee0_0000;
+
+/// See the head of the module.
+pub(super) struct RowsDevice {
+    dm: Dm,
+    state: Mutex<State>,
+}
+
+struct State {
+    ports: Vec<u8>,
+    memory: Vec<u8>,
+    config: Vec<u8>,
+    stream: u8,
+}
+
+impl RowsDevice {
+    pub(super) fn new(dm: Dm) -> Self {
+        let mut config = vec![0; 256];
+        for (at, byte) in CONFIG {
+            config[at] = byte;
+        }
+        let state =
+            State { ports: vec![0; usize::from(PORTS)], memory: vec![0; PAGE_SIZE], config, stream: 0 };
+        Self { dm, state: Mutex::new(state) }
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn part(bytes: &mut [u8], offset: u64, width: Width) -> Option<&mut [u8]> {
+    let at = usize::try_from(offset).ok()?;
+    bytes.get_mut(at..at.checked_add(width.bytes() as usize)?)
+}
+
+fn load(bytes: &mut [u8], a: &Access) -> Outcome<u64> {
+    match part(bytes, a.offset, a.width) {
+        Some(part) => Outcome::Ok(part.iter().rev().fold(0, |v, b| v << 8 | u64::from(*b))),
+        None => Outcome::Err(IoError::NoRegister),
+    }
+}
+
+fn store(bytes: &mut [u8], a: &Access, value: u64) -> Outcome<()> {
+    match part(bytes, a.offset, a.width) {
+        Some(part) => {
+            for (to, from) in part.iter_mut().zip(value.to_le_bytes()) {
+                *to = from;
+            }
+            Outcome::Ok(())
+        }
+        None => Outcome::Err(IoError::NoRegister),
+    }
+}
+
+impl PioDevice for RowsDevice {
+    fn pio_read(&self, a: &Access) -> Outcome<u64> {
+        self.with(|s| {
+            if a.offset != STREAM {
+                return load(&mut s.ports, a);
+            }
+            let mut value = 0;
+            for shift in (0..a.width.bytes()).map(|i| 8 * i) {
+                value |= u64::from(s.stream) << shift;
+                s.stream = s.stream.wrapping_add(1);
+            }
+            Outcome::Ok(value)
+        })
+    }
+
+    fn pio_write(&self, a: &Access, value: u64) -> Outcome<()> {
+        if a.offset == ASK && a.width == Width::Dword {
+            let [vector, ..] = value.to_le_bytes();
+            // A refusal shows as an MSI that does not come.
+            let _ = self.dm.inject_msi(APIC, vector.into());
+            return Outcome::Ok(());
+        }
+        self.with(|s| store(&mut s.ports, a, value))
+    }
+}
+
+impl MmioDevice for RowsDevice {
+    fn mmio_read(&self, a: &Access) -> Outcome<u64> {
+        self.with(|s| load(&mut s.memory, a))
+    }
+
+    fn mmio_write(&self, a: &Access, value: u64) -> Outcome<()> {
+        self.with(|s| store(&mut s.memory, a, value))
+    }
+}
+
+impl PciConfigDevice for RowsDevice {
+    fn config_read(&self, a: &Access) -> Outcome<u64> {
+        self.with(|s| load(&mut s.config, a))
+    }
+
+    fn config_write(&self, a: &Access, value: u64) -> Outcome<()> {
+        self.with(|s| store(&mut s.config, a, value))
+    }
+}
+
+impl Device for RowsDevice {
+    fn name(&self) -> &'static str {
+        "the rows' device"
+    }
+
+    fn supports_pio(&self) -> Option<&dyn PioDevice> {
+        Some(self)
+    }
+
+    fn supports_mmio(&self) -> Option<&dyn MmioDevice> {
+        Some(self)
+    }
+
+    fn supports_pci(&self) -> Option<&dyn PciConfigDevice> {
+        Some(self)
+    }
+}

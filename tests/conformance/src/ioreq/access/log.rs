@@ -1,0 +1,157 @@
+//! What a server sees of a row: the bytes of each request, in words, and the guest's answer.
+//!
+//! The log of real Xen and of the model are compared as text, so what differs between two runs by chance alone is made
+//! alike: addresses of the guest's scratch RAM, and how often a notice that says nothing is repeated.
+
+use std::fmt::Write as _;
+
+use guest::rows::{self, END, END_VALUE, MSI, RESULT, SCRATCH_FRAMES};
+use xen_ioreq::PAGE_SIZE;
+use xen_ioreq::abi::ioreq::{
+    Bits, IOREQ_TYPE_COPY, IOREQ_TYPE_INVALIDATE, IOREQ_TYPE_PCI_CONFIG, IOREQ_TYPE_PIO, ioreq,
+};
+
+/// How a request came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// In a vCPU's slot.
+    Slot,
+    /// In the buffered ring.
+    Ring,
+}
+
+/// One row as it was seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The guest's answer.
+    pub answer: u64,
+    /// One line a request.
+    pub requests: Vec<String>,
+}
+
+/// The log of a run, filled while it lasts.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    done: Vec<Seen>,
+    open: Vec<ioreq>,
+    ways: Vec<Way>,
+    low: Option<u32>,
+    scratch: Option<u64>,
+    ended: bool,
+}
+
+impl Log {
+    /// Takes a request in.
+    pub(super) fn request(&mut self, way: Way, r: &ioreq) {
+        let write = !Bits::unpack(r.bits).read;
+        if way == Way::Slot && r.r#type == IOREQ_TYPE_PIO && write && r.size == 4 && r.count == 1 {
+            let value = (r.data & 0xffff_ffff) as u32;
+            if r.addr == u64::from(RESULT) {
+                return self.result(value);
+            }
+            if r.addr == u64::from(END) && value == END_VALUE {
+                self.ended = true;
+                return;
+            }
+        }
+        self.open.push(*r);
+        self.ways.push(way);
+    }
+
+    fn result(&mut self, value: u32) {
+        let Some(low) = self.low.take() else {
+            self.low = Some(value);
+            return;
+        };
+        let mut answer = u64::from(value) << 32 | u64::from(low);
+        // The first row tells where the scratch RAM is.
+        let scratch = *self.scratch.get_or_insert(answer);
+        if self.done.is_empty() {
+            answer = 0;
+        }
+        let mut requests: Vec<String> = Vec::new();
+        for (r, way) in self.open.drain(..).zip(self.ways.drain(..)) {
+            let line = words(&r, way, scratch);
+            // Xen repeats the notice for each time that the hypercall was interrupted.
+            if r.r#type == IOREQ_TYPE_INVALIDATE && requests.last() == Some(&line) {
+                continue;
+            }
+            requests.push(line);
+        }
+        self.done.push(Seen { answer, requests });
+    }
+
+    /// Whether the guest has said that it is done.
+    pub(super) fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The rows seen so far.
+    pub(super) fn take(&mut self) -> Vec<Seen> {
+        std::mem::take(&mut self.done)
+    }
+}
+
+/// A request in words.
+fn words(r: &ioreq, way: Way, scratch: u64) -> String {
+    let bits = Bits::unpack(r.bits);
+    let mut line = String::new();
+    // Writing to a String cannot fail.
+    let _ = match r.r#type {
+        IOREQ_TYPE_PIO => write!(line, "port {:#x}", r.addr),
+        IOREQ_TYPE_COPY => write!(line, "memory {:#x}", r.addr),
+        IOREQ_TYPE_PCI_CONFIG => {
+            let sbdf = r.addr >> 32;
+            write!(line, "config {:02x}.{} register {:#x}", sbdf >> 3, sbdf & 7, r.addr & 0xffff_ffff)
+        }
+        IOREQ_TYPE_INVALIDATE => write!(line, "invalidate {:#x}", r.addr),
+        other => write!(line, "type {other} {:#x}", r.addr),
+    };
+    let dir = if bits.read { "read" } else { "write" };
+    let _ = write!(line, " {dir} {} x {}", r.size, r.count);
+    if bits.df {
+        line.push_str(" downwards");
+    }
+    let inside = r.data.checked_sub(scratch).filter(|o| *o < (SCRATCH_FRAMES * PAGE_SIZE) as u64);
+    let _ = match (bits.data_is_ptr, inside) {
+        (true, Some(offset)) => write!(line, " at ram+{offset:#x}"),
+        (true, None) => write!(line, " at {:#x}", r.data),
+        // Which vector a guest wants its interrupt at is its own affair.
+        (false, _) if r.r#type == IOREQ_TYPE_PIO && r.addr == u64::from(MSI) => write!(line, " vector"),
+        (false, _) => write!(line, " data {:#x}", r.data),
+    };
+    if way == Way::Ring {
+        line.push_str(" in the ring");
+    }
+    line
+}
+
+/// A log as text: `name = answer`, and indented below it one line a request.
+pub fn text(seen: &[Seen]) -> String {
+    let mut out = String::new();
+    for (row, seen) in rows::ROWS.iter().zip(seen) {
+        let _ = writeln!(out, "{} = {:#x}", row.name, seen.answer);
+        for line in &seen.requests {
+            let _ = writeln!(out, "    {line}");
+        }
+    }
+    out
+}
+
+/// Reads such a text: name and row, in order. Lines that begin with `#` are comments.
+pub fn parse(text: &str) -> Vec<(String, Seen)> {
+    let mut out: Vec<(String, Seen)> = Vec::new();
+    for line in text.lines().filter(|l| !l.starts_with('#') && !l.trim().is_empty()) {
+        if let Some(request) = line.strip_prefix("    ") {
+            if let Some((_, seen)) = out.last_mut() {
+                seen.requests.push(request.to_owned());
+            }
+        } else if let Some((name, answer)) = line.split_once(" = 0x") {
+            // What is no number matches no answer that is expected: the row of that name is missing then.
+            if let Ok(answer) = u64::from_str_radix(answer, 16) {
+                out.push((name.to_owned(), Seen { answer, requests: Vec::new() }));
+            }
+        }
+    }
+    out
+}

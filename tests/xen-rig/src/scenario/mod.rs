@@ -3,6 +3,7 @@
 //! dom0 acts and records, the host judges. Each scenario has a boot of its own, so none depends on another.
 
 mod boot;
+mod conformance;
 mod descriptors;
 mod promise;
 mod serve;
@@ -19,8 +20,14 @@ use crate::log::Log;
 use crate::qemu::{End, Machine};
 
 /// Every scenario, in the order in which they run.
-pub const ALL: &[&dyn Scenario] =
-    &[&boot::Boot, &descriptors::Descriptors, &serve::Serve, &promise::Promise, &speed::Speed];
+pub const ALL: &[&dyn Scenario] = &[
+    &boot::Boot,
+    &descriptors::Descriptors,
+    &conformance::Conformance,
+    &serve::Serve,
+    &promise::Promise,
+    &speed::Speed,
+];
 
 /// One thing to show on real Xen.
 pub trait Scenario: Sync {

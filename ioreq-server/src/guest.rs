@@ -200,6 +200,16 @@ impl Guest {
             if taken.is_empty() {
                 return Ok(Progress::Idle);
             }
+            // Fewer than asked for: there were no more, and the next one makes the descriptor readable anew.
+            let more = taken.len() == BATCH;
+            // Before the answers: a vCPU that has its answer may come back before we run again, and a port that is
+            // pending when it is unmasked costs a hypercall. But while we look at the slots ourselves, nobody need tell us.
+            let stay = !more && self.linger.is_due();
+            let unmask =
+                |guest: &Self| guest.server.events().unmask(taken).map_err(|e| guest.error("unmasking", e));
+            if !stay {
+                unmask(self)?;
+            }
             // Also with no port of its own in the batch: see `sync`.
             self.ring.drain(&self.server, &self.exec);
             for port in taken {
@@ -209,14 +219,13 @@ impl Guest {
                     self.sync(index);
                 }
             }
-            let more = taken.len() == BATCH;
             if !more {
                 self.stay();
             }
-            // Only now: while we look at the slots ourselves, nobody need tell us.
-            self.server.events().unmask(taken).map_err(|e| self.error("unmasking", e))?;
+            if stay {
+                unmask(self)?;
+            }
             if !more {
-                // Fewer than asked for: there were no more, and the next one makes the descriptor readable anew.
                 return Ok(Progress::Idle);
             }
         }

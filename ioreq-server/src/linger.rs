@@ -34,6 +34,11 @@ impl Linger {
         Self { patience, pause: 0, skip: 0 }
     }
 
+    /// Whether the next session will look at all.
+    pub(crate) fn is_due(&self) -> bool {
+        !self.patience.is_zero() && self.skip == 0
+    }
+
     /// Calls `look` until it has found nothing for as long as patience lasts.
     pub(crate) fn session(&mut self, mut look: impl FnMut() -> Look) {
         if self.patience.is_zero() {
@@ -91,6 +96,17 @@ mod tests {
             answers.get(n - 1).copied().unwrap_or(Look::Nothing)
         });
         n
+    }
+
+    #[test]
+    fn it_says_beforehand_whether_it_will_look() {
+        assert!(!Linger::new(Duration::ZERO).is_due());
+        let mut linger = Linger::new(IMPATIENCE);
+        assert!(linger.is_due());
+        looks(&mut linger, &[]);
+        assert!(!linger.is_due());
+        assert_eq!(looks(&mut linger, &[]), 0);
+        assert!(linger.is_due());
     }
 
     #[test]

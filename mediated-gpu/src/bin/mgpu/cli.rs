@@ -87,7 +87,7 @@ pub(crate) struct Serve {
     /// The vGPU's type.
     #[arg(long = "type", value_enum, default_value_t = Type::V4_8)]
     pub(crate) kind: Type,
-    /// At the end, and at SIGUSR1, the picture that the guest shows is written here as dom<N>.png.
+    /// At the end, and at SIGUSR1, the picture that the guest shows is written here as `dom<N>.png`.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// The physical GPU: `soft`, or `vfio:0000:00:02.0`.

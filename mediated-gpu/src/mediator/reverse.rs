@@ -68,6 +68,11 @@ impl<T> ReverseMap<T> {
         self.linked
     }
 
+    /// How many entries lead to a bus frame.
+    pub(super) fn count(&self, bfn: Bfn) -> u32 {
+        self.heads.get(&bfn).map_or(0, |h| h.count)
+    }
+
     /// Entries that lead to `bfn`, in no order.
     pub(super) fn entries(&self, bfn: Bfn) -> Vec<usize> {
         let Some(head) = self.heads.get(&bfn) else { return Vec::new() };

@@ -105,20 +105,22 @@ impl ShadowGgtt {
         for_entries(offset, size, |index, byte, count, shift| match self.parts.slice.position(index) {
             Some(at) => {
                 let bits = mask(count) << (8 * byte);
-                draining.extend(self.write_entry(index, at, bits, value >> shift << (8 * byte)));
+                self.write_entry(index, at, bits, value >> shift << (8 * byte), draining);
             }
             None => self.parts.stats.foreign_accesses.add(1),
         });
     }
 
-    fn write_entry(&self, index: u32, at: usize, bits: u64, value: u64) -> Option<Draining> {
+    fn write_entry(&self, index: u32, at: usize, bits: u64, value: u64, draining: &mut Vec<Draining>) {
         self.parts.stats.pte_writes.add(1);
+        self.doubt_swapped(at, bits, value);
         // A frame that went and came back before this write is another one. Its notice has come: carried out after
         // this write it would find this entry, and before that the guest would draw in the old frame.
-        let writers = self.lock_after_notices();
+        let mut writers = self.lock_after_notices();
         if writers.closed {
-            return None;
+            return;
         }
+        draining.append(&mut writers.stale);
         let guest = Pte(self.table.read().guest(at) & !bits | value & bits);
         let new = if guest.present() { self.map(Gfn(guest.frame())) } else { None };
         let mut table = self.table.write();
@@ -135,7 +137,25 @@ impl ShadowGgtt {
         }
         self.parts.stats.live_mappings.set(table.linked());
         drop((table, writers));
-        old?.put()
+        draining.extend(old.and_then(Mapped::put));
+    }
+
+    /// A guest can put another frame behind a number and tell nobody; then it writes the entry anew, with the value that it
+    /// had. So a mapping that only this entry, or none, refers to is asked about. One with more entries is not: a
+    /// driver that points its whole slice at one page would have a hypercall for each.
+    fn doubt_swapped(&self, at: usize, bits: u64, value: u64) {
+        let table = self.table.read();
+        let guest = Pte(table.guest(at) & !bits | value & bits);
+        if guest.present()
+            && let Some(bfn) = self.parts.frames.bus_frame(Gfn(guest.frame()))
+            && match table.count(bfn) {
+                0 => true,
+                1 => table.target(at) == Some(bfn),
+                _ => false,
+            }
+        {
+            self.parts.frames.doubt(bfn);
+        }
     }
 
     fn map(&self, gfn: Gfn) -> Option<Mapped> {
@@ -255,7 +275,9 @@ impl ShadowGgtt {
 
     fn flush_locked(&self) {
         self.dirty.store(false, Ordering::Release);
+        let undone = Undone(&self.dirty);
         self.parts.gpu.ggtt_flush();
+        std::mem::forget(undone);
         self.parts.stats.flushes.add(1);
     }
 
@@ -332,6 +354,15 @@ impl std::fmt::Debug for ShadowGgtt {
             .field("slice", &self.parts.slice)
             .field("scratch", &self.parts.scratch)
             .finish_non_exhaustive()
+    }
+}
+
+/// A flush that did not come to its end has flushed nothing.
+struct Undone<'a>(&'a AtomicBool);
+
+impl Drop for Undone<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 

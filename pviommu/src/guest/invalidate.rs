@@ -30,6 +30,12 @@ impl Guest {
         self.inner.work.store(true, Ordering::Release);
     }
 
+    /// Has the mapping at `bfn` looked at as if a notice of it had come: a guest can put another frame behind a gfn without
+    /// any, and its words about that gfn are a good moment to ask.
+    pub fn doubt(&self, bfn: Bfn) {
+        self.inner.keep(false, vec![bfn]);
+    }
+
     /// Whether [`take_draining`](Self::take_draining) has something to do. One atomic load.
     pub fn has_work(&self) -> bool {
         self.inner.work.load(Ordering::Acquire)

@@ -42,6 +42,11 @@ impl Guest {
         self.hit(gfn)?.ok()
     }
 
+    /// Where `gfn` is mapped, referred to or not. Never calls the hypervisor.
+    pub fn bus_frame(&self, gfn: Gfn) -> Option<Bfn> {
+        self.inner.by_gfn.find(&self.inner.client.arena, gfn.0, |_, r| r.bfn())
+    }
+
     /// A reference to the live mapping of `gfn`; `None` if there is none.
     fn hit(&self, gfn: Gfn) -> Option<Result<Mapped, MapError>> {
         let inner = &self.inner;

@@ -6,6 +6,7 @@
 //! Order: no new references, entries to scratch, flush, release. The types of `pviommu` hold us to it.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -107,7 +108,7 @@ impl Maintenance {
         std::thread::Builder::new().name(format!("{} frames", vgpu.id())).spawn(move || {
             let maintenance = vgpu.maintenance();
             while let Some((came, draining)) = maintenance.next_round() {
-                let all = vgpu.ggtt().release(draining);
+                let all = try_release(vgpu.ggtt(), draining);
                 for at in came {
                     vgpu.stats().invalidated(at.elapsed());
                 }
@@ -157,9 +158,17 @@ impl Maintenance {
             if round > 0 {
                 std::thread::sleep(PATIENCE);
             }
-            ggtt.release(std::mem::take(&mut rest))
+            try_release(ggtt, std::mem::take(&mut rest))
         })
     }
+}
+
+/// A round. A panic in it is a mistake of ours: what was in hand has gone back to its guest's list, for the next round.
+fn try_release(ggtt: &ShadowGgtt, draining: Vec<Draining>) -> bool {
+    catch_unwind(AssertUnwindSafe(|| ggtt.release(draining))).unwrap_or_else(|_| {
+        log::error!("{ggtt:?}: a round of releases panicked");
+        false
+    })
 }
 
 impl std::fmt::Debug for Maintenance {

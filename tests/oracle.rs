@@ -22,6 +22,8 @@ fn draw_with(omission: Omission) -> (Vec<ViolationKind>, u64, u64) {
     let before = AtomicU64::load(&omitted, Ordering::Relaxed);
     let pages = guest.canvas_frames(PAGES);
     guest.balloon_out(&pages);
+    // What lies in the ring is read before an access is answered.
+    guest.gpu.read32(&mut guest.cpu, 0x7_8000);
     service.vgpu().settle();
     guest.submit_fills(0x44_5566, 1);
     integration::until("the second fill's end", || {

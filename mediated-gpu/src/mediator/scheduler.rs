@@ -172,7 +172,7 @@ impl Worker {
                 });
                 vgpu.work_ended(self.engine);
             }
-            self.end_turn(&vgpu);
+            self.end_turn(vgpu);
             if !usable {
                 log::error!("engine {} does not stop; it is not used any more", self.engine.name());
                 self.queue().lock().closed = true;
@@ -204,15 +204,21 @@ impl Worker {
         }
     }
 
-    fn end_turn(&self, vgpu: &Arc<Vgpu>) {
+    /// Ends a turn. Who waits for that finds that nothing of the vGPU's is held here any more: its domain can be served
+    /// anew at once.
+    fn end_turn(&self, vgpu: Arc<Vgpu>) {
+        let next = Some(vgpu).filter(|v| v.has_work(self.engine));
         let engine = self.scheduler.engine(self.engine);
         let mut queue = engine.queue.lock();
+        if let Some(vgpu) = next
+            && !vgpu.is_retired()
+            && !queue.closed
+            && !queue.ready.iter().any(|v| Arc::ptr_eq(v, &vgpu))
+        {
+            queue.ready.push_back(vgpu);
+        }
         queue.current = None;
         engine.changed.notify_all();
-        drop(queue);
-        if !vgpu.is_retired() && vgpu.has_work(self.engine) {
-            self.scheduler.ready(self.engine, vgpu);
-        }
     }
 
     /// Executes one submission. `false`: the engine cannot be used any more.

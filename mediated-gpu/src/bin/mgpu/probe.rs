@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mediated_gpu::vfio::{Iommu, VfioDevice};
 use pviommu::{Client, Config, Ports};
+use stubdom::Place;
 use xen_ioreq::linux::Privcmd;
 use xen_ioreq::seam::Sysctl;
 
@@ -12,7 +13,9 @@ use crate::{Error, cli};
 
 /// Free frames of the host.
 pub(crate) fn free_pages(privcmd: &Privcmd) -> Result<u64, Error> {
-    let info = privcmd.physinfo().map_err(|e| format!("sysctl physinfo: {e}: run in dom0"))?;
+    let info = privcmd
+        .physinfo()
+        .map_err(|e| format!("sysctl physinfo: {e}: run in dom0, this is {}", Place::detect()))?;
     Ok(info.free_pages)
 }
 
@@ -26,6 +29,7 @@ pub(crate) fn run(args: &cli::Probe) -> Result<ExitCode, Error> {
         println!("{free}");
         return Ok(ExitCode::SUCCESS);
     }
+    println!("place: {}", Place::detect());
     println!("host: {free} free frames ({} MiB)", free >> 8);
     let ports = Ports { iommu: Some(privcmd.clone()), foreign: Some(privcmd) };
     let client = Client::start(ports, Config::default())?;

@@ -65,6 +65,9 @@ fn show(report: &Report) {
     let verdict = if report.passed() { "passed" } else { "FAILED" };
     let checks = report.checks.passed().len() + report.checks.failed().len();
     println!("{:<18} {verdict}  {checks} checks, {:.1} s", report.name, report.took.as_secs_f64());
+    if report.stood_still {
+        println!("    at the second boot: the emulated machine stood still in the first");
+    }
     for (name, value) in report.checks.figures() {
         // ratios are near 1, rates in the thousands
         println!("    {name}: {value:.*}", if *value < 10.0 { 3 } else { 0 });

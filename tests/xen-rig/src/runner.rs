@@ -11,14 +11,18 @@ use rustix::fs::FlockOperation;
 use crate::cpio::Tree;
 use crate::error::{At as _, Error, Result};
 use crate::kit::Kit;
-use crate::qemu::Qemu;
+use crate::log::Log;
+use crate::qemu::{End, Qemu};
 use crate::scenario::{Checks, Run, Scenario, judge_run};
 
 /// The disk on which results leave dom0.
 const DISK_BYTES: u64 = 64 << 20;
+const DISK: &str = "results.img";
 
 /// dom0 hands out what results there are this long before the machine is switched off.
 const LAST_MINUTE: Duration = Duration::from_secs(15);
+/// What dom0 says then.
+const OUT_OF_TIME: &str = "RIG: FAILED out of time";
 
 /// What came of one scenario.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub struct Report {
     pub log: PathBuf,
     /// Boot to power-off.
     pub took: Duration,
+    /// The emulated machine had stopped, and this is what came of a second boot.
+    pub stood_still: bool,
 }
 
 impl Report {
@@ -83,34 +89,22 @@ impl Rig {
         let limit = scenario.machine().timeout.saturating_sub(LAST_MINUTE).as_secs();
         files.file("rig/limit", 0o644, limit.to_string());
         self.write_initrd(&dir.join("initrd"), &files)?;
-        let disk = dir.join("results.img");
-        File::create(&disk).and_then(|f| f.set_len(DISK_BYTES)).at(&disk)?;
-
         let start = Instant::now();
-        let qemu = Qemu {
-            root: &self.kit.unpacked.qemu,
-            images: &self.kit.images,
-            dir: &dir,
-            initrd: "initrd",
-            disk: "results.img",
-        };
-        let log_path = self.logs.join(format!("{name}.log"));
-        let mut log_file = File::create(&log_path).at(&log_path)?;
-        let mut log_error = None;
-        let (log, end) = qemu.boot(&scenario.machine(), |line| {
-            let written = writeln!(log_file, "{}", crate::log::render(line));
-            log_error = log_error.take().or(written.err());
-            say(&crate::log::render(line));
-        })?;
-        if let Some(error) = log_error {
-            return Err(error).at(&log_path);
+        let mut booted = self.boot(scenario, &dir, say)?;
+        let stood_still = stands_still(&booted.0, booted.1);
+        if stood_still {
+            let (log, kept) = (self.log(name), self.logs.join(format!("{name}.stood-still.log")));
+            fs::rename(&log, &kept).at(&log)?;
+            say(&format!("{name}: the machine stood still, its log is {}; booting it again", kept.display()));
+            booted = self.boot(scenario, &dir, say)?;
         }
+        let (log, end) = booted;
         let took = start.elapsed();
 
         let mut checks = Checks::default();
         judge_run(&log, end, scenario.guests_may_die(), &mut checks);
         let mut run = Run { log, end, results: BTreeMap::new() };
-        match read_results(&disk) {
+        match read_results(&dir.join(DISK)) {
             Ok(results) => run.results = results,
             Err(error) => checks.that(false, format!("results come out of dom0: {error}")),
         }
@@ -123,7 +117,27 @@ impl Rig {
                 checks.that(false, format!("QEMU says nothing on stderr: {said}"));
             }
         }
-        Ok(Report { name, checks, log: log_path, took })
+        Ok(Report { name, checks, log: self.log(name), took, stood_still })
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.logs.join(format!("{name}.log"))
+    }
+
+    fn boot(&self, scenario: &dyn Scenario, dir: &Path, say: &dyn Fn(&str)) -> Result<(Log, End)> {
+        let disk = dir.join(DISK);
+        File::create(&disk).and_then(|f| f.set_len(DISK_BYTES)).at(&disk)?;
+        let (root, images) = (&self.kit.unpacked.qemu, &self.kit.images);
+        let qemu = Qemu { root, images, dir, initrd: "initrd", disk: DISK };
+        let path = self.log(scenario.name());
+        let mut file = File::create(&path).at(&path)?;
+        let mut error = None;
+        let booted = qemu.boot(&scenario.machine(), |line| {
+            let written = writeln!(file, "{}", crate::log::render(line));
+            error = error.take().or(written.err());
+            say(&crate::log::render(line));
+        })?;
+        error.map_or(Ok(booted), Err).at(&path)
     }
 
     fn write_initrd(&self, path: &Path, files: &Tree) -> Result<()> {
@@ -137,6 +151,12 @@ impl Rig {
         }
         Ok(())
     }
+}
+
+/// Whether the emulated machine itself stopped. On a host that has no time for QEMU, Xen now and then loses its timer:
+/// then nothing runs any more, not even dom0's watchdog, which speaks before the time is up.
+fn stands_still(log: &Log, end: End) -> bool {
+    end == End::TimedOut && log.find(OUT_OF_TIME).is_none() && log.crash(true).is_none()
 }
 
 /// The files of the tar archive that dom0 wrote to the raw disk.
@@ -176,6 +196,22 @@ mod tests {
         fs::write(&disk, bytes).unwrap();
         let results = read_results(&disk).unwrap();
         assert_eq!(results.get("info.status").map(Vec::as_slice), Some(b"0\n\n".as_slice()));
+    }
+
+    #[test]
+    fn a_machine_stands_still_only_if_nobody_in_it_says_why() {
+        use std::os::unix::process::ExitStatusExt as _;
+        let log = |last: &str| {
+            let mut log = Log::default();
+            log.push(Duration::ZERO, b"RIG: user space after 5 s");
+            log.push(Duration::from_secs(9), last.as_bytes());
+            log
+        };
+        assert!(stands_still(&log("(d1) GUEST: frames"), End::TimedOut));
+        assert!(!stands_still(&log("RIG: FAILED out of time"), End::TimedOut));
+        assert!(!stands_still(&log("(XEN) Panic on CPU 0:"), End::TimedOut));
+        let exited = End::Exited(std::process::ExitStatus::from_raw(0));
+        assert!(!stands_still(&log("(d1) GUEST: frames"), exited));
     }
 
     #[test]

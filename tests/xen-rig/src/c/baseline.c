@@ -3,13 +3,15 @@
  *
  *     baseline DOMID
  *
- * Serves vCPU 0 of a paused guest on ports 0x1000-0x101f and MMIO 0xfe000000-0xfe000fff: blocks in read() on the
- * event channel, answers every read with a constant. The guest brackets its accesses by markers written to port
- * 0x1010: 1 starts the port reads, 2 ends them and starts the MMIO reads, 3 ends those; a write to port 0x101c is its
- * last. Each phase becomes a line "PHASE COUNT NANOSECONDS" on stdout. Says "ready" when the guest may run.
+ * Serves vCPU 0 of a paused guest on ports 0x1000-0x101f and MMIO 0xfe000000-0xfe000fff: blocks in poll() on the event
+ * channels' descriptor, since a server must also notice that nothing comes any more, and answers every read with a
+ * constant. The guest brackets its accesses by markers written to port 0x1010: 1 starts the port reads, 2 ends them and
+ * starts the MMIO reads, 3 ends those; a write to port 0x101c is its last. Each phase becomes a line
+ * "PHASE COUNT NANOSECONDS" on stdout. Says "ready" when the guest may run.
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +26,7 @@
 #include <xenevtchn.h>
 #include <xenforeignmemory.h>
 
+enum { PATIENCE_MS = 30000 };
 enum { PORT_FIRST = 0x1000, PORT_LAST = 0x101f, PORT_MARKER = 0x1010, PORT_END = 0x101c };
 #define MMIO_FIRST 0xfe000000ull
 #define MMIO_LAST 0xfe000fffull
@@ -76,7 +79,12 @@ int main(int argc, char **argv)
 
     uint64_t started = 0, count = 0;
     int ended = 0;
+    struct pollfd readable = { .fd = xenevtchn_fd(events), .events = POLLIN };
     while (!ended) {
+        if (poll(&readable, 1, PATIENCE_MS) <= 0) {
+            fprintf(stderr, "baseline: nothing comes from the guest any more\n");
+            return 1;
+        }
         xenevtchn_port_or_error_t pending = xenevtchn_pending(events);
         must(pending, "event");
         must(xenevtchn_unmask(events, (evtchn_port_t)pending), "unmask");

@@ -1,13 +1,16 @@
 //! Our IOREQ server against a minimal blocking C loop: the same guest, the same boot, short rounds in turn.
 
+use std::time::Duration;
+
 use super::{Checks, Run, Scenario};
 use crate::cpio::Tree;
 use crate::error::Result;
 use crate::kit::Kit;
+use crate::qemu::Machine;
 
 /// Reads of each kind that the guest makes in a round.
-const READS: u64 = 1000;
-const ROUNDS: usize = 5;
+const READS: u64 = 800;
+const ROUNDS: usize = 9;
 /// What the guest reads from.
 const PHASES: [&str; 2] = ["pio", "mmio"];
 
@@ -26,6 +29,10 @@ impl Scenario for Speed {
 
     fn about(&self) -> &'static str {
         "port and MMIO round trips per second, our server and a minimal C loop in turn"
+    }
+
+    fn machine(&self) -> Machine {
+        Machine { timeout: Duration::from_secs(300), ..Machine::default() }
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {

@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use parking_lot::Mutex;
 use slab::Slab;
+use xen_ioreq::seam::{BlockingEvents, EventChannels};
 
-use crate::guest::{Guest, Progress};
+use crate::guest::{Guest, GuestError, Progress};
 
 const WAKER: Token = Token(0);
 /// How long a loop stays awake for the next request of its only guest, unless told otherwise: a few round trips between
@@ -51,6 +53,8 @@ pub struct LoopHandle {
     waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
     commands: mpsc::Sender<Command>,
+    /// What the loop's thread sleeps on instead of the poll, while it does.
+    alone_on: Arc<Mutex<Option<Arc<dyn EventChannels>>>>,
 }
 
 impl LoopHandle {
@@ -72,6 +76,11 @@ impl LoopHandle {
         if let Err(e) = self.waker.wake() {
             log::error!("waking an event loop: {e}");
         }
+        let alone_on = self.alone_on.lock().clone();
+        if let Some(Err(e)) = alone_on.as_deref().and_then(EventChannels::blocking).map(BlockingEvents::wake)
+        {
+            log::error!("waking an event loop from its guest's events: {e}");
+        }
     }
 }
 
@@ -89,6 +98,8 @@ pub struct GuestLoop {
     sources: Slab<Box<dyn EventSource>>,
     /// Guests that had more to do when their turn ended.
     unfinished: Vec<usize>,
+    /// The guest on whose event channels the loop sleeps, when it does.
+    sleeping: Option<usize>,
     patience: Duration,
     handle: LoopHandle,
     commands: mpsc::Receiver<Command>,
@@ -123,13 +134,14 @@ impl GuestLoop {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (sender, commands) = mpsc::channel();
-        let handle = LoopHandle { waker, stop: Arc::default(), commands: sender };
+        let handle = LoopHandle { waker, stop: Arc::default(), commands: sender, alone_on: Arc::default() };
         Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS),
             guests: Slab::new(),
             sources: Slab::new(),
             unfinished: Vec::new(),
+            sleeping: None,
             patience: DEFAULT_PATIENCE,
             handle,
             commands,
@@ -210,10 +222,60 @@ impl GuestLoop {
 
     /// Serves until [`LoopHandle::stop`].
     pub fn run(&mut self) -> io::Result<()> {
-        while !self.handle.stop.swap(false, Ordering::AcqRel) {
-            self.turn(None)?;
+        let done = loop {
+            if self.handle.stop.swap(false, Ordering::AcqRel) {
+                break Ok(());
+            }
+            if self.alone() {
+                continue;
+            }
+            if let Err(e) = self.turn(None) {
+                break Err(e);
+            }
+        };
+        self.handle.alone_on.lock().take();
+        done
+    }
+
+    /// A turn of a loop that waits for one guest and nothing else: it sleeps on that guest's event channels, which saves
+    /// a system call an access. `false`: this loop, or this guest, must poll.
+    fn alone(&mut self) -> bool {
+        let only = match self.guests.iter().next() {
+            Some((key, guest)) if self.guests.len() == 1 && self.sources.is_empty() => {
+                guest.sleeps_on().map(|events| (key, events))
+            }
+            _ => None,
+        };
+        let Some((key, events)) = only else {
+            self.sleeping.take().inspect(|_| *self.handle.alone_on.lock() = None);
+            return false;
+        };
+        if self.sleeping != Some(key) {
+            *self.handle.alone_on.lock() = Some(events);
+            self.sleeping = Some(key);
+            // Whoever called before this line woke only the poll: the next turn sees to it first.
         }
-        Ok(())
+        self.unfinished.clear();
+        self.obey();
+        // A command may have removed it, or brought it company.
+        let alone = self.guests.len() == 1 && self.sources.is_empty();
+        let Some(guest) = self.guests.get_mut(key).filter(|_| alone) else { return true };
+        if self.handle.stop.load(Ordering::Acquire) {
+            return true;
+        }
+        match guest.service_blocking() {
+            None => return false,
+            Some(Ok(_)) => {}
+            Some(Err(e)) => self.lose(key, &e),
+        }
+        true
+    }
+
+    fn lose(&mut self, key: usize, why: &GuestError) {
+        log::error!("{why}; this guest is no longer served");
+        if let Some(guest) = self.remove(GuestKey(key)) {
+            guest.give_up(why);
+        }
     }
 
     /// Waits once, for at most `timeout`, and does what there is to do.
@@ -251,12 +313,7 @@ impl GuestLoop {
         match guest.service() {
             Ok(Progress::Idle) => {}
             Ok(Progress::More) => self.unfinished.push(key),
-            Err(e) => {
-                log::error!("{e}; this guest is no longer served");
-                if let Some(guest) = self.remove(GuestKey(key)) {
-                    guest.give_up(&e);
-                }
-            }
+            Err(e) => self.lose(key, &e),
         }
     }
 

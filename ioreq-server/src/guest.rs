@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use xen_ioreq::abi::ioreq as abi;
+use xen_ioreq::seam::EventChannels;
 use xen_ioreq::{DomId, Errno, IoServerId, Port};
 
 use crate::bus::{Bus, Hint};
@@ -174,6 +175,12 @@ impl Guest {
         self.server.events().pollable()
     }
 
+    /// Its event channels, if a thread can sleep on them.
+    pub(crate) fn sleeps_on(&self) -> Option<Arc<dyn EventChannels>> {
+        let events = self.server.events_shared();
+        events.blocking().is_some().then_some(events)
+    }
+
     /// How long [`service`](Self::service) may wait for the next request after one, without sleeping; zero, as at
     /// first, for not at all. It adapts: where waiting does not pay it is left out.
     pub fn set_patience(&mut self, patience: Duration) {
@@ -182,11 +189,7 @@ impl Guest {
 
     /// Takes what is pending, carries it out, lets the ports fire again. Does not block.
     pub fn service(&mut self) -> Result<Progress, GuestError> {
-        self.exec.stats.wakeups();
-        if std::mem::take(&mut self.fresh) {
-            // What came before anybody listened.
-            self.everything();
-        }
+        self.begin();
         let mut ports = [Port(0); BATCH];
         for _ in 0..BATCHES {
             let taken = match self.server.events().pending(&mut ports) {
@@ -197,39 +200,66 @@ impl Guest {
                 }
                 Err(errno) => return Err(self.error("reading", errno)),
             };
-            if taken.is_empty() {
-                return Ok(Progress::Idle);
-            }
-            // Fewer than asked for: there were no more, and the next one makes the descriptor readable anew.
-            let more = taken.len() == BATCH;
-            // Before the answers: a vCPU that has its answer may come back before we run again, and a port that is
-            // pending when it is unmasked costs a hypercall. But while we look at the slots ourselves, nobody need tell us.
-            let stay = !more && self.linger.is_due();
-            let unmask =
-                |guest: &Self| guest.server.events().unmask(taken).map_err(|e| guest.error("unmasking", e));
-            if !stay {
-                unmask(self)?;
-            }
-            // Also with no port of its own in the batch: see `sync`.
-            self.ring.drain(&self.server, &self.exec);
-            for port in taken {
-                if let Ok(found) = self.by_port.binary_search_by_key(port, |(p, _)| *p)
-                    && let Some(&(_, index)) = self.by_port.get(found)
-                {
-                    self.sync(index);
-                }
-            }
-            if !more {
-                self.stay();
-            }
-            if stay {
-                unmask(self)?;
-            }
-            if !more {
+            if taken.is_empty() || self.carry_out(taken)? == Progress::Idle {
                 return Ok(Progress::Idle);
             }
         }
         Ok(Progress::More)
+    }
+
+    /// As [`service`](Self::service), but sleeps until something is pending or somebody
+    /// [wakes](xen_ioreq::seam::BlockingEvents::wake) it. `None`: the event channels can only be polled.
+    pub fn service_blocking(&mut self) -> Option<Result<Progress, GuestError>> {
+        if self.fresh {
+            self.begin();
+        }
+        let mut ports = [Port(0); BATCH];
+        let waited = self.server.events().blocking()?.wait(&mut ports);
+        self.exec.stats.wakeups();
+        Some(match waited {
+            Ok(0) => Ok(Progress::Idle),
+            Ok(n) => self.carry_out(ports.get(..n).unwrap_or(&ports)),
+            Err(Errno::EFBIG) => self.recover().map(|()| Progress::More),
+            Err(errno) => Err(self.error("reading", errno)),
+        })
+    }
+
+    fn begin(&mut self) {
+        self.exec.stats.wakeups();
+        if std::mem::take(&mut self.fresh) {
+            // What came before anybody listened.
+            self.everything();
+        }
+    }
+
+    /// Carries out what these ports announce. `More`: there may be further ports.
+    fn carry_out(&mut self, taken: &[Port]) -> Result<Progress, GuestError> {
+        // Fewer than asked for: there were no more, and the next one makes the descriptor readable anew.
+        let more = taken.len() == BATCH;
+        // Before the answers: a vCPU that has its answer may come back before we run again, and a port that is
+        // pending when it is unmasked costs a hypercall. But while we look at the slots ourselves, nobody need tell us.
+        let stay = !more && self.linger.is_due();
+        let unmask =
+            |guest: &Self| guest.server.events().unmask(taken).map_err(|e| guest.error("unmasking", e));
+        if !stay {
+            unmask(self)?;
+        }
+        // Also with no port of its own in the batch: see `sync`.
+        self.ring.drain(&self.server, &self.exec);
+        for port in taken {
+            if let Ok(found) = self.by_port.binary_search_by_key(port, |(p, _)| *p)
+                && let Some(&(_, index)) = self.by_port.get(found)
+            {
+                self.sync(index);
+            }
+        }
+        if !more {
+            self.stay();
+        }
+        if stay {
+            unmask(self)?;
+        }
+        Ok(if more { Progress::More } else { Progress::Idle })
     }
 
     /// Looks at the slots for a while, if that has paid lately.

@@ -264,6 +264,10 @@ impl Server<Enabled> {
         &*self.raw.conn.events
     }
 
+    pub(crate) fn events_shared(&self) -> Arc<dyn EventChannels> {
+        self.raw.conn.events.clone()
+    }
+
     /// vCPUs that the server serves.
     pub fn vcpus(&self) -> impl Iterator<Item = VcpuId> + '_ {
         self.state.slots.vcpus().iter().map(|v| v.vcpu)

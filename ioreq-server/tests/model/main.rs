@@ -2,6 +2,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "tests cut numbers where they mean to")]
 
 mod accesses;
+mod alone;
 mod failures;
 mod lifecycle;
 mod notices;

@@ -112,6 +112,19 @@ pub trait EventChannels: Send + Sync {
     fn unmask(&self, ports: &[Port]) -> Result<(), Errno>;
     /// Empties an overflowed ring; after it every port must be treated as pending.
     fn reset_ring(&self) -> Result<(), Errno>;
+    /// For a thread that waits for nothing else. `None`: these can only be polled.
+    fn blocking(&self) -> Option<&dyn BlockingEvents> {
+        None
+    }
+}
+
+/// Event channels on which one thread can sleep with a single system call, without polling.
+pub trait BlockingEvents: Send + Sync {
+    /// As [`EventChannels::pending`], but sleeps until there is something. May return 0: somebody called
+    /// [`wake`](Self::wake), or a signal came.
+    fn wait(&self, out: &mut [Port]) -> Result<usize, Errno>;
+    /// Makes [`wait`](Self::wait) return: the one that sleeps now, or the next.
+    fn wake(&self) -> Result<(), Errno>;
 }
 
 /// Gives back pages of a mapping.

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "ioctls")]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::OFlags;
 use zerocopy::{FromBytes, IntoBytes};
@@ -9,7 +10,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::ioctl::ioctl;
 use super::{OpenError, open};
 use crate::abi::evtchn::*;
-use crate::seam::EventChannels;
+use crate::seam::{BlockingEvents, EventChannels};
 use crate::{DomId, Errno, Port};
 
 /// Ports that one system call moves: the driver's buffer is a page.
@@ -19,12 +20,53 @@ const PORTS_PER_CALL: usize = 128;
 #[derive(Debug)]
 pub struct Evtchn {
     fd: OwnedFd,
+    waker: Option<Waker>,
+    /// Whether the descriptor blocks at the moment.
+    blocks: AtomicBool,
+}
+
+/// The other end of a channel of this domain to itself: an event through it wakes who sleeps in a read.
+#[derive(Debug)]
+struct Waker {
+    end: OwnedFd,
+    /// The port at this end.
+    port: Port,
+    /// The port at the sleeper's end.
+    sleeper: Port,
 }
 
 impl Evtchn {
     /// Opens the device.
     pub fn open() -> Result<Self, OpenError> {
-        Ok(Self { fd: open("/dev/xen/evtchn", "xen-evtchn", OFlags::NONBLOCK)? })
+        let fd = open("/dev/xen/evtchn", "xen-evtchn", OFlags::NONBLOCK)?;
+        Ok(Self { fd, waker: None, blocks: AtomicBool::new(false) })
+    }
+
+    /// Opens the device twice and ties the two together, so that a thread can sleep in [`BlockingEvents::wait`] and be
+    /// woken by another. Before any restriction: one that is restricted cannot bind such a channel.
+    pub fn open_blocking() -> Result<Self, OpenError> {
+        let (mut events, end) = (Self::open()?, Self::open()?);
+        let tie = || {
+            let sleeper = events.bind_unbound(DomId::SELF)?;
+            Ok((sleeper, end.bind_interdomain(DomId::SELF, sleeper)?))
+        };
+        let (sleeper, port) =
+            tie().map_err(|errno: Errno| OpenError::Other { path: "/dev/xen/evtchn", errno })?;
+        events.waker = Some(Waker { end: end.fd, port, sleeper });
+        Ok(events)
+    }
+
+    /// Makes reads block, or not. A system call only where it changes.
+    fn set_blocking(&self, on: bool) -> Result<(), Errno> {
+        if self.blocks.load(Ordering::Acquire) != on {
+            let flags = rustix::fs::fcntl_getfl(&self.fd)?;
+            rustix::fs::fcntl_setfl(
+                &self.fd,
+                if on { flags - OFlags::NONBLOCK } else { flags | OFlags::NONBLOCK },
+            )?;
+            self.blocks.store(on, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// From then on only ports of `domid` can be bound; what is bound stays. Errors leave the descriptor as it was:
@@ -86,6 +128,7 @@ impl EventChannels for Evtchn {
     }
 
     fn pending(&self, out: &mut [Port]) -> Result<usize, Errno> {
+        self.set_blocking(false)?;
         let mut words = [0u32; PORTS_PER_CALL];
         let mut filled = 0;
         while filled < out.len() {
@@ -131,6 +174,42 @@ impl EventChannels for Evtchn {
     fn reset_ring(&self) -> Result<(), Errno> {
         // The argument of this one is not looked at.
         self.call(IOCTL_EVTCHN_RESET, &mut 0u32)?;
+        Ok(())
+    }
+
+    fn blocking(&self) -> Option<&dyn BlockingEvents> {
+        self.waker.is_some().then_some(self as &dyn BlockingEvents)
+    }
+}
+
+impl BlockingEvents for Evtchn {
+    fn wait(&self, out: &mut [Port]) -> Result<usize, Errno> {
+        self.set_blocking(true)?;
+        let mut words = [0u32; PORTS_PER_CALL];
+        let want = PORTS_PER_CALL.min(out.len());
+        let read = match rustix::io::read(&self.fd, words.get_mut(..want).unwrap_or_default().as_mut_bytes())
+        {
+            Ok(bytes) => bytes / size_of::<u32>(),
+            Err(rustix::io::Errno::INTR) => 0,
+            Err(e) => return Err(e.into()),
+        };
+        let mut filled = 0;
+        for port in words.iter().take(read).map(|word| Port(*word)) {
+            if self.waker.as_ref().is_some_and(|w| w.sleeper == port) {
+                self.unmask(&[port])?;
+            } else if let Some(slot) = out.get_mut(filled) {
+                *slot = port;
+                filled += 1;
+            }
+        }
+        Ok(filled)
+    }
+
+    fn wake(&self) -> Result<(), Errno> {
+        let waker = self.waker.as_ref().ok_or(Errno::EOPNOTSUPP)?;
+        let mut arg = ioctl_evtchn_notify { port: waker.port.0 };
+        // SAFETY: the opcode goes with this struct, which holds no address.
+        unsafe { ioctl(waker.end.as_fd(), IOCTL_EVTCHN_NOTIFY, &mut arg) }?;
         Ok(())
     }
 }

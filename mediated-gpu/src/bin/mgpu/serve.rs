@@ -38,7 +38,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     check_guest(&raw, domid)?;
     let guest = Privcmd::open()?.restrict(domid);
     let guest = Arc::new(guest.map_err(|(_, e)| format!("privcmd cannot be restricted to {domid}: {e}"))?);
-    let events = Evtchn::open()?.restrict(domid);
+    let events = Evtchn::open_blocking()?.restrict(domid);
     let events = Arc::new(events.map_err(|(_, e)| format!("evtchn cannot be restricted to {domid}: {e}"))?);
 
     let ports = Ports { iommu: Some(raw.clone()), foreign: Some(guest.clone()) };

@@ -101,7 +101,7 @@ fn main() -> ExitCode {
 
 fn serve(domid: DomId) -> Result<(), Box<dyn std::error::Error>> {
     let privcmd = Privcmd::open()?.restrict(domid).map_err(|(_, errno)| format!("restrict: {errno}"))?;
-    let conn = Connection::new(Arc::new(privcmd), Arc::new(Evtchn::open()?));
+    let conn = Connection::new(Arc::new(privcmd), Arc::new(Evtchn::open_blocking()?));
     let server = Server::create(&conn, domid, BufferedMode::Off)?.map()?.enable()?;
     let bus = Bus::new(server.claims());
     let mut guests = GuestLoop::new()?;

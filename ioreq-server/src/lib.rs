@@ -96,6 +96,7 @@ mod ring;
 mod server;
 mod slot;
 mod stats;
+mod sync;
 #[cfg(test)]
 mod testing;
 

@@ -6,10 +6,11 @@
 
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use xen_ioreq::abi::ioreq as abi;
 use xen_ioreq::seam::Mapping;
+
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Slots in the ring.
 const SLOTS: u32 = abi::IOREQ_BUFFER_SLOT_NUM;

@@ -7,12 +7,13 @@
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use parking_lot::RwLock;
 use xen_ioreq::abi::ioreq as abi;
 use xen_ioreq::seam::{EventChannels, Mapping};
 use xen_ioreq::{PAGE_SIZE, Port, VcpuId};
+
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// A slot; valid as long as the mapping from which it came.
 #[derive(Clone, Copy)]

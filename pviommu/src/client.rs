@@ -1,13 +1,10 @@
 //! The client: chosen once at start, shared by all guests and threads.
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
 use xen_ioreq::{DomId, IoServerId};
 
 use crate::backend::{Backend, LookupBackend, MapBackend, SoftBackend};
@@ -17,6 +14,8 @@ use crate::guest::{Guest, GuestInner};
 use crate::mapping::{DeviceFlush, Draining, Quiesced, Released};
 use crate::mode::{Chosen, Device, Mode, Ports, choose};
 use crate::soft::{MAX_WINDOW, SoftIommu};
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{Mutex, RandomState};
 use crate::table::{Arena, Index};
 use crate::wire::Peer;
 

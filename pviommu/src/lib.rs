@@ -20,6 +20,7 @@ mod property;
 mod soft;
 #[cfg(test)]
 mod stress;
+mod sync;
 mod table;
 #[cfg(test)]
 mod tests;

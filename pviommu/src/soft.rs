@@ -6,12 +6,12 @@
 #![expect(clippy::cast_possible_truncation, reason = "u64 and usize are the same on every host of Xen's")]
 
 use std::ptr::NonNull;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use xen_ioreq::Bfn;
 use xen_ioreq::seam::MappedPage;
+
+use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use crate::sync::{Mutex, OnceLock};
 
 const CHUNK: usize = 1024;
 /// Most frames of a window: 256 GiB.

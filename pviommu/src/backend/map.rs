@@ -1,13 +1,12 @@
 //! Map: we own the bus address space and put frames where we like.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use xen_ioreq::{Bfn, Errno, Gfn};
 
 use super::{Backend, Verdict, refused};
 use crate::bfn::{BfnAllocator, BfnBlock, BfnSpace};
 use crate::error::{MapError, Operation, OwnError, ReleaseError, RevalidateError};
 use crate::own::{OwnBfn, OwnFrame, OwnMemory};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wire::{Answer, BATCH, Peer, Wire};
 
 /// How many bus frames are tried for one guest frame when the hypervisor says that they are taken.

@@ -11,12 +11,13 @@ mod space;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
 use xen_ioreq::Bfn;
 
 pub use space::BfnSpace;
 
 use buddy::{Buddy, MAX_ORDER};
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// Caches; threads share one when there are more threads than that.
 const CACHES: usize = 16;
@@ -141,7 +142,7 @@ impl BfnAllocator {
         self.tree.lock().alloc(order).map(|i| i as u64)
     }
 
-    fn cache(&self) -> parking_lot::MutexGuard<'_, Vec<u64>> {
+    fn cache(&self) -> MutexGuard<'_, Vec<u64>> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         thread_local!(static MINE: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed)));
         self.caches[MINE.get() % CACHES].0.lock()

@@ -1,7 +1,6 @@
 //! Notices that frames have gone: recorded at once, worked off later, believed only after the hypervisor was asked.
 
 use std::mem;
-use std::sync::atomic::Ordering;
 
 use xen_ioreq::Bfn;
 
@@ -9,6 +8,7 @@ use super::{EVERYTHING, Guest, GuestInner, Notices};
 use crate::backend::Verdict;
 use crate::error::RevalidateError;
 use crate::mapping::{Cause, Drained, Draining, What};
+use crate::sync::atomic::Ordering;
 use crate::table::{Slot, State, Status};
 
 /// Notices that are kept one by one; more become 'something changed'. Xen sends one a mapping, so a flood is no

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::Ordering;
 
 use xen_ioreq::{Bfn, Gfn};
 
 use super::{Guest, Slow};
 use crate::error::MapError;
 use crate::mapping::Mapped;
+use crate::sync::atomic::Ordering;
 use crate::table::{NoRef, Slot, Status};
 
 impl Guest {

@@ -9,13 +9,13 @@ mod release;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use xen_ioreq::{Bfn, DomId, IoServerId};
 
 use crate::client::ClientInner;
 use crate::mapping::{Cause, Drained, Draining, What, rests};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::table::{Index, Slot, State, Status};
 use crate::wire::Peer;
 

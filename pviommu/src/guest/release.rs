@@ -1,12 +1,11 @@
 //! The end of mappings that no device can reach.
 
-use std::sync::atomic::Ordering;
-
 use xen_ioreq::Bfn;
 
 use super::Guest;
 use crate::error::ReleaseError;
 use crate::mapping::{Cause, Drained, Draining, Released, What};
+use crate::sync::atomic::Ordering;
 
 impl Guest {
     /// Releases mappings and pages of this guest that are quiesced.

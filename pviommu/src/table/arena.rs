@@ -1,12 +1,10 @@
 //! Slots that hold the live mappings: found by number without a lock, never moved, used again when free.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-
-use parking_lot::Mutex;
 use xen_ioreq::{Bfn, Gfn};
 
 use super::state::AtomicState;
+use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, OnceLock};
 
 const CHUNK: usize = 4096;
 /// 2^25 slots: 128 GiB of guest memory within a device's reach.

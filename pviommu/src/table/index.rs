@@ -3,9 +3,9 @@
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use parking_lot::RwLock;
 
 use super::arena::{Arena, Record, Slot};
+use crate::sync::RwLock;
 
 const SHARDS: usize = 16;
 

@@ -3,7 +3,7 @@
 //! The epoch counts how often the mapping came to a stand (idle or stale), so that a token of an earlier stand cannot release a
 //! mapping that has been used again since.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Most references to one mapping.
 pub(crate) const MAX_REFS: u64 = (1 << 28) - 1;

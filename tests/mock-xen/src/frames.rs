@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use xen_ioreq::{Bfn, DomId, Errno, Mfn};
 
 use crate::history::{Event, History};
 use crate::memory::HostMemory;
 use crate::oracle::{Oracle, Violation, ViolationKind};
+use crate::sync::atomic::{AtomicU32, Ordering};
 
 /// To whom a frame belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -45,6 +45,7 @@ mod p2m;
 mod properties;
 #[cfg(test)]
 mod stress;
+mod sync;
 #[cfg(test)]
 mod testing;
 mod vcpu;

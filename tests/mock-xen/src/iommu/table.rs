@@ -4,10 +4,10 @@
 //! lock; a device moves only the count, by compare-and-swap on a word that also carries the entry's generation,
 //! so an unmap learns exactly how many translations it broke.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use xen_ioreq::{Bfn, DomId, Mfn};
+
+use crate::sync::OnceLock;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 const FANOUT_BITS: u32 = 9;
 const FANOUT: usize = 1 << FANOUT_BITS;

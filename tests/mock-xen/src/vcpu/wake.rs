@@ -2,10 +2,10 @@
 //!
 //! It does not spin first: where the waiter and the waker share a processor that costs more than it saves.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::thread::futex;
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::futex;
 
 /// One sleeper, any number of wakers.
 #[derive(Default)]

@@ -48,6 +48,13 @@ impl Buddy {
         Some(block << order)
     }
 
+    /// Takes the smallest block there is, but no more than 2^`most` frames of it: what is left over between others is used
+    /// before anything large is broken. Its first index and its order.
+    pub(super) fn alloc_smallest(&mut self, most: u32) -> Option<(usize, u32)> {
+        let order = self.orders.trailing_zeros().min(most);
+        self.alloc(order).map(|first| (first, order))
+    }
+
     /// Gives a block back that [`alloc`](Self::alloc) gave, or adds a new one. `index` is a multiple of the size.
     pub(super) fn free(&mut self, index: usize, order: u32) {
         self.frames += 1 << order;

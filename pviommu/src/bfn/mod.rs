@@ -23,8 +23,10 @@ use crate::sync::{Mutex, MutexGuard};
 const CACHES: usize = 16;
 /// Frames in a cache at most.
 const CACHE_LEN: usize = 128;
-/// log2 of the frames that move between a cache and the tree at once.
-const REFILL_ORDER: u32 = 6;
+/// Frames that come from the tree at once, at least.
+const REFILL: usize = CACHE_LEN / 4;
+/// log2 of the frames that come from the tree in one piece, at most.
+const REFILL_ORDER: u32 = 5;
 
 /// 2^order bus frames, owned. Dropping one loses the frames for good, which is safe: nobody gets them again.
 #[derive(Debug, PartialEq, Eq)]
@@ -122,12 +124,12 @@ impl BfnAllocator {
             return Some(i);
         }
         let mut tree = self.tree.lock();
-        if let Some(first) = tree.alloc(REFILL_ORDER) {
+        while cache.len() < REFILL {
+            let Some((first, order)) = tree.alloc_smallest(REFILL_ORDER) else { break };
             let first = first as u64;
-            cache.extend((first + 1..first + (1 << REFILL_ORDER)).rev());
-            return Some(first);
+            cache.extend((first..first + (1 << order)).rev());
         }
-        tree.alloc(0).map(|i| i as u64)
+        cache.pop()
     }
 
     /// The last resort: what the caches hold goes back to the tree, where it merges.

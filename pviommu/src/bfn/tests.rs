@@ -122,3 +122,50 @@ fn threads_never_get_the_same_frame() {
     firsts.dedup();
     assert_eq!(firsts.len(), n);
 }
+
+/// How many blocks of order 9 there are; they are given back.
+fn large_blocks(a: &BfnAllocator) -> usize {
+    let all: Vec<BfnBlock> = std::iter::from_fn(|| a.alloc(9)).collect();
+    let n = all.len();
+    all.into_iter().for_each(|b| a.free(b));
+    n
+}
+
+#[test]
+fn after_a_long_random_life_large_blocks_are_there_as_in_an_allocator_without_a_past() {
+    const FRAMES: u64 = 1 << 17;
+    let space = BfnSpace::new(Bfn(1 << 20)..Bfn((1 << 20) + FRAMES));
+    let a = BfnAllocator::new(&space);
+    let all = large_blocks(&a);
+    let mut rng = fastrand::Rng::with_seed(41);
+    let mut live: Vec<BfnBlock> = Vec::new();
+    let mut used = 0;
+    // Nearly full, then nearly empty, a million steps each time; mostly single frames, as a guest's pages are.
+    for percent in [90, 10, 90, 5, 60] {
+        let wanted = FRAMES * percent / 100;
+        for _ in 0..1_000_000 {
+            if used < wanted || (used < wanted + wanted / 20 && rng.bool()) {
+                let order = if rng.u8(0..50) == 0 { 9 } else { 0 };
+                if let Some(b) = a.alloc(order) {
+                    used += 1 << b.order();
+                    live.push(b);
+                }
+            } else {
+                let b = live.swap_remove(rng.usize(0..live.len()));
+                used -= 1 << b.order();
+                a.free(b);
+            }
+        }
+        let other = BfnAllocator::new(&space);
+        let held: Vec<BfnBlock> = live.iter().filter_map(|b| other.alloc(b.order())).collect();
+        assert_eq!(held.len(), live.len());
+        let (old, fresh) = (large_blocks(&a), large_blocks(&other));
+        let share = if percent < 90 { 90 } else { 50 };
+        assert!(
+            old * 100 >= fresh * share,
+            "{old} large blocks at {percent} % in use, {fresh} without a past"
+        );
+    }
+    live.into_iter().for_each(|b| a.free(b));
+    assert_eq!(large_blocks(&a), all);
+}

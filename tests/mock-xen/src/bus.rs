@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use xen_ioreq::{Bfn, DomId, Mfn};
 
+use crate::domain::Domain;
 use crate::frames::{Owner, Watch};
-use crate::iommu::{BusTable, Kind, Translation};
+use crate::iommu::{BusTable, Kind, Lingering, Translation};
 use crate::machine::Machine;
 use crate::oracle::ViolationKind;
 
@@ -44,23 +45,27 @@ pub struct BusPin {
     pub token: u64,
 }
 
-// A token: the frame, whether the frame counts the pin, and 29 bits of the entry's generation.
+// A token: the frame, whether the frame counts the pin, and 28 bits of the entry's generation.
 const FRAME: u64 = u32::MAX as u64;
 const COUNTED: u64 = 1 << 32;
+const NO_GENERATION: u64 = (1 << 31) - 1;
 
 /// A port for the devices of one domain.
 pub struct BusPort {
     machine: Arc<Machine>,
     watch: Arc<Watch>,
     table: Arc<BusTable>,
+    lingering: Arc<Lingering>,
     domain: DomId,
     device: String,
 }
 
 impl BusPort {
-    pub(crate) fn new(machine: Arc<Machine>, table: Arc<BusTable>, domain: DomId, device: String) -> Self {
+    /// For devices of `domain`, which has `table`.
+    pub(crate) fn new(machine: Arc<Machine>, table: Arc<BusTable>, domain: &Domain, device: String) -> Self {
         let watch = machine.frames(|t| t.watch());
-        Self { machine, watch, table, domain, device }
+        let lingering = domain.pv_iommu.lingering.clone();
+        Self { machine, watch, table, lingering, domain: domain.id, device }
     }
 
     /// Translates a bus frame and holds the translation. What the oracle has against it is written down; the device
@@ -68,6 +73,9 @@ impl BusPort {
     pub fn pin(&self, bfn: Bfn, access: BusAccess) -> Result<BusPin, BusFault> {
         let fault = BusFault { bfn, access };
         let Some(pinned) = self.table.pin(bfn, access == BusAccess::Write) else {
+            if let Some(pin) = self.pin_lingering(bfn) {
+                return Ok(pin);
+            }
             self.machine.oracle().count_fault();
             log::warn!("{}: {fault}", self.device);
             return Err(fault);
@@ -86,6 +94,19 @@ impl BusPort {
             self.accuse(bfn, &t, owner);
         }
         Ok(BusPin { ptr: page.ptr(), bfn, token })
+    }
+
+    /// Translates by what the IOTLB still knows: nothing is mapped there, but a flush was late. The frame counts the pin.
+    fn pin_lingering(&self, bfn: Bfn) -> Option<BusPin> {
+        if self.table.lookup(bfn).is_some() {
+            return None;
+        }
+        self.lingering.find(bfn, |mfn| {
+            self.watch.pin(mfn)?;
+            // No entry has this generation, so only the frame is looked at when it is given back.
+            let token = NO_GENERATION << 33 | COUNTED | mfn.0;
+            Some(BusPin { ptr: self.machine.memory().page(mfn)?.ptr(), bfn, token })
+        })?
     }
 
     /// Gives a translation back.

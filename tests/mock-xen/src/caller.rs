@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use xen_ioreq::abi::iommu_op::pv_iommu_op;
@@ -18,28 +17,34 @@ use xen_ioreq::seam::{
     DmOp, EventChannels, ForeignMap, ForeignPages, GrantTableOp, IommuOp, Mapping, MemoryOp, Prot,
     ResourceMap, Sysctl,
 };
-use xen_ioreq::{DomId, Errno, Gfn, IoServerId, Mfn, PAGE_SIZE, Port};
+use xen_ioreq::{DomId, Errno, Gfn, IoServerId, Port};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::config::Iommu;
 use crate::domain::Domain;
 use crate::evtchn::EvtchnDevice;
+use crate::faults::Site;
 use crate::frames::Hold;
-use crate::history::Event;
+use crate::iommu::OpArray;
 use crate::ioreq::Shared;
 use crate::machine::Machine;
+use crate::own_frames::OwnFrames;
+use crate::process::Process;
 use crate::{dm_op, foreign, iommu, memory_op};
 
 /// Everything that a domain may ask of the hypervisor. Implements all traits of [`xen_ioreq::seam`].
 pub struct Caller {
     machine: Arc<Machine>,
     domain: Arc<Domain>,
-    evtchn: EvtchnDevice,
+    process: Arc<Process>,
+    evtchn: Arc<EvtchnDevice>,
 }
 
 impl Caller {
     pub(crate) fn new(machine: Arc<Machine>, domain: Arc<Domain>, evtchn: EvtchnDevice) -> Self {
-        Self { machine, domain, evtchn }
+        let (process, evtchn) = (Arc::<Process>::default(), Arc::new(evtchn));
+        process.keep(&evtchn);
+        Self { machine, domain, process, evtchn }
     }
 
     /// The domain that calls.
@@ -57,60 +62,27 @@ impl Caller {
         RestrictedCaller { caller: self, domid }
     }
 
-    /// Frames of the domain's own, for buffers that its devices shall reach. ENOMEM.
+    /// Frames of the domain's own, for buffers that its devices shall reach. ENOMEM: no free frames, or the domain's
+    /// limit reached. EINVAL: none asked for.
     pub fn alloc_frames(&self, count: usize) -> Result<OwnFrames, Errno> {
-        if count == 0 {
-            return Err(Errno::EINVAL);
-        }
-        let mut frames = Vec::with_capacity(count);
-        let taken = self.machine.frames(|t| {
-            for _ in 0..count {
-                let mfn = t.allocate(self.domain.id, true)?;
-                frames.push(mfn);
-                t.hold(mfn, Hold::HostMap(self.domain.id))?;
-            }
-            Ok(())
-        });
-        let give_back = |frames: &[Mfn]| {
-            self.machine.frames(|t| {
-                for mfn in frames {
-                    t.release(*mfn, Hold::Allocation);
-                }
-            });
-        };
-        if let Err(e) = taken {
-            self.machine.frames(|t| {
-                for mfn in &frames {
-                    t.release(*mfn, Hold::HostMap(self.domain.id));
-                }
-            });
-            give_back(&frames);
-            return Err(e);
-        }
-        let mapped = foreign::map(
-            &self.machine,
-            self.domain.id,
-            frames.iter().copied().map(Some).collect(),
-            Prot::ReadWrite,
-        );
-        let mapping = match mapped {
-            Ok(m) => m,
-            Err(e) => {
-                give_back(&frames);
-                return Err(e);
-            }
-        };
-        let gfns = Vec::with_capacity(count);
-        let mut own = OwnFrames { machine: self.machine.clone(), domain: self.domain.clone(), mapping, gfns };
-        for (i, mfn) in frames.iter().enumerate() {
-            // A PV domain's frames have their machine numbers.
-            if let Err(e) = self.domain.put(Gfn(mfn.0), *mfn) {
-                give_back(frames.get(i..).unwrap_or(&[]));
-                return Err(e);
-            }
-            own.gfns.push(Gfn(mfn.0));
-        }
-        Ok(own)
+        OwnFrames::take(&self.machine, &self.domain, &self.process, count)
+    }
+
+    /// Ends the process that calls, as SIGKILL would: the kernel gives its CPU mappings, own memory and ports back; its
+    /// IOREQ servers and what it mapped for devices stay. Its later calls end in ESRCH.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// `iommu_op` with an array and a count as no honest caller would give them. Errors as the hypercall's.
+    pub fn iommu_op_raw(&self, ops: &mut OpArray, count: u64) -> Result<(), Errno> {
+        self.process.call(&self.machine.faults, Site::IommuCall, |end_after| {
+            iommu::iommu_op(&self.machine, &self.domain, ops, count, end_after)
+        })
+    }
+
+    fn call<R>(&self, site: Site, call: impl FnOnce() -> Result<R, Errno>) -> Result<R, Errno> {
+        self.process.call(&self.machine.faults, site, |_| call())
     }
 }
 
@@ -120,68 +92,33 @@ impl fmt::Debug for Caller {
     }
 }
 
-/// Frames of the calling domain, mapped side by side; given back on drop (a frame that its devices still reach stays
-/// until that ends).
-#[derive(Debug)]
-pub struct OwnFrames {
-    machine: Arc<Machine>,
-    domain: Arc<Domain>,
-    mapping: Mapping,
-    gfns: Vec<Gfn>,
-}
-
-impl OwnFrames {
-    /// The frames' numbers, in the order of the mapping.
-    pub fn gfns(&self) -> &[Gfn] {
-        &self.gfns
-    }
-
-    /// First byte; valid for `gfns().len()` pages while `self` lives.
-    pub fn ptr(&self) -> NonNull<u8> {
-        self.mapping.base()
-    }
-
-    /// Length in bytes.
-    pub fn bytes(&self) -> usize {
-        self.gfns.len() * PAGE_SIZE
-    }
-
-    /// The same frames as a mapping of the seam, which gives them back with its last page, and their numbers.
-    pub fn into_mapping(self) -> (Mapping, Vec<Gfn>) {
-        let (base, gfns) = (self.ptr(), self.gfns.clone());
-        (foreign::kept(base, gfns.len(), self), gfns)
-    }
-}
-
-impl Drop for OwnFrames {
-    fn drop(&mut self) {
-        for gfn in &self.gfns {
-            let mfn = self.domain.p2m.write().remove(*gfn);
-            if let Some(mfn) = mfn {
-                self.machine.frames(|t| {
-                    t.note(mfn, Event::BalloonedOut { owner: self.domain.id, gfn: *gfn });
-                    t.release(mfn, Hold::Allocation);
-                });
-            }
-        }
-    }
-}
-
 impl DmOp for Caller {
     fn dm_op(&self, domid: DomId, bufs: &mut [&mut [u8]]) -> Result<(), Errno> {
-        dm_op::dm_op(&self.machine, &self.domain, domid, bufs)
+        self.call(Site::DmOp, || dm_op::dm_op(&self.machine, &self.domain, domid, bufs))
     }
 }
 
 impl IommuOp for Caller {
     fn iommu_op(&self, ops: &mut [pv_iommu_op]) -> Result<(), Errno> {
-        iommu::iommu_op(&self.machine, &self.domain, ops)
+        self.process.call(&self.machine.faults, Site::IommuCall, |end_after| {
+            let count = ops.len() as u64;
+            iommu::iommu_op(&self.machine, &self.domain, ops, count, end_after)
+        })
     }
 }
 
 impl MemoryOp for Caller {
     fn memory_op(&self, cmd: u32, arg: &mut [u8], list: &mut [u64]) -> Result<i64, Errno> {
-        memory_op::memory_op(&self.machine, &self.domain, false, cmd, arg, list).map(|done| done.value)
+        self.call(Site::MemoryCall, || {
+            let mut from = 0;
+            loop {
+                let done = memory_op::memory_op(&self.machine, &self.domain, false, cmd, arg, list, from)?;
+                match done.preempted_at {
+                    Some(done) => from = done,
+                    None => return Ok(done.value),
+                }
+            }
+        })
     }
 }
 
@@ -224,8 +161,8 @@ impl Sysctl for Caller {
     }
 }
 
-impl ForeignMap for Caller {
-    fn map_foreign(&self, domid: DomId, gfns: &[Gfn], prot: Prot) -> Result<ForeignPages, Errno> {
+impl Caller {
+    fn map_guest(&self, domid: DomId, gfns: &[Gfn], prot: Prot) -> Result<ForeignPages, Errno> {
         if gfns.is_empty() {
             return Err(Errno::EINVAL);
         }
@@ -248,13 +185,18 @@ impl ForeignMap for Caller {
                 }
             });
         }
-        let mapping = foreign::map(&self.machine, self.domain.id, frames, prot)?;
+        let mapping = foreign::map(&self.machine, self.domain.id, &self.process, frames, prot)?;
         Ok(ForeignPages { mapping, errors })
     }
-}
 
-impl ResourceMap for Caller {
-    fn map_resource(&self, domid: DomId, kind: u32, id: u32, first: u32, nr: u32) -> Result<Mapping, Errno> {
+    fn map_of_resource(
+        &self,
+        domid: DomId,
+        kind: u32,
+        id: u32,
+        first: u32,
+        nr: u32,
+    ) -> Result<Mapping, Errno> {
         let size = self.resource_size(domid, kind, id)?;
         if nr == 0 || first.checked_add(nr).is_none_or(|end| end > size) {
             return Err(Errno::EINVAL);
@@ -281,7 +223,20 @@ impl ResourceMap for Caller {
             self.machine
                 .frames(|t| frames.iter().try_for_each(|m| t.hold(*m, Hold::HostMap(self.domain.id))))?;
         }
-        foreign::map(&self.machine, self.domain.id, frames.into_iter().map(Some).collect(), Prot::ReadWrite)
+        let frames = frames.into_iter().map(Some).collect();
+        foreign::map(&self.machine, self.domain.id, &self.process, frames, Prot::ReadWrite)
+    }
+}
+
+impl ForeignMap for Caller {
+    fn map_foreign(&self, domid: DomId, gfns: &[Gfn], prot: Prot) -> Result<ForeignPages, Errno> {
+        self.call(Site::ForeignMap, || self.map_guest(domid, gfns, prot))
+    }
+}
+
+impl ResourceMap for Caller {
+    fn map_resource(&self, domid: DomId, kind: u32, id: u32, first: u32, nr: u32) -> Result<Mapping, Errno> {
+        self.call(Site::ForeignMap, || self.map_of_resource(domid, kind, id, first, nr))
     }
 
     /// 2 for an IOREQ server, existing or not: as in Xen the size depends only on the number of vCPUs. Other kinds

@@ -10,6 +10,9 @@ pub enum Profile {
     /// the buffered ring.
     #[default]
     Draft,
+    /// XenServer 8's Xen (4.17): `iommu_op` as it was shipped, of which lookups and their undoing work; notices as in
+    /// [`Stock`](Self::Stock). What makes that hypervisor panic is answered as if it were refused, and told by the oracle.
+    Xs,
     /// Xen as released: `iommu_op` is ENOSYS, `IOREQ_TYPE_INVALIDATE` is synchronous, for every enabled server,
     /// with all-ones as its data.
     Stock,
@@ -40,12 +43,6 @@ pub struct RmrrRange {
     pub last: Bfn,
 }
 
-impl RmrrRange {
-    pub(crate) fn contains(&self, bfn: Bfn) -> bool {
-        self.first <= bfn && bfn <= self.last
-    }
-}
-
 /// A machine to be built.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -57,8 +54,17 @@ pub struct Config {
     pub profile: Profile,
     /// The IOMMU.
     pub iommu: Iommu,
-    /// RMRRs of the devices that dom0 or a domain with an assigned device has.
+    /// RMRRs of dom0's devices.
     pub rmrrs: Vec<RmrrRange>,
+    /// log2 of the frames of the largest page that the IOMMU takes; [`Profile::Xs`] takes single frames only.
+    pub max_order: u8,
+    /// Of [`Profile::Xs`]: where the 1:1 map of all RAM begins in dom0's bus address space, in frames.
+    pub foreign_offset: u64,
+    /// Of [`Profile::Draft`]: besides its notices, also tells every enabled server that something has changed, as
+    /// released Xen does for the sake of their map caches.
+    pub wildcard: bool,
+    /// Operations of one hypercall, or extents of a reservation, after which the hypervisor lets others run.
+    pub preempt_after: usize,
     /// Bus frame numbers below 2 to this power can be mapped. At most 36.
     pub bfn_bits: u32,
     /// Entries of the ring of an event-channel device.
@@ -75,6 +81,11 @@ impl Default for Config {
             profile: Profile::Draft,
             iommu: Iommu::On,
             rmrrs: Vec::new(),
+            max_order: 9,
+            // 248 GiB.
+            foreign_offset: 0x3e0_0000,
+            wildcard: false,
+            preempt_after: 256,
             bfn_bits: 27,
             evtchn_ring: 1024,
             fail_fast: false,
@@ -97,6 +108,8 @@ pub struct DomainConfig {
     pub target: Option<DomId>,
     /// Whether a physical device is assigned to it, so that it has an IOMMU table.
     pub device_assigned: bool,
+    /// RMRRs of that device.
+    pub rmrrs: Vec<RmrrRange>,
     /// Whether writes to the VGA window (0xa0000 to 0xbffff) go by the buffered ring, as Xen's stdvga does.
     pub stdvga: bool,
 }
@@ -110,6 +123,7 @@ impl Default for DomainConfig {
             hvm: true,
             target: None,
             device_assigned: false,
+            rmrrs: Vec::new(),
             stdvga: false,
         }
     }

@@ -8,9 +8,9 @@ use parking_lot::{Mutex, RwLock};
 use xen_ioreq::abi::sched::{SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_suspend};
 use xen_ioreq::{DomId, Errno, Gfn, Mfn};
 
-use crate::config::DomainConfig;
+use crate::config::{DomainConfig, RmrrRange};
 use crate::evtchn::Ports;
-use crate::iommu::BusTable;
+use crate::iommu::{BusTable, PvIommu};
 use crate::ioreq::Servers;
 use crate::p2m::{P2m, P2mType};
 use crate::vcpu::VcpuState;
@@ -87,6 +87,12 @@ pub(crate) struct Domain {
     pub(crate) bus: Option<Arc<BusTable>>,
     /// Whether the table is its own to change.
     pub(crate) controls_bus: bool,
+    /// Bus frames that its devices' firmware uses.
+    pub(crate) rmrrs: Vec<RmrrRange>,
+    /// What of its PV-IOMMU is not in the table.
+    pub(crate) pv_iommu: PvIommu,
+    /// The frame that Xen shares with it, once it has asked for it.
+    pub(crate) shared_info: Mutex<Option<Mfn>>,
     pub(crate) lines: Mutex<Lines>,
     /// The latch of port 0xcf8.
     pub(crate) cf8: AtomicU32,
@@ -122,6 +128,9 @@ impl Domain {
             vcpus: (0..config.vcpus).map(|i| Arc::new(VcpuState::new(i))).collect(),
             bus,
             controls_bus,
+            rmrrs: config.rmrrs.clone(),
+            pv_iommu: PvIommu::default(),
+            shared_info: Mutex::new(None),
             lines: Mutex::new(Lines::default()),
             cf8: AtomicU32::new(0),
             paused: AtomicUsize::new(0),

@@ -13,18 +13,22 @@ use rustix::mm::{MapFlags, ProtFlags};
 use xen_ioreq::seam::{Mapping, MappingOwner, Prot};
 use xen_ioreq::{DomId, Errno, Mfn, PAGE_SIZE};
 
+use crate::faults::Site;
 use crate::frames::Hold;
 use crate::machine::Machine;
+use crate::process::{Held, Process};
 
-/// Pages of one mapping; each entry is the frame that it holds, `None` for a hole.
-struct Pages {
+/// Pages of one mapping; each entry is the frame that it holds, `None` for a hole and for what has been released.
+pub(crate) struct Pages {
     machine: Arc<Machine>,
     by: DomId,
-    frames: Vec<Option<Mfn>>,
+    process: Arc<Process>,
+    frames: Mutex<Vec<Option<Mfn>>>,
     /// The reserved range, if there is one.
     range: Option<Range>,
 }
 
+#[derive(Clone, Copy)]
 struct Range(NonNull<u8>);
 
 // SAFETY: the range is an address, unmapped page by page through `release`; nothing is reached through it here.
@@ -36,18 +40,41 @@ unsafe impl Sync for Range {}
 // released; `release` touches only the pages that it is told of.
 unsafe impl MappingOwner for Pages {
     fn release(&self, first: usize, count: usize) {
-        let Some(frames) = self.frames.get(first..).map(|f| f.get(..count).unwrap_or(f)) else { return };
-        if let Some(Range(base)) = &self.range {
-            // SAFETY: these pages are part of the range that `map` reserved, and their user has let go of them.
-            let _ = unsafe {
-                rustix::mm::munmap(base.as_ptr().add(first * PAGE_SIZE).cast(), frames.len() * PAGE_SIZE)
-            };
+        let let_go = |_| {
+            if let Some(Range(base)) = &self.range {
+                let count = count.min(self.frames.lock().len().saturating_sub(first));
+                // SAFETY: these pages are part of the range that `map` reserved, and their user has let go of them.
+                let _ = unsafe {
+                    rustix::mm::munmap(base.as_ptr().add(first * PAGE_SIZE).cast(), count * PAGE_SIZE)
+                };
+            }
+            self.give_back(first, count);
+            Ok(())
+        };
+        // A thread that unwinds is not killed once more, and what a dead process holds has been given back.
+        if std::thread::panicking() {
+            let _ = let_go(None);
+        } else {
+            let _ = self.process.call(&self.machine.faults, Site::ForeignUnmap, let_go);
         }
+    }
+}
+
+impl Pages {
+    fn give_back(&self, first: usize, count: usize) {
+        let mut frames = self.frames.lock();
+        let held: Vec<Mfn> = frames.iter_mut().skip(first).take(count).filter_map(Option::take).collect();
         self.machine.frames(|t| {
-            for mfn in frames.iter().flatten() {
-                t.release(*mfn, Hold::HostMap(self.by));
+            for mfn in held {
+                t.release(mfn, Hold::HostMap(self.by));
             }
         });
+    }
+}
+
+impl Held for Pages {
+    fn let_go(&self) {
+        self.give_back(0, usize::MAX);
     }
 }
 
@@ -56,18 +83,26 @@ unsafe impl MappingOwner for Pages {
 pub(crate) fn map(
     machine: &Arc<Machine>,
     by: DomId,
+    process: &Arc<Process>,
     frames: Vec<Option<Mfn>>,
     prot: Prot,
 ) -> Result<Mapping, Errno> {
-    let mut pages = Pages { machine: machine.clone(), by, frames, range: None };
-    let count = pages.frames.len();
-    if let Some(base) = in_one_piece(machine, &pages.frames).filter(|_| prot == Prot::ReadWrite) {
-        return Ok(Mapping::new(base, count, Arc::new(pages)));
+    let count = frames.len();
+    let one_piece = in_one_piece(machine, &frames).filter(|_| prot == Prot::ReadWrite);
+    let (machine, process) = (machine.clone(), process.clone());
+    let mut pages = Pages { machine, by, process, frames: Mutex::new(frames), range: None };
+    let kept = |pages: Pages, base| {
+        let pages = Arc::new(pages);
+        pages.process.keep(&pages);
+        Ok(Mapping::new(base, count, pages))
+    };
+    if let Some(base) = one_piece {
+        return kept(pages, base);
     }
     match reserve(count) {
         Ok(base) => pages.range = Some(Range(base)),
         Err(e) => {
-            pages.release(0, count);
+            pages.let_go();
             return Err(e);
         }
     }
@@ -75,15 +110,13 @@ pub(crate) fn map(
         Prot::Read => ProtFlags::READ,
         Prot::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
     };
-    if let Some(Range(base)) = &pages.range {
-        let base = *base;
-        if let Err(e) = place(machine, base, &pages.frames, protection) {
-            pages.release(0, count);
-            return Err(e);
-        }
-        return Ok(Mapping::new(base, count, Arc::new(pages)));
+    let Some(Range(base)) = pages.range else { return Err(Errno::ENOMEM) };
+    let placed = place(&pages.machine, base, &pages.frames.lock(), protection);
+    if let Err(e) = placed {
+        pages.let_go();
+        return Err(e);
     }
-    Err(Errno::ENOMEM)
+    kept(pages, base)
 }
 
 /// Keeps what `kept` has mapped until the last of its pages is released.

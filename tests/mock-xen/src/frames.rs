@@ -115,6 +115,10 @@ pub(crate) enum Hold {
     BusMap(DomId, Bfn),
     /// An M2B entry.
     M2b(M2b),
+    /// A lookup on the hypervisor that has one flag a frame in place of the M2B table (`_PGC_foreign_map`).
+    Lookup(DomId, Bfn),
+    /// It was unmapped, and the flush of the IOTLB is still to come.
+    Flush(DomId, Bfn),
 }
 
 #[derive(Debug)]
@@ -126,6 +130,12 @@ struct Frame {
     host_maps: u32,
     bus_maps: u32,
     m2b: Vec<M2b>,
+    /// Those of `m2b` for which a scratch frame may take this one's place.
+    swap: Vec<M2b>,
+    looked_up: bool,
+    flushes: u32,
+    /// Shared by Xen with its owner (shared_info): the owner's, but not its to give away.
+    xen_heap: bool,
     history: History,
 }
 
@@ -176,6 +186,10 @@ impl FrameTable {
                 host_maps: 0,
                 bus_maps: 0,
                 m2b: Vec::new(),
+                swap: Vec::new(),
+                looked_up: false,
+                flushes: 0,
+                xen_heap: false,
                 history: History::default(),
             });
         }
@@ -210,6 +224,33 @@ impl FrameTable {
 
     pub(crate) fn m2b(&self, mfn: Mfn) -> &[M2b] {
         self.frame(mfn).map_or(&[], |f| &f.m2b)
+    }
+
+    /// Whether the frame is one that Xen shares with its owner.
+    pub(crate) fn xen_heap(&self, mfn: Mfn) -> bool {
+        self.frame(mfn).is_some_and(|f| f.xen_heap)
+    }
+
+    /// Whether a lookup holds the frame.
+    pub(crate) fn looked_up(&self, mfn: Mfn) -> bool {
+        self.frame(mfn).is_some_and(|f| f.looked_up)
+    }
+
+    /// Lets a scratch frame take this frame's place at an entry that it has.
+    pub(crate) fn allow_swap(&mut self, mfn: Mfn, entry: M2b) {
+        if let Some(f) = self.frame_mut(mfn) {
+            f.swap.push(entry);
+        }
+    }
+
+    /// Whether a scratch frame may take its place at this entry.
+    pub(crate) fn may_swap(&self, mfn: Mfn, entry: &M2b) -> bool {
+        self.frame(mfn).is_some_and(|f| f.swap.contains(entry))
+    }
+
+    /// Whether a scratch frame may take its place everywhere.
+    pub(crate) fn swappable(&self, mfn: Mfn) -> bool {
+        self.frame(mfn).is_some_and(|f| !f.m2b.is_empty() && f.m2b.iter().all(|e| f.swap.contains(e)))
     }
 
     pub(crate) fn history(&self, mfn: Mfn) -> Vec<String> {
@@ -262,6 +303,36 @@ impl FrameTable {
         Ok(mfn)
     }
 
+    /// Gives 2^order zeroed frames in a row, aligned to that, to a domain. Errors as [`allocate`](Self::allocate).
+    pub(crate) fn allocate_run(&mut self, owner: DomId, order: u32) -> Result<Vec<Mfn>, Errno> {
+        if order == 0 {
+            return Ok(vec![self.allocate(owner, true)?]);
+        }
+        let account = self.accounts.get(&owner).ok_or(Errno::ESRCH)?;
+        let count = 1usize.checked_shl(order).ok_or(Errno::ENOMEM)?;
+        if account.dying || account.max.saturating_sub(account.charged) < count as u64 {
+            return Err(Errno::ENOMEM);
+        }
+        let is_free = |run: &[Frame]| run.len() == count && run.iter().all(|f| f.owner == Owner::Free);
+        let first = self.frames.chunks(count).position(is_free).ok_or(Errno::ENOMEM)? * count;
+        let run: Vec<Mfn> = (first..first + count).map(|i| Mfn(i as u64)).collect();
+        let (low, high) = (Mfn(first as u64), Mfn((first + count) as u64));
+        self.free.retain(|mfn| !(low..high).contains(mfn));
+        // On top of the stack, lowest first, so that these are the ones that are taken.
+        self.free.extend(run.iter().rev());
+        run.iter().map(|_| self.allocate(owner, true)).collect()
+    }
+
+    /// Gives a zeroed frame of Xen's heap to a domain: its own, but it does not count and cannot be given away. Errors as
+    /// [`allocate`](Self::allocate).
+    pub(crate) fn allocate_shared(&mut self, owner: DomId) -> Result<Mfn, Errno> {
+        let mfn = self.allocate(owner, false)?;
+        if let Some(f) = self.frame_mut(mfn) {
+            f.xen_heap = true;
+        }
+        Ok(mfn)
+    }
+
     /// Takes a reference. EINVAL: the frame belongs to nobody who could give one (free, Xen's, no RAM).
     pub(crate) fn hold(&mut self, mfn: Mfn, hold: Hold) -> Result<(), Errno> {
         let f = self.frame_mut(mfn).ok_or(Errno::EINVAL)?;
@@ -281,6 +352,15 @@ impl FrameTable {
             Hold::M2b(e) => {
                 f.m2b.push(e);
                 Event::Registered { by: e.by, bfn: e.bfn, ioserver: e.ioserver }
+            }
+            Hold::Lookup(..) if f.looked_up => return Err(Errno::EINVAL),
+            Hold::Lookup(by, bfn) => {
+                f.looked_up = true;
+                Event::LookedUp { by, bfn }
+            }
+            Hold::Flush(by, bfn) => {
+                f.flushes += 1;
+                Event::FlushDue { by, bfn }
             }
         };
         f.refs += 1;
@@ -311,7 +391,16 @@ impl FrameTable {
             Hold::M2b(e) => {
                 let Some(i) = f.m2b.iter().position(|x| *x == e) else { return false };
                 f.m2b.swap_remove(i);
+                f.swap.retain(|x| *x != e);
                 Event::Deregistered { by: e.by, bfn: e.bfn, ioserver: e.ioserver }
+            }
+            Hold::Lookup(by, bfn) if f.looked_up => {
+                f.looked_up = false;
+                Event::LookupEnded { by, bfn }
+            }
+            Hold::Flush(by, bfn) if f.flushes > 0 => {
+                f.flushes -= 1;
+                Event::Flushed { by, bfn }
             }
             _ => return false,
         };
@@ -329,6 +418,7 @@ impl FrameTable {
         let charged = f.charged;
         f.owner = Owner::Free;
         f.charged = false;
+        f.xen_heap = false;
         self.watch.set_owner(mfn, Owner::Free);
         self.note(mfn, Event::Freed);
         let pins = self.watch.pins(mfn);
@@ -358,6 +448,10 @@ impl FrameTable {
         }
         for i in 0..self.frames.len() {
             let mfn = Mfn(i as u64);
+            if self.frame(mfn).is_some_and(|f| f.owner == Owner::Dom(domain) && f.looked_up) {
+                // Not so with an M2B entry, which its holder removes.
+                self.release(mfn, Hold::Lookup(DomId::XEN, Bfn(mfn.0)));
+            }
             if self.frame(mfn).is_some_and(|f| f.owner == Owner::Dom(domain) && f.allocated) {
                 self.note(mfn, Event::OwnerDestroyed { owner: domain });
                 self.release(mfn, Hold::Allocation);
@@ -383,13 +477,20 @@ impl FrameTable {
         all.flat_map(|(i, f)| f.m2b.iter().filter(|e| e.by == by).map(move |e| (Mfn(i as u64), *e))).collect()
     }
 
+    /// The frames of a domain whose place scratch may take everywhere.
+    pub(crate) fn swappable_of(&self, owner: DomId) -> Vec<Mfn> {
+        let all = (0..self.frames.len()).map(|i| Mfn(i as u64));
+        all.filter(|mfn| self.owner(*mfn) == Some(Owner::Dom(owner)) && self.swappable(*mfn)).collect()
+    }
+
     /// Frames and references that do not add up, one line each.
     pub(crate) fn audit(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut owned: BTreeMap<DomId, (u64, u64)> = BTreeMap::new();
         let (mut free, mut xen) = (0usize, 0usize);
         for (i, f) in self.frames.iter().enumerate() {
-            let parts = u32::from(f.allocated) + f.host_maps + f.bus_maps;
+            let parts =
+                u32::from(f.allocated) + f.host_maps + f.bus_maps + u32::from(f.looked_up) + f.flushes;
             let parts = u64::from(parts) + f.m2b.len() as u64;
             if parts != u64::from(f.refs) {
                 wrong.push(format!("mfn {i:#x}: {} references, {parts} reasons for one", f.refs));

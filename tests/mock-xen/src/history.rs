@@ -22,6 +22,11 @@ pub(crate) enum Event {
     BusUnmapped { by: DomId, bfn: Bfn },
     Registered { by: DomId, bfn: Bfn, ioserver: u16 },
     Deregistered { by: DomId, bfn: Bfn, ioserver: u16 },
+    LookedUp { by: DomId, bfn: Bfn },
+    LookupEnded { by: DomId, bfn: Bfn },
+    SwappedOut { by: DomId, bfn: Bfn },
+    FlushDue { by: DomId, bfn: Bfn },
+    Flushed { by: DomId, bfn: Bfn },
     Notified { owner: DomId, bfn: Bfn, ioserver: u16 },
     Freed,
 }
@@ -47,6 +52,13 @@ impl fmt::Display for Event {
             Self::Deregistered { by, bfn, ioserver } => {
                 write!(f, "M2B entry ({bfn}, {by}, ios{ioserver}) removed")
             }
+            Self::LookedUp { by, bfn } => write!(f, "looked up by {by} at bfn {bfn}"),
+            Self::LookupEnded { by, bfn } => write!(f, "lookup by {by} at bfn {bfn} undone"),
+            Self::SwappedOut { by, bfn } => {
+                write!(f, "a scratch frame took its place at bfn {bfn} of {by}")
+            }
+            Self::FlushDue { by, bfn } => write!(f, "bfn {bfn} of {by} waits for the IOTLB's flush"),
+            Self::Flushed { by, bfn } => write!(f, "IOTLB of {by} flushed after bfn {bfn}"),
             Self::Notified { owner, bfn, ioserver } => {
                 write!(f, "INVALIDATE of bfn {bfn} sent to ios{ioserver} of {owner}")
             }

@@ -31,6 +31,7 @@ mod config;
 mod dm_op;
 mod domain;
 mod evtchn;
+mod faults;
 mod foreign;
 mod frames;
 mod history;
@@ -40,7 +41,9 @@ mod machine;
 mod memory;
 mod memory_op;
 mod oracle;
+mod own_frames;
 mod p2m;
+mod process;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -51,10 +54,13 @@ mod testing;
 mod vcpu;
 
 pub use bus::{BusAccess, BusFault, BusPin, BusPort};
-pub use caller::{Caller, OwnFrames, RestrictedCaller};
+pub use caller::{Caller, RestrictedCaller};
 pub use config::{Config, DomainConfig, Iommu, Profile, RmrrRange};
 pub use domain::{DomainInfo, ShutdownReason};
 pub use evtchn::EvtchnDevice;
+pub use faults::{Fault, FaultPlan, Killed, Moment, Rule, Site, When};
+pub use iommu::OpArray;
 pub use machine::{CreateError, Machine};
 pub use oracle::{Violation, ViolationKind};
+pub use own_frames::OwnFrames;
 pub use vcpu::{Vcpu, VcpuError};

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use xen_ioreq::{DomId, Errno, Gfn, PAGE_MASK, PAGE_SIZE, VcpuId};
+use xen_ioreq::{Bfn, DomId, Errno, Gfn, IoServerId, Mfn, PAGE_MASK, PAGE_SIZE, VcpuId};
 
 use crate::bus::BusPort;
 use crate::caller::Caller;
-use crate::config::{Config, DomainConfig, Iommu};
+use crate::config::{Config, DomainConfig, Iommu, Profile};
 use crate::domain::{Domain, DomainInfo};
 use crate::evtchn::{self, EvtchnDevice};
-use crate::frames::{FrameTable, Hold};
+use crate::faults::{FaultPlan, Faults};
+use crate::frames::{FrameTable, Hold, M2b};
 use crate::history::Event;
 use crate::iommu::{self, BFN_BITS_MAX, BusTable};
 use crate::ioreq;
@@ -60,6 +61,7 @@ pub enum CreateError {
 pub(crate) struct Counters {
     pub(crate) notices: AtomicU64,
     pub(crate) sync_notices: AtomicU64,
+    pub(crate) iotlb_flushes: AtomicU64,
 }
 
 /// The model hypervisor and the machine that it runs on.
@@ -75,6 +77,7 @@ pub struct Machine {
     /// Memory as devices see it that no IOMMU translates for.
     physical: Option<Arc<BusTable>>,
     pub(crate) counters: Counters,
+    pub(crate) faults: Faults,
 }
 
 impl Machine {
@@ -93,7 +96,7 @@ impl Machine {
         let oracle = Arc::new(Oracle::new(config.fail_fast));
         let table = FrameTable::new(memory.clone(), oracle.clone(), config.frames, config.xen_frames);
         let physical = matches!(config.iommu, Iommu::Absent | Iommu::Passthrough)
-            .then(|| Arc::new(iommu::identity(0..config.frames as u64)));
+            .then(|| Arc::new(iommu::one_to_one(0..config.frames as u64, 0)));
         let machine = Arc::new(Self {
             config,
             memory,
@@ -103,6 +106,7 @@ impl Machine {
             next_id: Mutex::new(1),
             physical,
             counters: Counters::default(),
+            faults: Faults::default(),
         });
         let dom0 = DomainConfig {
             domid: Some(DomId(0)),
@@ -111,6 +115,7 @@ impl Machine {
             hvm: false,
             target: None,
             device_assigned: true,
+            rmrrs: machine.config.rmrrs.clone(),
             stdvga: false,
         };
         machine.insert(&dom0, DomId(0), true);
@@ -154,7 +159,8 @@ impl Machine {
             (Iommu::Passthrough, Some(p)) if privileged => (p.clone(), false),
             (Iommu::OneToOne, _) if privileged => {
                 let frames = self.config.xen_frames as u64..self.config.frames as u64;
-                (Arc::new(iommu::identity(frames)), true)
+                let offset = if self.config.profile == Profile::Xs { self.config.foreign_offset } else { 0 };
+                (Arc::new(iommu::one_to_one(frames, offset)), true)
             }
             _ => (Arc::new(BusTable::default()), true),
         }
@@ -231,6 +237,7 @@ impl Machine {
         evtchn::close_all(&domain);
         iommu::release_all(self, &domain);
         domain.p2m.write().clear();
+        iommu::swap_all(self, &domain);
         self.frames(|t| t.relinquish(domid));
         Ok(())
     }
@@ -309,7 +316,7 @@ impl Machine {
     pub fn bus_port(self: &Arc<Self>, domid: DomId, device: &str) -> Result<BusPort, Errno> {
         let domain = self.domain(domid).ok_or(Errno::ESRCH)?;
         let table = domain.bus.clone().ok_or(Errno::ENODEV)?;
-        Ok(BusPort::new(self.clone(), table, domid, device.to_owned()))
+        Ok(BusPort::new(self.clone(), table, &domain, device.to_owned()))
     }
 
     /// Reads a guest's RAM, as a toolstack would through a mapping. ESRCH; EINVAL: a hole.
@@ -350,6 +357,38 @@ impl Machine {
         let p2m = domain.p2m.read();
         let (mfn, _) = p2m.get(gfn).ok_or(Errno::ENOENT)?;
         Ok(self.frames(|t| t.refs(mfn)))
+    }
+
+    /// Faults from now on, in place of those before; none with [`FaultPlan::default`].
+    pub fn inject(&self, plan: FaultPlan) {
+        self.faults.inject(plan);
+    }
+
+    /// How many faults were made, of all plans.
+    pub fn faults_met(&self) -> u64 {
+        self.faults.met()
+    }
+
+    /// Who reaches the frame behind `gfn` on behalf of which server, and where: its entries in the M2B table. ESRCH;
+    /// ENOENT: a hole.
+    pub fn m2b(&self, domid: DomId, gfn: Gfn) -> Result<Vec<(Bfn, DomId, IoServerId)>, Errno> {
+        let domain = self.domain(domid).ok_or(Errno::ESRCH)?;
+        let p2m = domain.p2m.read();
+        let (mfn, _) = p2m.get(gfn).ok_or(Errno::ENOENT)?;
+        let entry = |e: &M2b| (e.bfn, e.by, IoServerId(e.ioserver));
+        Ok(self.frames(|t| t.m2b(mfn).iter().map(entry).collect()))
+    }
+
+    /// The machine frame behind `gfn`. ESRCH; ENOENT: a hole.
+    pub fn mfn(&self, domid: DomId, gfn: Gfn) -> Result<Mfn, Errno> {
+        let domain = self.domain(domid).ok_or(Errno::ESRCH)?;
+        let p2m = domain.p2m.read();
+        p2m.get(gfn).map(|(mfn, _)| mfn).ok_or(Errno::ENOENT)
+    }
+
+    /// Flushes of IOTLBs so far.
+    pub fn iotlb_flushes(&self) -> u64 {
+        self.counters.iotlb_flushes.load(Ordering::Relaxed)
     }
 
     /// What the oracle has seen, oldest first, at most 64; [`violation_count`](Self::violation_count) has all.

@@ -7,17 +7,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use xen_ioreq::abi::memory::{
-    XENMEM_current_reservation, XENMEM_decrease_reservation, XENMEM_maximum_gpfn, XENMEM_maximum_ram_page,
-    XENMEM_maximum_reservation, XENMEM_populate_physmap, XENMEM_remove_from_physmap, xen_memory_domain,
-    xen_memory_reservation, xen_remove_from_physmap,
+    XENMAPSPACE_shared_info, XENMEM_add_to_physmap, XENMEM_current_reservation, XENMEM_decrease_reservation,
+    XENMEM_maximum_gpfn, XENMEM_maximum_ram_page, XENMEM_maximum_reservation, XENMEM_populate_physmap,
+    XENMEM_remove_from_physmap, xen_add_to_physmap, xen_memory_domain, xen_memory_reservation,
+    xen_remove_from_physmap,
 };
 use xen_ioreq::{DomId, Errno, Gfn, IoServerId, Mfn};
 use zerocopy::FromBytes;
 
 use crate::config::Profile;
 use crate::domain::Domain;
+use crate::faults::Site;
 use crate::frames::Hold;
 use crate::history::Event;
+use crate::iommu;
 use crate::ioreq::request::Request;
 use crate::machine::Machine;
 use crate::p2m::P2m;
@@ -34,10 +37,12 @@ pub(crate) struct Done {
     pub(crate) value: i64,
     pub(crate) notices: Vec<Notice>,
     pub(crate) invalidate_all: bool,
+    /// So many extents are done, the others are to be done by another call from there on.
+    pub(crate) preempted_at: Option<usize>,
 }
 
-/// Performs an operation for `caller`. With `on_vcpu` the caller is a guest's vCPU, which delivers what is in [`Done`]
-/// itself; otherwise that is queued for the target's vCPUs here.
+/// Performs an operation for `caller`, a reservation from extent `from` on. With `on_vcpu` the caller is a guest's vCPU,
+/// which delivers what is in [`Done`] itself; otherwise that is queued for the target's vCPUs here.
 pub(crate) fn memory_op(
     machine: &Machine,
     caller: &Arc<Domain>,
@@ -45,14 +50,15 @@ pub(crate) fn memory_op(
     cmd: u32,
     arg: &mut [u8],
     list: &mut [u64],
+    from: usize,
 ) -> Result<Done, Errno> {
-    let mut work = Work { machine, notices: Vec::new(), changed: false };
+    let mut work = Work { machine, notices: Vec::new(), changed: false, preempted_at: None };
     let mut target = None;
     let value = match cmd {
         XENMEM_decrease_reservation | XENMEM_populate_physmap => {
             // A reservation that cannot be read or is not allowed has simply nothing done.
             let d = reservation(machine, caller, arg);
-            let done = d.as_ref().map_or(0, |(d, r)| work.extents(caller, d, r, cmd, list));
+            let done = d.as_ref().map_or(0, |(d, r)| work.extents(caller, d, r, cmd, list, from));
             target = d.map(|(d, _)| d);
             i64::try_from(done).map_err(|_| Errno::EINVAL)?
         }
@@ -63,6 +69,14 @@ pub(crate) fn memory_op(
             // The frame stays allocated: it is still the domain's, only out of its reach.
             let mfn = d.p2m.write().remove(Gfn(r.gpfn)).ok_or(Errno::ENOENT)?;
             work.removed(&d, mfn);
+            target = Some(d);
+            0
+        }
+        XENMEM_add_to_physmap => {
+            let (r, _) = xen_add_to_physmap::read_from_prefix(arg).map_err(|_| Errno::EFAULT)?;
+            let d = resolve(machine, caller, DomId(r.domid)).ok_or(Errno::ESRCH)?;
+            allowed(caller, &d)?;
+            work.add_shared_info(&d, &r)?;
             target = Some(d);
             0
         }
@@ -83,12 +97,13 @@ pub(crate) fn memory_op(
         }
         _ => return Err(Errno::ENOSYS),
     };
-    let Work { notices, changed, .. } = work;
+    let Work { notices, changed, preempted_at, .. } = work;
     // Released Xen knows only that something has changed, draft B names the frame.
-    let invalidate_all = changed && machine.config().profile == Profile::Stock;
+    let names = machine.config().profile == Profile::Draft;
+    let invalidate_all = changed && (!names || machine.config().wildcard);
     let own = target.as_ref().is_some_and(|d| d.id == caller.id);
     if on_vcpu && own {
-        return Ok(Done { value, notices, invalidate_all });
+        return Ok(Done { value, notices, invalidate_all, preempted_at });
     }
     if let Some(d) = target {
         if invalidate_all {
@@ -98,7 +113,7 @@ pub(crate) fn memory_op(
             notices.into_iter().for_each(|n| v.queue_notice(n));
         }
     }
-    Ok(Done { value, notices: Vec::new(), invalidate_all: false })
+    Ok(Done { value, notices: Vec::new(), invalidate_all: false, preempted_at })
 }
 
 fn resolve(machine: &Machine, caller: &Arc<Domain>, id: DomId) -> Option<Arc<Domain>> {
@@ -125,10 +140,11 @@ struct Work<'m> {
     machine: &'m Machine,
     notices: Vec<Notice>,
     changed: bool,
+    preempted_at: Option<usize>,
 }
 
 impl Work<'_> {
-    /// Extents done, up to the first that fails.
+    /// Extents done, up to the first that fails or to a preemption.
     fn extents(
         &mut self,
         caller: &Domain,
@@ -136,13 +152,18 @@ impl Work<'_> {
         r: &xen_memory_reservation,
         cmd: u32,
         list: &mut [u64],
+        from: usize,
     ) -> usize {
         let wanted = usize::try_from(r.nr_extents).unwrap_or(usize::MAX);
-        let frames = 1u64 << r.extent_order;
-        for (done, gfn) in list.iter().take(wanted).enumerate() {
+        let until = from.saturating_add(self.machine.config().preempt_after.max(1));
+        for (done, gfn) in list.iter().take(wanted).enumerate().skip(from) {
+            if done == until {
+                self.preempted_at = Some(done);
+                return done;
+            }
             let ok = match cmd {
-                XENMEM_decrease_reservation => self.decrease(d, Gfn(*gfn), frames),
-                _ => self.populate(d, Gfn(*gfn), frames),
+                XENMEM_decrease_reservation => self.decrease(d, Gfn(*gfn), 1 << r.extent_order),
+                _ => self.populate(d, Gfn(*gfn), r.extent_order),
             };
             if !ok {
                 log::debug!(
@@ -159,7 +180,7 @@ impl Work<'_> {
     fn decrease(&mut self, d: &Domain, first: Gfn, frames: u64) -> bool {
         for i in 0..frames {
             let Some(gfn) = first.checked_add(i) else { return false };
-            let Some(mfn) = d.p2m.write().remove(gfn) else { return false };
+            let Some(mfn) = self.take_out(d, gfn) else { return false };
             self.machine.frames(|t| t.note(mfn, Event::BalloonedOut { owner: d.id, gfn }));
             self.removed(d, mfn);
             self.machine.frames(|t| t.release(mfn, Hold::Allocation));
@@ -167,26 +188,49 @@ impl Work<'_> {
         true
     }
 
-    fn populate(&mut self, d: &Domain, first: Gfn, frames: u64) -> bool {
+    /// Removes a frame that is the domain's to give away.
+    fn take_out(&self, d: &Domain, gfn: Gfn) -> Option<Mfn> {
+        let mut p2m = d.p2m.write();
+        let (mfn, _) = p2m.get(gfn)?;
+        if self.machine.frames(|t| t.xen_heap(mfn)) { None } else { p2m.remove(gfn) }
+    }
+
+    /// Puts the frame that Xen shares with the domain at `gpfn`, from where it was; what is there is given back first. ENOSYS:
+    /// another space. EINVAL: no such frame number. ENOMEM.
+    fn add_shared_info(&mut self, d: &Arc<Domain>, r: &xen_add_to_physmap) -> Result<(), Errno> {
+        let gfn = Gfn(r.gpfn);
+        if r.space != XENMAPSPACE_shared_info {
+            return Err(Errno::ENOSYS);
+        }
+        if r.idx != 0 || !P2m::addressable(gfn) {
+            return Err(Errno::EINVAL);
+        }
+        let mfn = {
+            let mut shared = d.shared_info.lock();
+            match *shared {
+                Some(mfn) => mfn,
+                None => *shared.insert(self.machine.frames(|t| t.allocate_shared(d.id))?),
+            }
+        };
+        self.decrease(d, gfn, 1);
+        let old = d.p2m.read().find(mfn);
+        if let Some(old) = old {
+            d.p2m.write().remove(old);
+            self.changed = true;
+        }
+        d.put(gfn, mfn)?;
+        self.machine.frames(|t| t.note(mfn, Event::Populated { owner: d.id, gfn }));
+        Ok(())
+    }
+
+    fn populate(&mut self, d: &Domain, first: Gfn, order: u32) -> bool {
+        let frames = 1u64 << order;
         let Some(last) = first.checked_add(frames - 1) else { return false };
         if !P2m::addressable(last) {
             return false;
         }
-        let mut fresh = Vec::new();
-        let mut all = self.machine.frames(|t| {
-            for _ in 0..frames {
-                match t.allocate(d.id, true) {
-                    Ok(mfn) => fresh.push(mfn),
-                    Err(_) => {
-                        for mfn in fresh.drain(..) {
-                            t.release(mfn, Hold::Allocation);
-                        }
-                        return false;
-                    }
-                }
-            }
-            true
-        });
+        let Ok(fresh) = self.machine.frames(|t| t.allocate_run(d.id, order)) else { return false };
+        let mut all = true;
         for (i, mfn) in (0..frames).zip(fresh) {
             // A frame that was there stays the domain's, out of its reach, and nobody is told.
             let gfn = Gfn(first.0 + i);
@@ -212,6 +256,8 @@ impl Work<'_> {
         self.changed = true;
         let mut told: Vec<Notice> = Vec::new();
         let entries = self.machine.frames(|t| t.m2b(mfn).to_vec());
+        // Its mappers hear of it all the same; they have nothing to do.
+        iommu::swap_out(self.machine, d.id, mfn);
         for e in entries {
             let notice = Notice { server: IoServerId(e.ioserver), bfn: e.bfn.0 };
             if told.contains(&notice) {
@@ -223,7 +269,9 @@ impl Work<'_> {
             let owner = d.id;
             self.machine.frames(|t| t.note(mfn, Event::Notified { owner, bfn: e.bfn, ioserver: e.ioserver }));
             self.machine.counters.notices.fetch_add(1, Ordering::Relaxed);
-            if server.send_buffered(self.machine, d, &Request::invalidate_bfn(e.bfn.0)).is_err() {
+            let in_the_way = self.machine.faults.check(&[Site::Notice]).is_err();
+            if in_the_way || server.send_buffered(self.machine, d, &Request::invalidate_bfn(e.bfn.0)).is_err()
+            {
                 self.machine.counters.sync_notices.fetch_add(1, Ordering::Relaxed);
                 self.notices.push(notice);
             }

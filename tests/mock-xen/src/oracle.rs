@@ -34,6 +34,19 @@ pub enum ViolationKind {
         /// How many.
         pins: u32,
     },
+    /// A bus frame was mapped with `IOMMUOP_swap_mfn`, for a device that keeps translations of its own: it still held
+    /// some when the hypervisor put a scratch frame there.
+    SwappedWhilePinned {
+        /// How many.
+        pins: u32,
+    },
+    /// A bus frame was used again before the IOTLB was flushed of what had been there.
+    MappedBeforeFlush,
+    /// A shipped hypervisor does not survive what was asked of it.
+    HostPanic {
+        /// Why.
+        why: &'static str,
+    },
 }
 
 /// One violation.
@@ -65,6 +78,13 @@ impl fmt::Display for Violation {
             ViolationKind::UnmappedWhilePinned { pins } => {
                 write!(f, "{}: unmapped while {pins} translation(s) of it were in use", self.who)?;
             }
+            ViolationKind::SwappedWhilePinned { pins } => {
+                write!(f, "{}: swapped for scratch while {pins} translation(s) of it were in use", self.who)?;
+            }
+            ViolationKind::MappedBeforeFlush => {
+                write!(f, "{}: mapped before the IOTLB was flushed of what was there", self.who)?;
+            }
+            ViolationKind::HostPanic { why } => write!(f, "{}: the host panics: {why}", self.who)?,
             ViolationKind::FreedWhilePinned { pins } => {
                 write!(f, "{}: frame freed while {pins} translation(s) of it were in use", self.who)?;
             }

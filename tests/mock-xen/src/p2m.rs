@@ -101,6 +101,14 @@ impl P2m {
         })
     }
 
+    /// The lowest GFN at which a frame stands. Looks through everything.
+    pub(crate) fn find(&self, mfn: Mfn) -> Option<Gfn> {
+        self.chunks.iter().find_map(|(c, entries)| {
+            let low = entries.iter().position(|e| e.get().is_some_and(|(m, _)| m == mfn))?;
+            Some(Gfn(c * CHUNK as u64 + low as u64))
+        })
+    }
+
     /// Turns every `from` into `to`.
     pub(crate) fn retype_all(&mut self, from: P2mType, to: P2mType) {
         for e in self.chunks.values_mut().flat_map(|c| c.iter_mut()) {

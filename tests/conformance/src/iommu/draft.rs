@@ -11,12 +11,12 @@ use super::world::{BFN, BFN2, GFN, GFN2, LARGE, RESERVED, RW, TOO_HIGH, World};
 use crate::bench::{HOLE, NOBODY};
 use crate::case::{Case, cases};
 
-/// Page order 1, in the flags.
-const ORDER_1: u16 = 1 << IOMMU_page_order_shift;
-/// Page order 2: the shipped code loses these bits.
-const ORDER_2: u16 = 2 << IOMMU_page_order_shift;
+/// Page orders beyond the unit's, in the flags.
+const ORDER_10: u16 = 10 << IOMMU_page_order_shift;
+/// The shipped code loses these bits.
+const ORDER_14: u16 = 14 << IOMMU_page_order_shift;
 /// What query_caps says.
-const CAN_MAP: u64 = IOMMU_QUERY_map_cap as u64;
+const CAN_MAP: u64 = (IOMMU_QUERY_map_cap | 9 << IOMMU_page_order_shift) as u64;
 const HAS_ALL: u64 = IOMMU_QUERY_map_all_mfns as u64;
 const MAP: u16 = IOMMUOP_map_foreign_page;
 const LOOKUP: u16 = IOMMUOP_lookup_foreign_page;
@@ -38,9 +38,9 @@ const ON: &[Case<World>] = cases! { World;
     "no_ops_are_no_error" ["draft B"] => Ok(0), |w| { w.batch(&mut [])?; Ok(0) };
     "an_unknown_subop_is_enosys" ["decision: ENODEV is for servers, as in draft B"] => Err(Errno::ENOSYS), |w| w.op(&mut pv_iommu_op::new(99, 0))?;
     "subop_0_is_enosys" ["decision: ENODEV is for servers, as in draft B"] => Err(Errno::ENOSYS), |w| w.op(&mut pv_iommu_op::new(0, 0))?;
-    "order_1_is_enospc" ["draft B: order too large"] => Err(Errno::ENOSPC), |w| w.op(&mut pv_iommu_op { flags: RW | ORDER_1, ..w.foreign(MAP, 0, BFN, GFN) })?;
-    "order_2_is_enospc" ["draft B: bits 10 to 15; shipped code loses three"] => Err(Errno::ENOSPC), |w| w.op(&mut pv_iommu_op { flags: RW | ORDER_2, ..w.foreign(MAP, 0, BFN, GFN) })?;
-    "order_1_of_a_lookup_is_enospc" ["draft B: order too large"] => Err(Errno::ENOSPC), |w| w.op(&mut pv_iommu_op { flags: ORDER_1, ..w.foreign(LOOKUP, 0, 0, GFN) })?;
+    "order_10_is_enospc" ["draft B: order too large"] => Err(Errno::ENOSPC), |w| w.op(&mut pv_iommu_op { flags: RW | ORDER_10, ..w.foreign(MAP, 0, BFN, GFN) })?;
+    "order_14_is_enospc" ["draft B: bits 10 to 15; shipped code loses three"] => Err(Errno::ENOSPC), |w| w.op(&mut pv_iommu_op { flags: RW | ORDER_14, ..w.foreign(MAP, 0, BFN, GFN) })?;
+    "order_10_of_a_lookup_is_enospc" ["draft B: order too large"] => Err(Errno::ENOSPC), |w| w.op(&mut pv_iommu_op { flags: ORDER_10, ..w.foreign(LOOKUP, 0, 0, GFN) })?;
     "a_failing_op_does_not_stop_the_batch" ["draft B; seen: batches"] => Ok(0b101), |w| {
         let mut ops = [w.foreign(MAP, 0, BFN, GFN), w.foreign(MAP, 0, BFN2, HOLE.0), w.foreign(MAP, 0, BFN2, GFN2)];
         w.batch(&mut ops)?;

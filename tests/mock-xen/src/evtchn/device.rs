@@ -17,6 +17,7 @@ use xen_ioreq::{DomId, Errno, Port};
 use super::{MAX_PORTS, Sink, alloc_unbound, bind_interdomain, close, notify};
 use crate::domain::Domain;
 use crate::machine::Machine;
+use crate::process::Held;
 
 #[derive(Clone, Copy, Default)]
 struct PortState {
@@ -203,12 +204,19 @@ impl EventChannels for EvtchnDevice {
     }
 }
 
-impl Drop for EvtchnDevice {
-    fn drop(&mut self) {
+impl Held for EvtchnDevice {
+    /// Closes its ports.
+    fn let_go(&self) {
         let ports = std::mem::take(&mut self.device.ring.lock().ports);
         for port in ports.keys() {
             close(&self.domain, *port);
         }
+    }
+}
+
+impl Drop for EvtchnDevice {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }
 

@@ -23,8 +23,10 @@ pub(crate) enum Kind {
     Own,
     /// `map_foreign_page`: as long as there are M2B entries.
     Foreign,
-    /// Put there by the hypervisor at the start; no reference.
+    /// Put there by the hypervisor at the start, or by `map_page` with `no_ref_cnt`; no reference.
     OneToOne,
+    /// Put there by the hypervisor in the place of a foreign frame that its guest has given away.
+    Scratch,
 }
 
 /// What an entry says.
@@ -38,11 +40,12 @@ pub(crate) struct Translation {
     pub(crate) write: bool,
 }
 
-// The state word: valid, readable, writeable, 29 bits of generation, 32 bits of count.
+// The state word: valid, readable, writeable, being repointed, 28 bits of generation, 32 bits of count.
 const VALID: u64 = 1;
 const READ: u64 = 2;
 const WRITE: u64 = 4;
-const GENERATION_ONE: u64 = 8;
+const BUSY: u64 = 8;
+const GENERATION_ONE: u64 = 16;
 const COUNT_ONE: u64 = 1 << 32;
 const LOW: u64 = COUNT_ONE - 1;
 // The target word: 32 bits of MFN, 16 of domain, 2 of kind.
@@ -60,6 +63,7 @@ fn pack_target(t: &Translation) -> u64 {
         Kind::Own => 0,
         Kind::Foreign => 1,
         Kind::OneToOne => 2u64,
+        Kind::Scratch => 3,
     };
     let domain = t.domain.unwrap_or(DomId(u16::MAX));
     (t.mfn.0 & u64::from(u32::MAX)) | u64::from(domain.0) << DOMAIN_SHIFT | kind << KIND_SHIFT
@@ -73,7 +77,8 @@ fn unpack(state: u64, target: u64) -> Translation {
         kind: match target >> KIND_SHIFT & 3 {
             0 => Kind::Own,
             1 => Kind::Foreign,
-            _ => Kind::OneToOne,
+            2 => Kind::OneToOne,
+            _ => Kind::Scratch,
         },
         read: state & READ != 0,
         write: state & WRITE != 0,
@@ -156,9 +161,10 @@ impl BusTable {
                 return None;
             }
             let t = unpack(state, e.target.load(Ordering::Acquire));
-            if e.state.load(Ordering::Acquire) & LOW == state & LOW {
+            if state & BUSY == 0 && e.state.load(Ordering::Acquire) & LOW == state & LOW {
                 return Some(t);
             }
+            std::hint::spin_loop();
         }
     }
 
@@ -207,12 +213,37 @@ impl BusTable {
         });
     }
 
+    /// Leads an entry to another frame, in one step for devices: they get the old one or the new one, never a fault. The
+    /// frame table's lock is held. Returns how many translations of the old frame devices held; `None`: some, and
+    /// without `force` nothing was done. An entry that is not there stays so.
+    pub(crate) fn repoint(&self, bfn: Bfn, t: &Translation, force: bool) -> Option<u32> {
+        let Some(e) = self.entry(bfn) else { return Some(0) };
+        // From here on nobody takes a translation, until the target has been written; giving back goes on.
+        let begun = e.state.fetch_update(Ordering::SeqCst, Ordering::Acquire, |s| {
+            (s & VALID != 0 && (force || s < COUNT_ONE)).then_some(s | BUSY)
+        });
+        if let Err(s) = begun {
+            return (s & VALID == 0).then_some(0);
+        }
+        e.target.store(pack_target(t), Ordering::Release);
+        let perms = if t.read { READ } else { 0 } | if t.write { WRITE } else { 0 };
+        let next = |s: u64| (s & LOW & !(READ | WRITE | BUSY)).wrapping_add(GENERATION_ONE) & LOW | perms;
+        let done = e.state.fetch_update(Ordering::SeqCst, Ordering::Acquire, |s| Some(next(s)));
+        let (Ok(old) | Err(old)) = done;
+        Some(u32::try_from(old >> 32).unwrap_or(u32::MAX))
+    }
+
     /// Takes a translation, if the entry allows the access.
     pub(crate) fn pin(&self, bfn: Bfn, write: bool) -> Option<Pinned> {
         let e = self.entry(bfn)?;
         let wanted = VALID | if write { WRITE } else { READ };
         let mut state = e.state.load(Ordering::Acquire);
         loop {
+            if state & BUSY != 0 {
+                std::hint::spin_loop();
+                state = e.state.load(Ordering::Acquire);
+                continue;
+            }
             if state & wanted != wanted || state >> 32 == LOW {
                 return None;
             }
@@ -286,6 +317,21 @@ mod tests {
         assert!(t.pin(Bfn(1), false).is_some());
         assert!(t.pin(Bfn(1), true).is_none());
         assert!(t.pin(Bfn(2), false).is_none());
+    }
+
+    #[test]
+    fn a_repointed_entry_leads_to_the_new_frame_and_keeps_the_old_one_for_who_has_it() {
+        let t = BusTable::default();
+        assert_eq!(t.repoint(Bfn(1), &foreign(0x66), true), Some(0));
+        assert_eq!(t.lookup(Bfn(1)), None, "what is not there stays so");
+        assert!(t.map(Bfn(1), &foreign(0x55)));
+        let pin = t.pin(Bfn(1), false).unwrap();
+        assert_eq!(t.repoint(Bfn(1), &foreign(0x66), false), None, "in use");
+        assert_eq!(t.lookup(Bfn(1)), Some(foreign(0x55)));
+        assert_eq!(t.repoint(Bfn(1), &foreign(0x66), true), Some(1));
+        assert_eq!(t.lookup(Bfn(1)), Some(foreign(0x66)));
+        assert!(!t.unpin(Bfn(1), pin.generation), "the old pin is not the new frame's");
+        assert_eq!(t.unmap(Bfn(1)).map(|x| x.1), Some(0));
     }
 
     #[test]

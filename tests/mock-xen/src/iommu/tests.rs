@@ -1,7 +1,7 @@
 use xen_ioreq::abi::iommu_op::{
-    IOMMU_QUERY_map_all_mfns, IOMMU_QUERY_map_cap, IOMMUOP_lookup_foreign_page, IOMMUOP_map_foreign_page,
-    IOMMUOP_map_page, IOMMUOP_query_caps, IOMMUOP_readable, IOMMUOP_swap_mfn, IOMMUOP_unmap_page,
-    pv_iommu_op,
+    IOMMU_QUERY_map_all_mfns, IOMMU_QUERY_map_cap, IOMMU_page_order_shift, IOMMUOP_lookup_foreign_page,
+    IOMMUOP_map_foreign_page, IOMMUOP_map_page, IOMMUOP_query_caps, IOMMUOP_readable, IOMMUOP_swap_mfn,
+    IOMMUOP_unmap_page, pv_iommu_op,
 };
 use xen_ioreq::seam::IommuOp;
 use xen_ioreq::{Bfn, DomId, Errno, Gfn};
@@ -36,12 +36,12 @@ fn caps(c: &Caller) -> u16 {
 
 #[test]
 fn query_caps_tells_what_the_machine_has() {
-    let all = IOMMU_QUERY_map_cap | IOMMU_QUERY_map_all_mfns;
+    let can = IOMMU_QUERY_map_cap | 9 << IOMMU_page_order_shift;
     let kinds = [
         (Iommu::Absent, 0),
         (Iommu::Passthrough, 0),
-        (Iommu::On, IOMMU_QUERY_map_cap),
-        (Iommu::OneToOne, all),
+        (Iommu::On, can),
+        (Iommu::OneToOne, can | IOMMU_QUERY_map_all_mfns),
     ];
     for (kind, expected) in kinds {
         let m = machine(Config { iommu: kind, ..Config::default() });
@@ -86,7 +86,12 @@ fn map_foreign_fails_with_the_status_of_each_row() {
             Errno::EINVAL,
         ),
         (
-            "an order",
+            "an order beyond the unit's",
+            iommu(c, &mut pv_iommu_op { flags: RW | 10 << 10, ..foreign_op(MAP, 0x400, 0, d, e.id) }),
+            Errno::ENOSPC,
+        ),
+        (
+            "a frame number that is no multiple of the page",
             iommu(c, &mut pv_iommu_op { flags: RW | 1 << 10, ..foreign_op(MAP, 0x20, 1, d, e.id) }),
             Errno::ENOSPC,
         ),

@@ -13,17 +13,23 @@ impl Vcpu {
     /// removal of a frame has answered.
     pub fn memory_op(&self, cmd: u32, arg: &mut [u8], list: &mut [u64]) -> Result<i64, VcpuError> {
         self.resume()?;
-        let done = memory_op::memory_op(&self.machine, &self.domain, true, cmd, arg, list);
-        let done = done.map_err(VcpuError::Hypercall)?;
-        if done.invalidate_all {
-            self.state.request_invalidate_all();
+        let mut from = 0;
+        loop {
+            let done = memory_op::memory_op(&self.machine, &self.domain, true, cmd, arg, list, from);
+            let done = done.map_err(VcpuError::Hypercall)?;
+            if done.invalidate_all {
+                self.state.request_invalidate_all();
+            }
+            for notice in done.notices {
+                self.deliver(notice)?;
+            }
+            // Before the guest executes its next instruction, which after a preemption is the hypercall once more.
+            self.resume()?;
+            match done.preempted_at {
+                Some(done) => from = done,
+                None => return Ok(done.value),
+            }
         }
-        for notice in done.notices {
-            self.deliver(notice)?;
-        }
-        // Before the guest executes its next instruction.
-        self.resume()?;
-        Ok(done.value)
     }
 
     fn reservation(&self, cmd: u32, gfns: &[Gfn]) -> Result<usize, VcpuError> {
@@ -50,7 +56,8 @@ impl Vcpu {
     /// `iommu_op`; guests have none of it (ENOSYS).
     pub fn iommu_op(&self, ops: &mut [pv_iommu_op]) -> Result<(), VcpuError> {
         self.resume()?;
-        iommu::iommu_op(&self.machine, &self.domain, ops).map_err(VcpuError::Hypercall)
+        let count = ops.len() as u64;
+        iommu::iommu_op(&self.machine, &self.domain, ops, count, None).map_err(VcpuError::Hypercall)
     }
 
     /// `SCHEDOP_shutdown`: the domain stops. The vCPU can do no more.

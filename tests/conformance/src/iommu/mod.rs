@@ -2,6 +2,7 @@
 //!
 //! Released Xen has none of it; there the rows say so, and show what holds a frame instead: a mapping.
 
+pub mod client;
 mod draft;
 mod stock;
 mod world;
@@ -13,9 +14,6 @@ use crate::bench::{Bench, BenchError, On, model_guest};
 use crate::ioreq;
 use world::World;
 
-/// Frames of the model's guests.
-pub(crate) const GUEST_FRAMES: u64 = 64;
-
 /// Every row of the area that can run there.
 ///
 /// # Errors
@@ -24,12 +22,13 @@ pub fn rows(on: On) -> Result<Vec<Row>, BenchError> {
     let stock = Rc::new(match on {
         On::Model => {
             let machine = ioreq::stock_machine()?;
-            Bench::on_model(&machine, model_guest(&machine, GUEST_FRAMES, 1)?)?
+            Bench::on_model(&machine, model_guest(&machine, client::GUEST_FRAMES, 1)?)?
         }
         On::Xen(guest) => Bench::on_xen(guest)?,
     });
     let mut rows = ioreq::run("stock", stock::IOMMU_OP, &stock);
     rows.extend(ioreq::run("frame", ioreq::FRAMES, &stock));
+    rows.extend(client::run(&stock));
     if on == On::Model {
         // No Xen that is released has it, so only the model can be asked.
         for (machine, iommu, cases) in draft::TABLES {

@@ -195,6 +195,11 @@ impl GuestLoop {
         self.guests.get(key.0)
     }
 
+    /// The guests of the loop.
+    pub fn iter(&self) -> impl Iterator<Item = (GuestKey, &Guest)> {
+        self.guests.iter().map(|(key, guest)| (GuestKey(key), guest))
+    }
+
     /// Number of guests.
     pub fn guests(&self) -> usize {
         self.guests.len()

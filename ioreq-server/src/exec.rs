@@ -116,7 +116,11 @@ impl Exec {
     fn notice(&self, request: Request) {
         let told = catch_unwind(AssertUnwindSafe(|| match request {
             Request::TimeOffset(seconds) => self.notices.time_offset(seconds),
-            Request::Invalidate(what) => self.notices.invalidate(what),
+            Request::Invalidate(what) => {
+                // Which guest frame a bus frame is we do not know; all of them, then.
+                self.memory.invalidate();
+                self.notices.invalidate(what);
+            }
             Request::Access(_) => {}
         }));
         if told.is_err() {

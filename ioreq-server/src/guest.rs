@@ -15,6 +15,7 @@ use xen_ioreq::{DomId, Errno, IoServerId, Port};
 use crate::bus::{Bus, Hint};
 use crate::exec::Exec;
 use crate::linger::{Linger, Look};
+use crate::memory::GuestMemory;
 use crate::request::Invalidation;
 use crate::ring::RingFault;
 use crate::server::{Enabled, Server};
@@ -126,14 +127,21 @@ pub enum Progress {
 impl Guest {
     /// Joins a server and a bus whose ranges are claimed through it.
     pub fn new(server: Server<Enabled>, bus: Arc<Bus>, notices: Arc<dyn Notices>, on_error: OnError) -> Self {
-        let exec = Arc::new(Exec {
-            bus,
-            memory: server.guest_memory(),
-            dm: server.dm().clone(),
-            notices,
-            on_error,
-            stats: Arc::default(),
-        });
+        let memory = server.guest_memory();
+        Self::with_memory(server, bus, memory, notices, on_error)
+    }
+
+    /// As [`new`](Self::new), with the memory that string instructions use: one with a cache, which may be shared with
+    /// devices. It is [invalidated](GuestMemory::invalidate) at each notice, before that is acknowledged.
+    pub fn with_memory(
+        server: Server<Enabled>,
+        bus: Arc<Bus>,
+        memory: GuestMemory,
+        notices: Arc<dyn Notices>,
+        on_error: OnError,
+    ) -> Self {
+        let exec =
+            Arc::new(Exec { bus, memory, dm: server.dm().clone(), notices, on_error, stats: Arc::default() });
         let vcpus = server.slots().vcpus();
         let mut by_port: Vec<_> = vcpus.iter().enumerate().map(|(i, v)| (v.port, i)).collect();
         by_port.sort_unstable();
@@ -163,6 +171,11 @@ impl Guest {
     /// Its bus.
     pub fn bus(&self) -> &Arc<Bus> {
         &self.exec.bus
+    }
+
+    /// Its memory, as string instructions use it.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.exec.memory
     }
 
     /// Its counters.

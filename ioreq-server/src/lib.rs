@@ -106,7 +106,7 @@ pub use device::{Access, Device, MmioDevice, PciConfigDevice, PioDevice, Region,
 pub use dm::{BufferedMode, Dm, DmError};
 pub use event_loop::{DEFAULT_PATIENCE, EventSource, GuestKey, GuestLoop, LoopHandle, SourceKey};
 pub use guest::{Guest, GuestError, Notices, OnError, Progress};
-pub use memory::{GuestMemory, MemoryError};
+pub use memory::{GuestBuffer, GuestMemory, MemoryError};
 pub use outcome::{Defer, Deferred, IoError, Outcome};
 pub use request::{Invalidation, MAX_REPS};
 pub use server::{Created, Enabled, Endpoint, Mapped, Server, ServerError};

@@ -51,6 +51,13 @@ impl Pages {
         Mapping::new(self.0.base, self.0.count, self.0.clone())
     }
 
+    /// First byte of a page; valid as long as the pages are.
+    pub(crate) fn page(&self, index: usize) -> NonNull<u8> {
+        assert!(index < self.0.count);
+        // SAFETY: inside the allocation.
+        unsafe { self.0.base.add(index * PAGE_SIZE) }
+    }
+
     fn byte(&self, at: usize) -> &AtomicU8 {
         assert!(at < self.0.count * PAGE_SIZE);
         // SAFETY: inside the pages, which live as long as `self`.

@@ -5,6 +5,7 @@ mod accesses;
 mod alone;
 mod failures;
 mod lifecycle;
+mod memory;
 mod notices;
 mod pci;
 mod rig;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ioreq_server::{BufferedMode, Invalidation, Notices};
-use mock_xen::{Config, DomainConfig, Machine, Profile};
+use mock_xen::DomainConfig;
 use parking_lot::Mutex;
 use xen_ioreq::abi::iommu_op::{IOMMUOP_map_foreign_page, IOMMUOP_readable, pv_iommu_op};
 use xen_ioreq::seam::IommuOp;
@@ -23,8 +23,7 @@ impl Notices for Heard {
 #[test]
 fn stock_xen_tells_every_server_that_something_changed_and_the_guest_goes_on() {
     for mode in [BufferedMode::Atomic, BufferedMode::Off] {
-        let config = Config { profile: Profile::Stock, frames: 2048, xen_frames: 8, ..Config::default() };
-        let m = Machine::new(config).unwrap();
+        let m = stock_machine();
         let d = guest(&m, 2);
         let heard = [Arc::new(Heard::default()), Arc::new(Heard::default())];
         let servers: Vec<_> = heard

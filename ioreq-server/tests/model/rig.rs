@@ -12,7 +12,7 @@ use ioreq_server::{
     Access, BufferedMode, Bus, Connection, Device, Guest, GuestLoop, LoopHandle, MmioDevice, Notices,
     OnError, Outcome, PioDevice, Region, Server, Snapshot, Space, Stats,
 };
-use mock_xen::{Caller, Config, DomainConfig, Machine, Vcpu};
+use mock_xen::{Caller, Config, DomainConfig, Machine, Profile, Vcpu};
 use parking_lot::Mutex;
 use xen_ioreq::seam::EventChannels;
 use xen_ioreq::{DomId, Errno, Gfn, Port, VcpuId};
@@ -27,6 +27,12 @@ pub(crate) const RAM_FRAMES: u64 = 64;
 
 pub(crate) fn machine() -> Arc<Machine> {
     Machine::new(Config { frames: 2048, xen_frames: 8, ..Config::default() }).unwrap()
+}
+
+/// Released Xen, which says after each change that there was one.
+pub(crate) fn stock_machine() -> Arc<Machine> {
+    let config = Config { profile: Profile::Stock, frames: 2048, xen_frames: 8, ..Config::default() };
+    Machine::new(config).unwrap()
 }
 
 pub(crate) fn guest(machine: &Machine, vcpus: u32) -> DomId {
@@ -57,11 +63,13 @@ pub(crate) struct Options {
     pub(crate) mode: BufferedMode,
     pub(crate) notices: Arc<dyn Notices>,
     pub(crate) on_error: OnError,
+    /// Pages of guest memory that stay mapped.
+    pub(crate) cache: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { mode: BufferedMode::Atomic, notices: Arc::new(()), on_error: OnError::AllOnes }
+        Self { mode: BufferedMode::Atomic, notices: Arc::new(()), on_error: OnError::AllOnes, cache: 0 }
     }
 }
 
@@ -73,7 +81,11 @@ pub(crate) fn make_on(conn: &Connection, domid: DomId, options: Options) -> Gues
     let server = Server::create(conn, domid, options.mode).unwrap();
     let bus = Bus::new(server.claims());
     let server = server.map().unwrap().enable().unwrap();
-    Guest::new(server, bus, options.notices, options.on_error)
+    if options.cache == 0 {
+        return Guest::new(server, bus, options.notices, options.on_error);
+    }
+    let memory = server.guest_memory().cached(options.cache);
+    Guest::with_memory(server, bus, memory, options.notices, options.on_error)
 }
 
 pub(crate) fn serve_all(guests: Vec<Guest>) -> Serving {

@@ -279,8 +279,9 @@ impl FrameTable {
         }
     }
 
-    /// Gives a zeroed frame to a domain, with the allocation's reference. A charged frame counts against `max`.
-    /// ENOMEM: no free frame, the limit reached, or the domain dying.
+    /// Gives a frame to a domain, with the allocation's reference. A charged frame counts against `max` and holds what its
+    /// last owner left there: Xen clears what a dead domain had, not what a living one has ballooned out. Others are
+    /// zeroed. ENOMEM: no free frame, the limit reached, or the domain dying.
     pub(crate) fn allocate(&mut self, owner: DomId, charged: bool) -> Result<Mfn, Errno> {
         let account = self.accounts.get_mut(&owner).ok_or(Errno::ESRCH)?;
         if account.dying || (charged && account.charged >= account.max) {
@@ -289,7 +290,7 @@ impl FrameTable {
         let mfn = self.free.pop().ok_or(Errno::ENOMEM)?;
         account.owned += 1;
         account.charged += u64::from(charged);
-        if let Some(page) = self.memory.page(mfn) {
+        if let Some(page) = self.memory.page(mfn).filter(|_| !charged) {
             page.clear();
         }
         if let Some(f) = self.frame_mut(mfn) {
@@ -303,7 +304,7 @@ impl FrameTable {
         Ok(mfn)
     }
 
-    /// Gives 2^order zeroed frames in a row, aligned to that, to a domain. Errors as [`allocate`](Self::allocate).
+    /// Gives 2^order frames in a row, aligned to that, to a domain. Contents and errors as [`allocate`](Self::allocate).
     pub(crate) fn allocate_run(&mut self, owner: DomId, order: u32) -> Result<Vec<Mfn>, Errno> {
         if order == 0 {
             return Ok(vec![self.allocate(owner, true)?]);
@@ -427,6 +428,10 @@ impl FrameTable {
             self.violation(kind, format!("frame of {owner}"), None, mfn);
         }
         self.free.push(mfn);
+        let dying = self.accounts.get(&owner).is_none_or(|a| a.dying);
+        if let Some(page) = self.memory.page(mfn).filter(|_| dying) {
+            page.clear();
+        }
         if let Some(a) = self.accounts.get_mut(&owner) {
             a.owned -= 1;
             a.charged -= u64::from(charged);
@@ -599,6 +604,34 @@ mod tests {
         assert_eq!(t.reaped, vec![DomId(1)]);
         assert!(t.account(DomId(1)).is_none());
         assert_eq!(t.audit(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn contents_outlive_a_balloon_and_not_their_domain() {
+        let mut t = table(8);
+        let left_by = |t: &mut FrameTable, dies: bool| {
+            t.open_account(DomId(2), 3);
+            let m = t.allocate(DomId(2), true).unwrap();
+            t.memory.page(m).unwrap().write(0, &[0x5a]);
+            if dies {
+                t.relinquish(DomId(2))
+            } else {
+                assert!(t.release(m, Hold::Allocation))
+            }
+            m
+        };
+        let seen = |t: &mut FrameTable, charged| {
+            let m = t.allocate(DomId(1), charged).unwrap();
+            let mut byte = [0xff];
+            t.memory.page(m).unwrap().read(0, &mut byte);
+            assert!(t.release(m, Hold::Allocation));
+            (m, byte[0])
+        };
+        let m = left_by(&mut t, false);
+        assert_eq!(seen(&mut t, true), (m, 0x5a));
+        assert_eq!(seen(&mut t, false), (m, 0), "a frame of Xen's making");
+        let m = left_by(&mut t, true);
+        assert_eq!(seen(&mut t, true), (m, 0));
     }
 
     #[test]

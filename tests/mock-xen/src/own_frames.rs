@@ -48,6 +48,10 @@ impl OwnFrames {
             for _ in 0..count {
                 let mfn = t.allocate(domain.id, true)?;
                 frames.push(mfn);
+                // The kernel's doing, not the hypervisor's.
+                if let Some(page) = machine.memory().page(mfn) {
+                    page.clear();
+                }
                 t.hold(mfn, Hold::HostMap(domain.id))?;
             }
             Ok(())

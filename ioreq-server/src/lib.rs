@@ -9,6 +9,7 @@
 //!   why not, or a promise ([`Outcome`]). What an error looks like to the guest is the operator's choice ([`OnError`]).
 //! - [`pci`]: functions with BARs, capabilities and MSI.
 //! - [`Guest`] joins the two; [`GuestLoop`] serves guests, one or many to a thread.
+//! - [`privilege`] (a feature, on by default): what the process gives up before it serves.
 //!
 //! # What it promises
 //!
@@ -91,6 +92,8 @@ mod linger;
 pub mod memory;
 pub mod outcome;
 pub mod pci;
+#[cfg(all(feature = "privilege", target_os = "linux", target_arch = "x86_64"))]
+pub mod privilege;
 mod request;
 mod ring;
 mod server;

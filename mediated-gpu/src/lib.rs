@@ -8,6 +8,7 @@ pub mod bus;
 pub mod gen8;
 pub mod mediator;
 pub mod physical;
+mod privilege;
 pub mod service;
 pub mod soft;
 pub mod vfio;

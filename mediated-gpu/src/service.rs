@@ -18,6 +18,7 @@ use pviommu::{AttachError as FramesError, Client};
 use xen_ioreq::DomId;
 
 use crate::mediator::{Mediator, PlugError, Snapshot, Vgpu};
+use crate::privilege::{ThreadKind, narrow};
 use crate::vgpu::slice::VgpuType;
 
 /// How a guest is served.
@@ -138,6 +139,7 @@ impl Service {
         guests.add(guest)?;
         let handle = guests.handle();
         let thread = std::thread::Builder::new().name(format!("guest-{}", domid.0)).spawn(move || {
+            narrow(ThreadKind::EventLoop);
             if let Err(e) = guests.run() {
                 log::error!("{domid}: the event loop failed: {e}");
             }

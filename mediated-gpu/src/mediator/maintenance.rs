@@ -16,6 +16,7 @@ use pviommu::{Draining, Guest};
 
 use super::guest::Vgpu;
 use super::shadow::ShadowGgtt;
+use crate::privilege::{ThreadKind, narrow};
 
 /// How many references wait for each other at most.
 const COMPANY: usize = 64;
@@ -106,6 +107,7 @@ impl Maintenance {
     /// Starts the thread.
     pub(super) fn spawn(vgpu: Arc<Vgpu>) -> std::io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name(format!("{} frames", vgpu.id())).spawn(move || {
+            narrow(ThreadKind::Maintenance);
             let maintenance = vgpu.maintenance();
             while let Some((came, draining)) = maintenance.next_round() {
                 let all = try_release(vgpu.ggtt(), draining);

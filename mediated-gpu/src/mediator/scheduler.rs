@@ -22,6 +22,7 @@ use crate::gen8::context::{
 };
 use crate::gen8::regs::GT_CONTEXT_SWITCH_INTERRUPT;
 use crate::physical::{Engine, Interrupt, InterruptSink, PhysicalGpu};
+use crate::privilege::{ThreadKind, narrow};
 use crate::vgpu::{Submission, VgpuId};
 
 /// How long an engine may take to stop.
@@ -160,6 +161,7 @@ impl Worker {
     }
 
     fn run(&mut self) {
+        narrow(ThreadKind::Device);
         while let Some(vgpu) = self.next_turn() {
             let mut usable = true;
             if let Some((submission, epoch)) = vgpu.take_work(self.engine) {

@@ -40,6 +40,7 @@ use crate::gen8::regs::{
     RESET_CTL_REQUEST_RESET, STOP_RING, engine as reg, gt, irq,
 };
 use crate::physical::{CsbEntry, Engine, InterruptSink, PhysicalGpu, ResetFailed};
+use crate::privilege::{ThreadKind, narrow};
 
 /// How long a reset by register waits for an engine, which needs some microseconds.
 const RESET_DEADLINE: Duration = Duration::from_secs(1);
@@ -74,6 +75,7 @@ impl Shared {
 
     /// An engine's thread.
     fn run(&self, engine: Engine) {
+        narrow(ThreadKind::Engine);
         let mut core = self.core(engine).lock();
         while !self.shutdown.load(Ordering::Acquire) {
             let step = core.step(&self.dev);

@@ -41,6 +41,9 @@ struct State {
     /// BFNs of the caller's reserved regions, and such that something else is mapped at.
     reserved: BTreeSet<u64>,
     taken: BTreeSet<u64>,
+    /// BFNs at which the unit fails; all of them with `unit_broken`.
+    bad: BTreeSet<u64>,
+    unit_broken: bool,
     /// Errors for calls to come: after so many operations, this rc.
     fail: Option<(usize, Errno)>,
     /// Errors for unmap operations to come.
@@ -117,6 +120,14 @@ impl Fake {
         self.s.lock().taken.insert(bfn.0);
     }
 
+    pub(crate) fn unit_fails_at(&self, bfn: Bfn) {
+        self.s.lock().bad.insert(bfn.0);
+    }
+
+    pub(crate) fn unit_broken(&self, broken: bool) {
+        self.s.lock().unit_broken = broken;
+    }
+
     pub(crate) fn fail_after(&self, ops: usize, errno: Errno) {
         self.s.lock().fail = Some((ops, errno));
     }
@@ -183,6 +194,7 @@ impl State {
                     Some(entry) if *entry == (mfn, op.ioserver) => {}
                     Some(_) => return Err(Errno::EPERM),
                     None if self.taken.contains(&op.bfn) => return Err(Errno::EPERM),
+                    None if self.unit_broken || self.bad.contains(&op.bfn) => return Err(Errno::EIO),
                     None => {
                         self.get(mfn);
                         self.m2b.insert(op.bfn, (mfn, op.ioserver));

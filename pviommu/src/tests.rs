@@ -380,6 +380,29 @@ fn a_bus_frame_that_is_reserved_or_taken_is_left_and_another_one_used() {
 }
 
 #[test]
+fn a_bus_frame_at_which_the_unit_fails_is_left_and_another_one_used() {
+    let w = world(Kind::Draft);
+    w.xen.unit_fails_at(Bfn(0x1001));
+    let mapped: Vec<Mapped> =
+        w.guest.map(&[Gfn(1), Gfn(2), Gfn(3)]).into_iter().map(Result::unwrap).collect();
+    assert!(mapped.iter().all(|m| m.bfn() != Bfn(0x1001)));
+    assert_eq!(w.client.stats().quarantined, 1);
+}
+
+#[test]
+fn a_unit_that_fails_everywhere_is_an_error_after_some_tries_and_costs_no_bus_frames() {
+    let w = world(Kind::Draft);
+    w.xen.unit_broken(true);
+    let e = w.guest.map_one(Gfn(1)).unwrap_err();
+    assert!(matches!(e, MapError::Frame { errno: Errno::EIO, .. }), "{e}");
+    assert!(!e.is_hole());
+    assert!((2..=8).contains(&w.xen.seen(IOMMUOP_map_foreign_page)));
+    w.xen.unit_broken(false);
+    assert!(w.guest.map_one(Gfn(1)).is_ok(), "it was a passing one");
+    assert_eq!(w.client.stats().quarantined, 0);
+}
+
+#[test]
 fn a_frame_that_is_refused_whatever_the_bus_frame_costs_no_bus_frames() {
     let w = world_with(
         Kind::Draft,

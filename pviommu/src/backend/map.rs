@@ -9,7 +9,7 @@ use crate::own::{OwnBfn, OwnFrame, OwnMemory};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wire::{Answer, BATCH, Peer, Wire};
 
-/// How many bus frames are tried for one guest frame when the hypervisor says that they are taken.
+/// How many bus frames are tried for one guest frame when the hypervisor says that they are taken, or the unit fails at them.
 const ROUNDS: usize = 4;
 
 /// Sends a batch: an answer an entry.
@@ -34,7 +34,8 @@ impl MapBackend {
     }
 
     /// Puts each of `n` things at a bus frame: `map` sends (index, bus frame), `unmap` undoes what may or may not have
-    /// been done. A bus frame that turns out to be taken is left for ever, and another one tried.
+    /// been done. A bus frame that turns out to be taken is left for ever, and another one tried; so is one at which the
+    /// IOMMU unit fails, and if it fails at every other, too, the bus frames were not to blame.
     fn place(
         &self,
         n: usize,
@@ -56,7 +57,7 @@ impl MapBackend {
                 match answer {
                     // What comes back in the field is not looked at: the bus frame is ours to know.
                     Answer::Done(_) => *out = Ok(bfn),
-                    Answer::Refused(e @ (Errno::EPERM | Errno::EACCES)) => {
+                    Answer::Refused(e @ (Errno::EPERM | Errno::EACCES | Errno::EIO)) => {
                         *out = Err(Unplaced::Refused(e));
                         suspects.push((i, e, block));
                         todo.push(i);
@@ -76,7 +77,8 @@ impl MapBackend {
             }
         }
         for (i, errno, block) in suspects {
-            // EACCES blames the bus frame (a reserved region). EPERM may blame either: the bus frame, if another one did.
+            // EACCES blames the bus frame (a reserved region). EPERM and EIO may blame either: the bus frame, if another one
+            // did.
             if errno == Errno::EACCES || matches!(out.get(i), Some(Ok(_))) {
                 self.quarantine(block, errno);
             } else {

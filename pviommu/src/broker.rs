@@ -88,13 +88,13 @@ impl Broker {
             let bfns: Vec<Bfn> = self.mapped.iter().filter(|m| m.1 == ioserver).map(|m| m.0).collect();
             let answers =
                 self.wire.unmap_foreign(Peer { domid: DomId::INVALID, ioserver }, bfns.iter().copied());
-            for (bfn, _) in bfns.into_iter().zip(answers).filter(|(_, answer)| is_gone(answer)) {
+            for (bfn, _) in bfns.into_iter().zip(answers).filter(|(_, answer)| answer.is_gone()) {
                 self.mapped.remove(&(bfn, ioserver));
             }
         }
         let own: Vec<Bfn> = self.own.iter().copied().collect();
         let answers = self.wire.unmap_own(own.iter().copied());
-        for (bfn, _) in own.into_iter().zip(answers).filter(|(_, answer)| is_gone(answer)) {
+        for (bfn, _) in own.into_iter().zip(answers).filter(|(_, answer)| answer.is_gone()) {
             self.own.remove(&bfn);
         }
         before - self.left()
@@ -153,10 +153,10 @@ impl Broker {
             IOMMUOP_map_page if !refused => {
                 self.own.insert(Bfn(op.bfn));
             }
-            IOMMUOP_unmap_foreign_page if is_gone(&answer) => {
+            IOMMUOP_unmap_foreign_page if answer.is_gone() => {
                 self.mapped.remove(&unmapped(op));
             }
-            IOMMUOP_unmap_page if is_gone(&answer) => {
+            IOMMUOP_unmap_page if answer.is_gone() => {
                 self.own.remove(&Bfn(op.bfn));
             }
             _ => {}
@@ -167,11 +167,6 @@ impl Broker {
 /// What an unmap_foreign_page names.
 fn unmapped(op: &pv_iommu_op) -> (Bfn, IoServerId) {
     (Bfn(op.bfn), IoServerId(op.unmap_ioserver()))
-}
-
-/// Whether an unmap leaves nothing mapped.
-fn is_gone(answer: &Answer) -> bool {
-    matches!(answer, Answer::Done(_) | Answer::Unsure(..) | Answer::Refused(Errno::ENOENT))
 }
 
 impl fmt::Debug for Broker {

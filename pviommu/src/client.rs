@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::BuildHasher;
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use xen_ioreq::{DomId, IoServerId};
@@ -11,8 +12,10 @@ use crate::backend::{Backend, LookupBackend, MapBackend, SoftBackend};
 use crate::bfn::{BfnAllocator, BfnSpace};
 use crate::error::{AttachError, ReclaimError, StartError};
 use crate::guest::{Guest, GuestInner};
+use crate::ledger::Ledger;
 use crate::mapping::{DeviceFlush, Draining, Quiesced, Released};
 use crate::mode::{Chosen, Device, Mode, Ports, choose};
+use crate::reclaim::Reclaimed;
 use crate::soft::{MAX_WINDOW, SoftIommu};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Mutex, RandomState};
@@ -28,12 +31,18 @@ pub struct Config {
     pub bfns: BfnSpace,
     /// Most mappings that one guest may have, so that it cannot use up what others need.
     pub max_per_guest: u32,
+    /// A file of this program's own, for [`Client::reclaim`]: what is looked up, and in map mode which own pages are
+    /// mapped, is written there, so that a later life finds it if this one is killed. Beside it a `.lock` and, at times, a
+    /// `.new` are made. It need not outlive the host's boot. Without one that is lost until the guest's end, or ours.
+    ///
+    /// Behind a broker that is not enough, since that does not let unmaps pass of what it has not seen mapped.
+    pub ledger: Option<PathBuf>,
 }
 
 impl Default for Config {
-    /// A software device, [`BfnSpace::default`], 2^22 mappings (16 GiB) a guest.
+    /// A software device, [`BfnSpace::default`], 2^22 mappings (16 GiB) a guest, no ledger.
     fn default() -> Self {
-        Self { device: Device::Software, bfns: BfnSpace::default(), max_per_guest: 1 << 22 }
+        Self { device: Device::Software, bfns: BfnSpace::default(), max_per_guest: 1 << 22, ledger: None }
     }
 }
 
@@ -69,8 +78,11 @@ impl Client {
         let chosen = choose(ports, config.device, &config.bfns)?;
         let mut soft = None;
         let (backend, mode): (Box<dyn Backend>, Mode) = match chosen {
-            Chosen::Map(wire, mode) => (Box::new(MapBackend::new(wire, window(&config.bfns)?)), mode),
-            Chosen::Lookup(wire, mode) => (Box::new(LookupBackend { wire }), mode),
+            Chosen::Map(wire, mode) => {
+                let window = window(&config.bfns)?;
+                (Box::new(MapBackend::new(wire, window, ledger(&config)?)), mode)
+            }
+            Chosen::Lookup(wire, mode) => (Box::new(LookupBackend { wire, ledger: ledger(&config)? }), mode),
             Chosen::Soft(foreign, mode) => {
                 let bfns = BfnAllocator::new(&window(&config.bfns)?);
                 let Mode::Soft { window } = &mode else { return Err(StartError::NothingToMapWith) };
@@ -102,25 +114,33 @@ impl Client {
         self.inner.soft.as_ref()
     }
 
-    /// Gives back what an earlier life of this program, ended before it could, left mapped for an IOREQ server: flushes
-    /// the device and unmaps the whole window, 1024 bus frames a hypercall. To be called after the device was reset
-    /// and before anything is mapped ([`ReclaimError::InUse`] otherwise). Returns the number of mappings found.
+    /// Gives back what an earlier life of this program, ended before it could, left mapped. To be called after the device
+    /// was reset and before anything is mapped ([`ReclaimError::InUse`] otherwise); flushes the device.
     ///
-    /// Only where we choose bus frames can something be left that we could find: foreign mappings of the soft IOMMU
-    /// end with their process, and of lookups only those of frames that the guest still has are found, by mapping
-    /// them again.
+    /// * *map*: unmaps the whole window for `ioserver`, 1024 bus frames a hypercall, and the own pages of the ledger.
+    ///   Once for each server that the earlier life may have had.
+    /// * *lookup*: unmaps every bus frame that the ledger knows, whichever server it was for; what the earlier life was
+    ///   about to look up is looked up again (for `ioserver` if its own server has gone) and given back.
+    /// * *soft*: nothing, since foreign mappings end with their process.
+    ///
+    /// What could not be given back is in [`Reclaimed`], and in the ledger for the next life.
     pub fn reclaim(
         &self,
         ioserver: IoServerId,
         device: &(impl DeviceFlush + ?Sized),
-    ) -> Result<u64, ReclaimError> {
+    ) -> Result<Reclaimed, ReclaimError> {
         if self.stats().mappings != 0 {
             return Err(ReclaimError::InUse);
         }
         device.flush();
-        // unmap_foreign_page names no domain: the caller, the bus frame and the server say it all.
-        let peer = Peer { domid: DomId::INVALID, ioserver };
-        self.inner.backend.reclaim(peer).map_err(|errno| ReclaimError::Refused { ioserver, errno })
+        let mut out = Reclaimed::default();
+        match self.inner.backend.reclaim(ioserver, &mut out) {
+            Ok(()) => Ok(out),
+            Err(errno) => {
+                log::warn!("before it failed: {out}");
+                Err(ReclaimError::Refused { ioserver, errno })
+            }
+        }
     }
 
     /// Begins to serve a guest. `ioserver` is the IOREQ server that hears of its frames' end. One [`Guest`] (and its
@@ -264,6 +284,12 @@ impl fmt::Debug for Client {
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
+}
+
+/// The ledger, if there is to be one.
+fn ledger(config: &Config) -> Result<Option<Ledger>, StartError> {
+    let Some(path) = &config.ledger else { return Ok(None) };
+    Ledger::open(path).map(Some).map_err(|error| StartError::Ledger { path: path.clone(), error })
 }
 
 /// The window, if it can be served.

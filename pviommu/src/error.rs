@@ -1,8 +1,11 @@
 //! What can go wrong, by operation, domain and frame. Numbers of the hypervisor are kept.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use xen_ioreq::{Bfn, DomId, Errno, Gfn, IoServerId};
+
+use crate::ledger::LedgerError;
 
 /// What the hypervisor was asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +24,8 @@ pub enum Operation {
     UnmapForeignPage,
     /// A foreign mapping, for the soft IOMMU.
     ForeignMap,
+    /// None yet: the intention was written to the ledger.
+    WriteLedger,
 }
 
 impl fmt::Display for Operation {
@@ -33,12 +38,13 @@ impl fmt::Display for Operation {
             Self::LookupForeignPage => "lookup_foreign_page",
             Self::UnmapForeignPage => "unmap_foreign_page",
             Self::ForeignMap => "foreign mapping",
+            Self::WriteLedger => "writing the ledger",
         })
     }
 }
 
 /// Why there is no client. One line that says what to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StartError {
     /// The hypervisor has PV-IOMMU and does not let us ask.
     #[error(
@@ -63,6 +69,14 @@ pub enum StartError {
         frames: u64,
         /// Most frames that can be served.
         most: u64,
+    },
+    /// The file that is to outlive this life cannot be used.
+    #[error("the ledger {}: {error}", path.display())]
+    Ledger {
+        /// [`Config::ledger`](crate::Config::ledger).
+        path: PathBuf,
+        /// Why not.
+        error: LedgerError,
     },
 }
 
@@ -89,8 +103,8 @@ pub enum ReclaimError {
     /// There are mappings of this life.
     #[error("bus frames are in use: reclaim before anything is mapped")]
     InUse,
-    /// The hypervisor refused; some may have been given back.
-    #[error("unmap_foreign_page of what an earlier life left for {ioserver}: {errno}")]
+    /// The hypervisor refused; some may have been given back. What is left is left for the next call.
+    #[error("giving back what an earlier life left for {ioserver}: {errno}")]
     Refused {
         /// For which server.
         ioserver: IoServerId,

@@ -12,11 +12,13 @@ mod error;
 #[cfg(test)]
 mod fake;
 mod guest;
+mod ledger;
 mod mapping;
 mod mode;
 mod own;
 #[cfg(test)]
 mod property;
+mod reclaim;
 mod soft;
 #[cfg(test)]
 mod stress;
@@ -33,7 +35,9 @@ pub use error::{
     AttachError, MapError, Operation, OwnError, ReclaimError, ReleaseError, RevalidateError, StartError,
 };
 pub use guest::{EVERYTHING, Guest, GuestStats};
+pub use ledger::LedgerError;
 pub use mapping::{Cause, DeviceFlush, Draining, Mapped, Quiesced, Released};
 pub use mode::{Device, Mode, Ports};
 pub use own::{OwnFrame, OwnFrames, OwnMemory, OwnPages, ProcessMemory};
+pub use reclaim::{Kept, Reclaimed, Uncertain};
 pub use soft::{NotMapped, SoftIommu, SoftPin};

@@ -23,7 +23,7 @@ const NO_BFN: u64 = u64::MAX;
 const ACCESS: u16 = IOMMUOP_readable | IOMMUOP_writeable;
 
 /// The domain that mappings are of, and the IOREQ server that hears of their end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
     pub(crate) domid: DomId,
     pub(crate) ioserver: IoServerId,
@@ -40,6 +40,13 @@ pub(crate) enum Answer {
     Unsure(Bfn, Errno),
     /// The call failed before it, or while it was at it.
     NotDone(Errno),
+}
+
+impl Answer {
+    /// Whether an unmap with this answer leaves nothing mapped.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self, Self::Done(_) | Self::Unsure(..) | Self::Refused(Errno::ENOENT))
+    }
 }
 
 pub(crate) struct Wire(pub(crate) Arc<dyn IommuOp>);

@@ -1,11 +1,13 @@
 //! Map: we own the bus address space and put frames where we like.
 
-use xen_ioreq::{Bfn, Errno, Gfn};
+use xen_ioreq::{Bfn, DomId, Errno, Gfn, IoServerId};
 
 use super::{Backend, Verdict, refused};
 use crate::bfn::{BfnAllocator, BfnBlock, BfnSpace};
 use crate::error::{MapError, Operation, OwnError, ReleaseError, RevalidateError};
+use crate::ledger::Ledger;
 use crate::own::{OwnBfn, OwnFrame, OwnMemory};
+use crate::reclaim::{self, Reclaimed};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wire::{Answer, BATCH, Peer, Wire};
 
@@ -15,16 +17,56 @@ const ROUNDS: usize = 4;
 /// Sends a batch: an answer an entry.
 type Sender<'a, T> = dyn Fn(&[T]) -> Vec<Answer> + 'a;
 
+/// A bus frame of which a map may have made something, and what it said.
+type Unknown = (Bfn, Answer);
+
 pub(crate) struct MapBackend {
     wire: Wire,
     bfns: BfnAllocator,
     space: BfnSpace,
     quarantined: AtomicU64,
+    /// For own pages: foreign ones are found by unmapping the window, whatever there is of them.
+    ledger: Option<Ledger>,
 }
 
 impl MapBackend {
-    pub(crate) fn new(wire: Wire, space: BfnSpace) -> Self {
-        Self { wire, bfns: BfnAllocator::new(&space), space, quarantined: AtomicU64::new(0) }
+    pub(crate) fn new(wire: Wire, space: BfnSpace, ledger: Option<Ledger>) -> Self {
+        Self { wire, bfns: BfnAllocator::new(&space), space, quarantined: AtomicU64::new(0), ledger }
+    }
+
+    /// map_page, with the ledger told before and after. If it cannot be told, nothing is sent.
+    fn map_own(&self, pairs: &[(Gfn, Bfn)]) -> Vec<Answer> {
+        let Some(ledger) = &self.ledger else { return self.wire.map_own(pairs.iter().copied()) };
+        match ledger.intend_own(pairs) {
+            Ok(seqs) => {
+                let answers = self.wire.map_own(pairs.iter().copied());
+                ledger.answered_own(seqs, pairs, &answers);
+                answers
+            }
+            Err(e) => vec![Answer::Refused(e); pairs.len()],
+        }
+    }
+
+    fn unmap_own(&self, bfns: &[Bfn]) -> Vec<Answer> {
+        let answers = self.wire.unmap_own(bfns.iter().copied());
+        if let Some(ledger) = &self.ledger {
+            let gone = bfns.iter().zip(&answers).filter(|(_, answer)| answer.is_gone());
+            ledger.own_gone(gone.map(|(bfn, _)| *bfn));
+        }
+        answers
+    }
+
+    /// Unmaps own frames that were mapped for certain. Where that is not known the bus frame may be somebody else's,
+    /// of this very domain, and unmap_page would not mind.
+    fn undo_own(&self, unknown: &[Unknown]) -> Vec<Answer> {
+        let certain: Vec<Bfn> =
+            unknown.iter().filter(|(_, a)| matches!(a, Answer::Unsure(..))).map(|(bfn, _)| *bfn).collect();
+        let mut answers = self.unmap_own(&certain).into_iter();
+        let one = |(_, answer): &Unknown| match answer {
+            Answer::Unsure(..) => answers.next().unwrap_or(*answer),
+            other => *other,
+        };
+        unknown.iter().map(one).collect()
     }
 
     /// Never hands `block` out again.
@@ -40,13 +82,13 @@ impl MapBackend {
         &self,
         n: usize,
         map: &Sender<'_, (usize, Bfn)>,
-        unmap: &Sender<'_, Bfn>,
+        unmap: &Sender<'_, Unknown>,
     ) -> Vec<Result<Bfn, Unplaced>> {
         let mut out: Vec<Result<Bfn, Unplaced>> = vec![Err(Unplaced::NoBusFrames); n];
         let mut todo: Vec<usize> = (0..n).collect();
         // Of each thing that was refused: the bus frames that may have been the reason.
         let mut suspects: Vec<(usize, Errno, BfnBlock)> = Vec::new();
-        let mut unknown: Vec<BfnBlock> = Vec::new();
+        let mut unknown: Vec<(BfnBlock, Answer)> = Vec::new();
         for _ in 0..ROUNDS {
             let blocks: Vec<BfnBlock> = todo.iter().map_while(|_| self.bfns.alloc(0)).collect();
             let tries: Vec<(usize, Bfn)> =
@@ -68,7 +110,7 @@ impl MapBackend {
                     }
                     Answer::Unsure(_, e) | Answer::NotDone(e) => {
                         *out = Err(Unplaced::Call(e));
-                        unknown.push(block);
+                        unknown.push((block, answer));
                     }
                 }
             }
@@ -90,12 +132,12 @@ impl MapBackend {
     }
 
     /// Frames of which nobody knows whether they were mapped: unmapped, to be sure, before they can be used again.
-    fn undo(&self, unknown: Vec<BfnBlock>, unmap: &Sender<'_, Bfn>) {
+    fn undo(&self, unknown: Vec<(BfnBlock, Answer)>, unmap: &Sender<'_, Unknown>) {
         if unknown.is_empty() {
             return;
         }
-        let bfns: Vec<Bfn> = unknown.iter().map(BfnBlock::first).collect();
-        for (block, answer) in unknown.into_iter().zip(unmap(&bfns)) {
+        let bfns: Vec<Unknown> = unknown.iter().map(|(block, answer)| (block.first(), *answer)).collect();
+        for ((block, _), answer) in unknown.into_iter().zip(unmap(&bfns)) {
             match answer {
                 Answer::Done(_) | Answer::Refused(Errno::ENOENT) => self.bfns.free(block),
                 Answer::Refused(e) | Answer::Unsure(_, e) | Answer::NotDone(e) => self.quarantine(block, e),
@@ -118,10 +160,11 @@ impl Backend for MapBackend {
         let pairs = |tries: &[(usize, Bfn)]| -> Vec<(Gfn, Bfn)> {
             tries.iter().filter_map(|(i, bfn)| Some((*gfns.get(*i)?, *bfn))).collect()
         };
-        let placed =
-            self.place(gfns.len(), &|tries| self.wire.map_foreign(peer, pairs(tries).into_iter()), &|bfns| {
-                self.wire.unmap_foreign(peer, bfns.iter().copied())
-            });
+        let placed = self.place(
+            gfns.len(),
+            &|tries| self.wire.map_foreign(peer, pairs(tries).into_iter()),
+            &|unknown| self.wire.unmap_foreign(peer, unknown.iter().map(|(bfn, _)| *bfn)),
+        );
         let error = |gfn, why| match why {
             Unplaced::NoBusFrames => MapError::NoBusFrames { domid, gfn },
             Unplaced::Refused(errno) => MapError::Frame { op, domid, gfn, errno },
@@ -189,9 +232,7 @@ impl Backend for MapBackend {
             tries.iter().filter_map(|(i, bfn)| Some((*to_map.get(*i)?, *bfn))).collect()
         };
         let placed =
-            self.place(to_map.len(), &|tries| self.wire.map_own(pairs(tries).into_iter()), &|bfns| {
-                self.wire.unmap_own(bfns.iter().copied())
-            });
+            self.place(to_map.len(), &|tries| self.map_own(&pairs(tries)), &|unknown| self.undo_own(unknown));
         let mapped: Vec<OwnBfn> = placed
             .iter()
             .filter_map(|r| r.as_ref().ok())
@@ -213,7 +254,7 @@ impl Backend for MapBackend {
 
     fn remove_own(&self, bfns: &[OwnBfn]) -> Result<(), OwnError> {
         let bfns: Vec<Bfn> = bfns.iter().filter(|b| b.installed).map(|b| b.bfn).collect();
-        let answers = self.wire.unmap_own(bfns.iter().copied());
+        let answers = self.unmap_own(&bfns);
         let mut failed = None;
         for (bfn, answer) in bfns.into_iter().zip(answers) {
             let block = BfnBlock::single(bfn);
@@ -229,21 +270,28 @@ impl Backend for MapBackend {
         failed.map_or(Ok(()), Err)
     }
 
-    fn reclaim(&self, peer: Peer) -> Result<u64, Errno> {
-        let mut found = 0;
+    fn reclaim(&self, ioserver: IoServerId, out: &mut Reclaimed) -> Result<(), Errno> {
+        // unmap_foreign_page names no domain: the caller, the bus frame and the server say it all.
+        let peer = Peer { domid: DomId::INVALID, ioserver };
         for range in self.space.ranges() {
             let mut bfns = (range.start.0..range.end.0).map(Bfn).peekable();
             while bfns.peek().is_some() {
+                let mut failed = None;
                 for answer in self.wire.unmap_foreign(peer, bfns.by_ref().take(BATCH)) {
+                    out.mappings += u64::from(matches!(answer, Answer::Done(_) | Answer::Unsure(..)));
                     match answer {
-                        Answer::Done(_) => found += 1,
-                        Answer::Refused(Errno::ENOENT) => {}
-                        Answer::Refused(e) | Answer::Unsure(_, e) | Answer::NotDone(e) => return Err(e),
+                        Answer::Done(_) | Answer::Refused(Errno::ENOENT) => {}
+                        // After a flush that failed no bus frame may be used.
+                        Answer::Refused(e) | Answer::Unsure(_, e) | Answer::NotDone(e) => failed = Some(e),
                     }
                 }
+                failed.map_or(Ok(()), Err)?;
             }
         }
-        Ok(found)
+        match &self.ledger {
+            Some(ledger) => reclaim::own_pages(&self.wire, ledger, out),
+            None => Ok(()),
+        }
     }
 
     fn quarantined(&self) -> u64 {

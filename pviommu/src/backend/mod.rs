@@ -7,10 +7,11 @@ mod lookup;
 mod map;
 mod soft;
 
-use xen_ioreq::{Bfn, Errno, Gfn};
+use xen_ioreq::{Bfn, Errno, Gfn, IoServerId};
 
 use crate::error::{MapError, Operation, OwnError, ReleaseError, RevalidateError};
 use crate::own::{OwnBfn, OwnMemory};
+use crate::reclaim::Reclaimed;
 use crate::soft::Pinned;
 use crate::wire::Peer;
 
@@ -57,9 +58,10 @@ pub(crate) trait Backend: Send + Sync {
     /// Ends what [`install_own`](Self::install_own) made, for pages that no device uses.
     fn remove_own(&self, bfns: &[OwnBfn]) -> Result<(), OwnError>;
 
-    /// Unmaps what is mapped for the peer's server anywhere in the window, where we own the window. How many it was.
-    fn reclaim(&self, _peer: Peer) -> Result<u64, Errno> {
-        Ok(0)
+    /// Gives back what an earlier life has left, and adds to `out` what was found. `ioserver`: whose mappings, where we
+    /// own the window.
+    fn reclaim(&self, _ioserver: IoServerId, _out: &mut Reclaimed) -> Result<(), Errno> {
+        Ok(())
     }
 
     /// Bus frames that are not used again since nobody knows whether a device can reach them.

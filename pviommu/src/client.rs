@@ -31,6 +31,15 @@ pub struct Config {
     pub bfns: BfnSpace,
     /// Most mappings that one guest may have, so that it cannot use up what others need.
     pub max_per_guest: u32,
+    /// In map mode, whether the hypervisor may put a scratch frame in the place of one that its guest gives away
+    /// (`IOMMUOP_swap_mfn`). Then the guest's frame is free at once, and nobody has to let go of it first: what the
+    /// device still writes there is lost, and what it reads is scratch. Entries must be dropped after the notice all the same.
+    ///
+    /// Only for a device whose every access is translated by the IOMMU at that moment. Never for one that keeps
+    /// translations of its own (a translation cache outside the IOMMU, as the software GPU has one): it would reach a frame
+    /// that is another guest's by then. Nor where a device must not lose what it writes, as in its command rings; the
+    /// choice is the client's, so give those mappings another client with a window of its own.
+    pub swap_mfn: bool,
     /// A file of this program's own, for [`Client::reclaim`]: what is looked up, and in map mode which own pages are
     /// mapped, is written there, so that a later life finds it if this one is killed. Beside it a `.lock` and, at times, a
     /// `.new` are made. It need not outlive the host's boot. Without one that is lost until the guest's end, or ours.
@@ -40,9 +49,15 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// A software device, [`BfnSpace::default`], 2^22 mappings (16 GiB) a guest, no ledger.
+    /// A software device, [`BfnSpace::default`], 2^22 mappings (16 GiB) a guest, nothing swapped, no ledger.
     fn default() -> Self {
-        Self { device: Device::Software, bfns: BfnSpace::default(), max_per_guest: 1 << 22, ledger: None }
+        Self {
+            device: Device::Software,
+            bfns: BfnSpace::default(),
+            max_per_guest: 1 << 22,
+            swap_mfn: false,
+            ledger: None,
+        }
     }
 }
 
@@ -80,7 +95,7 @@ impl Client {
         let (backend, mode): (Box<dyn Backend>, Mode) = match chosen {
             Chosen::Map(wire, mode) => {
                 let window = window(&config.bfns)?;
-                (Box::new(MapBackend::new(wire, window, ledger(&config)?)), mode)
+                (Box::new(MapBackend::new(wire, window, config.swap_mfn, ledger(&config)?)), mode)
             }
             Chosen::Lookup(wire, mode) => (Box::new(LookupBackend { wire, ledger: ledger(&config)? }), mode),
             Chosen::Soft(foreign, mode) => {

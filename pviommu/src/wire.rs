@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use xen_ioreq::abi::iommu_op::{
     IOMMUOP_lookup_foreign_page, IOMMUOP_map_foreign_page, IOMMUOP_map_page, IOMMUOP_query_caps,
-    IOMMUOP_readable, IOMMUOP_unmap_foreign_page, IOMMUOP_unmap_page, IOMMUOP_writeable, pv_iommu_op,
+    IOMMUOP_readable, IOMMUOP_swap_mfn, IOMMUOP_unmap_foreign_page, IOMMUOP_unmap_page, IOMMUOP_writeable,
+    pv_iommu_op,
 };
 use xen_ioreq::seam::IommuOp;
 use xen_ioreq::{Bfn, DomId, Errno, Gfn, IoServerId};
@@ -85,9 +86,22 @@ impl Wire {
         }
     }
 
-    /// map_foreign_page of each frame at the bus frame beside it.
-    pub(crate) fn map_foreign(&self, peer: Peer, pairs: impl Iterator<Item = (Gfn, Bfn)>) -> Vec<Answer> {
-        self.run(pairs.map(|(gfn, bfn)| foreign(IOMMUOP_map_foreign_page, peer, gfn, bfn.0)).collect())
+    /// map_foreign_page of each frame at the bus frame beside it. `swap`: the hypervisor may put a scratch frame there when
+    /// the guest gives the frame away.
+    pub(crate) fn map_foreign(
+        &self,
+        peer: Peer,
+        swap: bool,
+        pairs: impl Iterator<Item = (Gfn, Bfn)>,
+    ) -> Vec<Answer> {
+        let op = |(gfn, bfn): (Gfn, Bfn)| {
+            let mut op = foreign(IOMMUOP_map_foreign_page, peer, gfn, bfn.0);
+            if swap {
+                op.flags |= IOMMUOP_swap_mfn;
+            }
+            op
+        };
+        self.run(pairs.map(op).collect())
     }
 
     /// lookup_foreign_page of each frame.

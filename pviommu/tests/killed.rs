@@ -5,6 +5,7 @@ mod world;
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
 use std::sync::{Arc, Once};
 
 use mock_xen::{Caller, Fault, FaultPlan, Iommu, Killed, Machine, Moment, Profile, Site, When};
@@ -37,8 +38,8 @@ struct Host {
     guests: [(DomId, IoServerId); 2],
     /// Frames that are free or the guests'.
     frames: u64,
-    dir: TempDir,
-    ledger: bool,
+    _dir: TempDir,
+    config: Config,
 }
 
 /// A process.
@@ -49,18 +50,23 @@ struct Process {
 }
 
 impl Host {
-    fn new(kind: Kind, ledger: bool) -> Self {
+    fn new(kind: Kind) -> Self {
+        Self::with(kind, |ledger| Config { ledger: Some(ledger), ..Config::default() })
+    }
+
+    fn with(kind: Kind, config: impl Fn(PathBuf) -> Config) -> Self {
+        let dir = TempDir::new().unwrap();
+        let bfns = BfnSpace::new(Bfn(1 << 20)..Bfn((1 << 20) + 256));
+        let config = Config { bfns, ..config(dir.path().join("ledger")) };
         let machine = machine(kind);
         let toolstack = Toolstack::new(&machine);
         let guests = [toolstack.guest(), toolstack.guest()];
         let frames = machine.free_frames() + 2 * FRAMES;
-        Self { machine, toolstack, guests, frames, dir: TempDir::new().unwrap(), ledger }
+        Self { machine, toolstack, guests, frames, _dir: dir, config }
     }
 
     fn start(&self, caller: &Arc<Caller>) -> Process {
-        let ledger = self.ledger.then(|| self.dir.path().join("ledger"));
-        let bfns = BfnSpace::new(Bfn(1 << 20)..Bfn((1 << 20) + 256));
-        let client = Client::start(ports(caller), Config { bfns, ledger, ..Config::default() }).unwrap();
+        let client = Client::start(ports(caller), self.config.clone()).unwrap();
         let device = Device::new(&self.machine, &client);
         Process { caller: caller.clone(), client, device }
     }
@@ -134,6 +140,10 @@ impl Process {
         let mut held = map(&first, 0..12);
         let others = map(&second, 0..4);
         held.iter().chain(&others).for_each(|m| self.device.write(m.bfn(), 1));
+        if host.config.swap_mfn {
+            // Such a device keeps no translations.
+            self.device.flush();
+        }
         held.push(first.lookup(Gfn(3)).unwrap());
         let last: Vec<Draining> = held.drain(8..11).filter_map(Mapped::put).collect();
         self.release(last);
@@ -223,9 +233,9 @@ struct Sum {
 }
 
 /// One life that ends at a call, and the next one. `None`: the life was over before.
-fn run(kind: Kind, nth: u64, moment: Moment, meanwhile: Meanwhile, sum: &mut Sum) -> Option<()> {
+fn run(mut host: Host, nth: u64, moment: Moment, meanwhile: Meanwhile, sum: &mut Sum) -> Option<()> {
+    let kind = (host.machine.config().profile, host.machine.config().iommu);
     let what = format!("{kind:?}, call {nth}, {moment:?}, meanwhile {meanwhile:?}");
-    let mut host = Host::new(kind, true);
     let came = killed(&mut host, nth, moment);
     host.pass_time(meanwhile);
     let caller = Arc::new(host.machine.caller(DOM0).unwrap());
@@ -292,16 +302,19 @@ fn quiet() {
 }
 
 fn every_call_of_a_life(kind: Kind) -> Sum {
+    every_call(|| Host::new(kind))
+}
+
+fn every_call(host: impl Fn() -> Host) -> Sum {
     quiet();
     let mut sum = Sum::default();
     for moment in MOMENTS {
         for meanwhile in MEANWHILE {
             let calls =
-                (1..).take_while(|nth| run(kind, *nth, moment, meanwhile, &mut sum).is_some()).count();
-            assert!(calls > 20, "{kind:?}: a life of {calls} calls");
+                (1..).take_while(|nth| run(host(), *nth, moment, meanwhile, &mut sum).is_some()).count();
+            assert!(calls > 20, "a life of {calls} calls");
         }
     }
-    println!("{kind:?}: {sum:?}");
     sum
 }
 
@@ -311,6 +324,15 @@ fn no_mapping_is_lost_where_we_choose_bus_frames() {
         let sum = every_call_of_a_life((Profile::Draft, iommu));
         assert!(sum.mappings > 0 && sum.own > 0, "{sum:?}");
     }
+}
+
+#[test]
+fn no_mapping_is_lost_where_frames_are_swapped_out_from_under_them() {
+    let host = || {
+        Host::with(KINDS[0], |ledger| Config { swap_mfn: true, ledger: Some(ledger), ..Config::default() })
+    };
+    let sum = every_call(host);
+    assert!(sum.mappings > 0 && sum.own > 0, "{sum:?}");
 }
 
 #[test]
@@ -340,7 +362,7 @@ fn no_mapping_is_lost_that_was_one_of_the_process() {
 fn without_a_ledger_what_was_looked_up_and_ballooned_out_is_lost() {
     quiet();
     for kind in KINDS.into_iter().filter(|k| matches!(k.1, Iommu::Absent)) {
-        let mut host = Host::new(kind, false);
+        let mut host = Host::with(kind, |_| Config::default());
         assert!(killed(&mut host, 12, Moment::After));
         host.pass_time(Meanwhile::Out);
         let caller = Arc::new(host.machine.caller(DOM0).unwrap());
@@ -356,7 +378,7 @@ fn a_ledger_leads_from_life_to_life_however_often_they_end() {
     quiet();
     let told = |kind: &Kind| matches!(kind.1, Iommu::Passthrough | Iommu::Absent) || kind.0 == Profile::Xs;
     for kind in KINDS.into_iter().filter(told) {
-        let mut host = Host::new(kind, true);
+        let mut host = Host::new(kind);
         // Nobody reclaims in between.
         for nth in [7, 9, 8, 11] {
             assert!(killed(&mut host, nth, Moment::After));

@@ -25,13 +25,20 @@ pub(crate) struct MapBackend {
     bfns: BfnAllocator,
     space: BfnSpace,
     quarantined: AtomicU64,
+    /// Whether the hypervisor may swap frames out from under our mappings.
+    swap: bool,
     /// For own pages: foreign ones are found by unmapping the window, whatever there is of them.
     ledger: Option<Ledger>,
 }
 
 impl MapBackend {
-    pub(crate) fn new(wire: Wire, space: BfnSpace, ledger: Option<Ledger>) -> Self {
-        Self { wire, bfns: BfnAllocator::new(&space), space, quarantined: AtomicU64::new(0), ledger }
+    pub(crate) fn new(wire: Wire, space: BfnSpace, swap: bool, ledger: Option<Ledger>) -> Self {
+        let bfns = BfnAllocator::new(&space);
+        Self { wire, bfns, space, quarantined: AtomicU64::new(0), swap, ledger }
+    }
+
+    fn map_foreign(&self, peer: Peer, pairs: impl Iterator<Item = (Gfn, Bfn)>) -> Vec<Answer> {
+        self.wire.map_foreign(peer, self.swap, pairs)
     }
 
     /// map_page, with the ledger told before and after. If it cannot be told, nothing is sent.
@@ -160,11 +167,10 @@ impl Backend for MapBackend {
         let pairs = |tries: &[(usize, Bfn)]| -> Vec<(Gfn, Bfn)> {
             tries.iter().filter_map(|(i, bfn)| Some((*gfns.get(*i)?, *bfn))).collect()
         };
-        let placed = self.place(
-            gfns.len(),
-            &|tries| self.wire.map_foreign(peer, pairs(tries).into_iter()),
-            &|unknown| self.wire.unmap_foreign(peer, unknown.iter().map(|(bfn, _)| *bfn)),
-        );
+        let placed =
+            self.place(gfns.len(), &|tries| self.map_foreign(peer, pairs(tries).into_iter()), &|unknown| {
+                self.wire.unmap_foreign(peer, unknown.iter().map(|(bfn, _)| *bfn))
+            });
         let error = |gfn, why| match why {
             Unplaced::NoBusFrames => MapError::NoBusFrames { domid, gfn },
             Unplaced::Refused(errno) => MapError::Frame { op, domid, gfn, errno },
@@ -174,14 +180,15 @@ impl Backend for MapBackend {
     }
 
     /// By mapping it once more at the same bus frame: success without a change if the frame is the same, refusal if
-    /// there is another, or none.
+    /// there is another, or none. Where scratch stands for a frame that was swapped out, what the guest has put behind its
+    /// number since takes the place of that, which is as good.
     fn check(
         &self,
         peer: Peer,
         mappings: &[(Gfn, Bfn)],
         _is_mapped: &dyn Fn(Bfn) -> bool,
     ) -> Result<Vec<Verdict>, RevalidateError> {
-        let answers = self.wire.map_foreign(peer, mappings.iter().copied());
+        let answers = self.map_foreign(peer, mappings.iter().copied());
         answers
             .into_iter()
             .map(|a| match a {
@@ -198,7 +205,7 @@ impl Backend for MapBackend {
         let answers = self.wire.unmap_foreign(peer, mappings.iter().map(|(_, bfn)| *bfn));
         let one = |(&mapping, answer): (&(Gfn, Bfn), Answer)| {
             match answer {
-                // ENOENT: the hypervisor dropped it first, with the domain.
+                // ENOENT: the hypervisor dropped it first, with the domain or with a frame that it swapped out.
                 Answer::Done(_) | Answer::Refused(Errno::ENOENT) => {
                     self.bfns.free(BfnBlock::single(mapping.1));
                     Ok(())

@@ -6,7 +6,7 @@ mod world;
 
 use mock_xen::{Iommu, Profile, ViolationKind};
 use pviommu::{Cause, DeviceFlush, Draining, EVERYTHING, Mapped, Mode};
-use world::{FRAMES, KINDS, Kind, own_pages, world};
+use world::{FRAMES, KINDS, Kind, World, own_pages, world};
 use xen_ioreq::abi::iommu_op::{
     IOMMUOP_map_foreign_page, IOMMUOP_readable, IOMMUOP_unmap_foreign_page, IOMMUOP_writeable, pv_iommu_op,
 };
@@ -115,6 +115,64 @@ fn a_page_that_went_out_and_in_again_is_reached_afresh() {
         w.device.flush();
         w.machine.assert_clean();
     }
+}
+
+/// A frame was swapped with no notice, and something makes us look: the old one is found and released, and the new one is
+/// reached. `look` returns what must be drained.
+fn swapped_without_notice(look: impl Fn(&World, Bfn) -> Vec<Draining>) {
+    for kind in KINDS {
+        let w = world(kind);
+        let soft = w.client.soft().is_some();
+        let all: Vec<Gfn> = (0..8).map(Gfn).collect();
+        let mut mapped: Vec<Mapped> = w.guest.map(&all).into_iter().map(Result::unwrap).collect();
+        let bfn = mapped[5].bfn();
+        w.device.write(bfn, 1);
+        w.balloon_out(Gfn(5));
+        w.populate(Gfn(5));
+        assert_eq!(w.come_back(), -1, "{kind:?}: the old frame is held");
+        assert!(!w.guest.has_work(), "nobody has said anything");
+
+        let draining = look(&w, bfn);
+        let found: Vec<(Gfn, Cause)> = draining.iter().map(|d| (d.gfn(), d.cause())).collect();
+        let cause = if soft { Cause::Replaced } else { Cause::Invalidated };
+        // What cannot be told apart is all made anew.
+        assert!(found.contains(&(Gfn(5), cause)), "{kind:?}: {found:?}");
+        assert!(soft || found.len() == 1, "{kind:?}: {found:?}");
+        if !soft {
+            drop(mapped.remove(5));
+        }
+        let released = w.release(draining);
+        assert_eq!(released.mappings + released.pages, found.len());
+        assert_eq!(w.come_back(), 0, "{kind:?}: it is free");
+        let again = w.guest.map_one(Gfn(5)).unwrap();
+        w.device.write(again.bfn(), 2);
+        assert_eq!(w.byte(Gfn(5)), 2);
+        w.device.flush();
+        w.machine.assert_clean();
+    }
+}
+
+#[test]
+fn a_frame_swapped_without_notice_is_found_when_its_entry_is_written_anew() {
+    swapped_without_notice(|w, bfn| {
+        w.guest.doubt(bfn);
+        w.guest.take_draining().unwrap()
+    });
+}
+
+#[test]
+fn a_frame_swapped_without_notice_is_found_by_the_next_notice_that_does_not_say_what() {
+    swapped_without_notice(|w, _| {
+        w.guest.notice(EVERYTHING);
+        w.guest.take_draining().unwrap()
+    });
+}
+
+#[test]
+fn a_frame_swapped_without_notice_is_found_by_the_sweep() {
+    // All of them, however few at a time.
+    swapped_without_notice(|w, _| (0..4).flat_map(|_| w.guest.sweep(2).unwrap()).collect());
+    swapped_without_notice(|w, _| w.guest.sweep(1000).unwrap());
 }
 
 #[test]

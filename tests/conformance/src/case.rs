@@ -58,7 +58,8 @@ impl<S> Case<S> {
     }
 }
 
-fn show(answer: Answer) -> String {
+/// An answer in words.
+pub(crate) fn show(answer: Answer) -> String {
     match answer {
         Ok(n) => format!("{n:#x}"),
         Err(e) => e.to_string(),

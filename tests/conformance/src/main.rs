@@ -18,6 +18,9 @@ struct Args {
     /// On Xen: a paused HVM or PVH guest without a device model, whose kernel will make the accesses of the rows.
     #[arg(long, required_if_eq("on", "xen"))]
     domid: Option<u16>,
+    /// Writes the tables of the area as a document to this file, in place of running them.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["on", "domid", "log"])]
+    render: Option<PathBuf>,
     /// Of area ioreq: writes what was seen of the guest's accesses to this file.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -49,6 +52,9 @@ enum On {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(path) = &args.render {
+        return render(args.area, path);
+    }
     let areas = match args.area {
         Area::All => vec![Area::Abi, Area::Ioreq, Area::Iommu, Area::Grants, Area::MemAccess],
         one => vec![one],
@@ -74,6 +80,23 @@ fn main() -> ExitCode {
     }
     println!("{passed} passed, {failed} failed");
     if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn render(area: Area, path: &Path) -> ExitCode {
+    let text = match area {
+        Area::Iommu => iommu::document(),
+        _ => {
+            eprintln!("conformance: the rows of {} make no document", name(area));
+            return ExitCode::from(2);
+        }
+    };
+    match std::fs::write(path, text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("conformance: {}: {e}", path.display());
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn rows(area: Area, on: conformance::On, log: Option<&Path>) -> Result<Vec<Row>, String> {

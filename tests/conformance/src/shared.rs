@@ -161,3 +161,12 @@ pub(crate) unsafe fn peek(page: NonNull<u8>) -> u64 {
     // SAFETY: the caller's promise.
     unsafe { AtomicU64::from_ptr(page.as_ptr().cast()) }.load(Ordering::Acquire)
 }
+
+/// Writes them.
+///
+/// # Safety
+/// As [`peek`]'s.
+pub(crate) unsafe fn poke(page: NonNull<u8>, value: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { AtomicU64::from_ptr(page.as_ptr().cast()) }.store(value, Ordering::Release);
+}

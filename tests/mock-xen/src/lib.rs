@@ -60,7 +60,7 @@ pub use domain::{DomainInfo, ShutdownReason};
 pub use evtchn::EvtchnDevice;
 pub use faults::{Fault, FaultPlan, Killed, Moment, Rule, Site, When};
 pub use iommu::OpArray;
-pub use machine::{CreateError, Machine};
+pub use machine::{CreateError, FrameInfo, Machine};
 pub use oracle::{Violation, ViolationKind};
 pub use own_frames::OwnFrames;
 pub use vcpu::{Vcpu, VcpuError};

@@ -14,7 +14,7 @@ use crate::config::{Config, DomainConfig, Iommu, Profile};
 use crate::domain::{Domain, DomainInfo};
 use crate::evtchn::{self, EvtchnDevice};
 use crate::faults::{FaultPlan, Faults};
-use crate::frames::{FrameTable, Hold, M2b};
+use crate::frames::{FrameTable, Hold, M2b, Owner};
 use crate::history::Event;
 use crate::iommu::{self, BFN_BITS_MAX, BusTable};
 use crate::ioreq;
@@ -54,6 +54,19 @@ pub enum CreateError {
     /// a domain has 1 to 128 vCPUs
     #[error("{0} vCPUs: a guest has 1 to 128")]
     Vcpus(u32),
+}
+
+/// What is known of a machine frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrameInfo {
+    /// Whose it is, if any domain's.
+    pub owner: Option<DomId>,
+    /// References that hold it; 0 for one that is free or Xen's.
+    pub references: u32,
+    /// Its entries in the M2B table: bus frame, calling domain, IOREQ server.
+    pub m2b: Vec<(Bfn, DomId, IoServerId)>,
+    /// Of [`Profile::Xs`]: a lookup holds it.
+    pub looked_up: bool,
 }
 
 /// Counts that the model keeps for reports.
@@ -377,6 +390,19 @@ impl Machine {
         let (mfn, _) = p2m.get(gfn).ok_or(Errno::ENOENT)?;
         let entry = |e: &M2b| (e.bfn, e.by, IoServerId(e.ioserver));
         Ok(self.frames(|t| t.m2b(mfn).iter().map(entry).collect()))
+    }
+
+    /// What holds a machine frame: `None` where there is no RAM.
+    pub fn frame(&self, mfn: Mfn) -> Option<FrameInfo> {
+        self.frames(|t| {
+            let owner = match t.owner(mfn)? {
+                Owner::Dom(d) => Some(d),
+                Owner::Free | Owner::Xen => None,
+            };
+            let entry = |e: &M2b| (e.bfn, e.by, IoServerId(e.ioserver));
+            let m2b = t.m2b(mfn).iter().map(entry).collect();
+            Some(FrameInfo { owner, references: t.refs(mfn), m2b, looked_up: t.looked_up(mfn) })
+        })
     }
 
     /// The machine frame behind `gfn`. ESRCH; ENOENT: a hole.

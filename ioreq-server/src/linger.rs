@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// Most times in a row that lingering is left out after it did not pay.
 const MAX_PAUSE: u32 = 1 << 14;
-/// A session ends after this, so that the loop's other descriptors get their turn.
+/// A session ends after this, or after nothing came for as long, so that the loop's other descriptors get their turn.
 const SESSION: Duration = Duration::from_micros(500);
 
 /// What a look found.
@@ -18,20 +18,50 @@ pub(crate) enum Look {
     Something,
 }
 
+/// What passes while one looks.
+pub(crate) trait Clock {
+    /// Time since some moment.
+    fn now(&self) -> Duration;
+    /// Between two looks.
+    fn pause(&self);
+}
+
+/// The processor's time.
+#[derive(Debug)]
+pub(crate) struct RealTime(Instant);
+
+impl Clock for RealTime {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    fn pause(&self) {
+        // The guest's vCPU may want this very processor.
+        std::thread::yield_now();
+    }
+}
+
 /// One guest's experience with lingering.
 #[derive(Debug)]
-pub(crate) struct Linger {
+pub(crate) struct Linger<C = RealTime> {
     /// How long to wait for the next request; zero for not at all.
     patience: Duration,
     /// How often to leave it out.
     pause: u32,
     /// How often it will still be left out.
     skip: u32,
+    clock: C,
 }
 
 impl Linger {
     pub(crate) fn new(patience: Duration) -> Self {
-        Self { patience, pause: 0, skip: 0 }
+        Self::with_clock(patience, RealTime(Instant::now()))
+    }
+}
+
+impl<C: Clock> Linger<C> {
+    fn with_clock(patience: Duration, clock: C) -> Self {
+        Self { patience, pause: 0, skip: 0, clock }
     }
 
     /// Whether the next session will look at all.
@@ -48,22 +78,22 @@ impl Linger {
             self.skip = less;
             return;
         }
-        let start = Instant::now();
+        let start = self.clock.now();
         let mut found = false;
         let mut last = start;
         loop {
             match look() {
                 Look::Something => {
                     found = true;
-                    last = Instant::now();
-                    if last.duration_since(start) > SESSION {
+                    last = self.clock.now();
+                    if last.saturating_sub(start) > SESSION {
                         break;
                     }
                 }
                 Look::Nothing => {
-                    // The guest's vCPU may want this very processor.
-                    std::thread::yield_now();
-                    if last.elapsed() > self.patience {
+                    self.clock.pause();
+                    let now = self.clock.now();
+                    if now.saturating_sub(last) > self.patience.min(SESSION) {
                         // Whatever there is now came too late for this to have paid.
                         self.judge(found && look() == Look::Nothing);
                         return;
@@ -149,10 +179,107 @@ mod tests {
         assert_eq!(l.skip, 1);
     }
 
+    /// A clock that a look moves by a microsecond.
+    #[derive(Default)]
+    struct Simulated(std::cell::Cell<u64>);
+
+    impl Clock for &Simulated {
+        fn now(&self) -> Duration {
+            Duration::from_micros(self.0.get())
+        }
+        fn pause(&self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+
+    /// What became of a guest that makes an access `gap(n)` microseconds after it got the n-th answer.
+    #[derive(Debug, Default)]
+    struct Outcome {
+        /// Requests for which the loop was asleep, and had to be woken.
+        woken: u64,
+        /// Requests that were found by looking.
+        found: u64,
+        /// Microseconds spent on looking.
+        looked: u64,
+        /// Microseconds in all.
+        time: u64,
+    }
+
+    fn simulate(patience: u64, requests: u64, gap: impl Fn(u64) -> u64) -> Outcome {
+        let clock = Simulated::default();
+        let mut linger = Linger::with_clock(Duration::from_micros(patience), &clock);
+        let mut out = Outcome::default();
+        let (mut n, mut next) = (0, gap(0));
+        while n < requests {
+            // Asleep until it comes.
+            clock.0.set(clock.0.get().max(next));
+            out.woken += 1;
+            n += 1;
+            next = clock.0.get() + gap(n);
+            let began = clock.0.get();
+            linger.session(|| {
+                if n < requests && clock.0.get() >= next {
+                    out.found += 1;
+                    n += 1;
+                    next = clock.0.get() + gap(n);
+                    Look::Something
+                } else {
+                    Look::Nothing
+                }
+            });
+            out.looked += clock.0.get() - began;
+        }
+        out.time = clock.0.get();
+        out
+    }
+
     #[test]
-    fn session_ends_for_the_sake_of_others_although_there_is_ever_more() {
+    fn accesses_in_a_row_are_found_without_a_wake_up() {
+        let out = simulate(20, 100_000, |_| 5);
+        // A session ends after 500 microseconds, that is after 100 accesses, and the next event begins another.
+        assert!(out.woken <= out.found / 99, "{out:?}");
+        assert_eq!(out.woken + out.found, 100_000);
+    }
+
+    #[test]
+    fn accesses_that_are_far_apart_cost_next_to_no_looking() {
+        let out = simulate(20, 100_000, |_| 1000);
+        assert_eq!((out.woken, out.found), (100_000, 0));
+        // Twenty tries or so, of 20 microseconds each.
+        assert!(out.looked <= 21 * 25, "{out:?}");
+    }
+
+    #[test]
+    fn a_guest_that_is_idle_between_bursts_costs_a_little_after_each_burst_only() {
+        // Bursts of 1000 accesses, a second between them.
+        let out = simulate(20, 200_000, |n| if n % 1000 == 0 { 1_000_000 } else { 3 });
+        assert!(out.woken <= 200_000 / 50, "{out:?}");
+        // While it is idle nobody looks: what was looked in all is the bursts and a patience after each.
+        assert!(out.looked <= 200 * (1000 * 4 + 25), "{out:?}");
+        assert!(out.time >= 199 * 1_000_000);
+    }
+
+    #[test]
+    fn looking_in_vain_is_bounded_by_what_looking_has_found() {
+        // Whatever the pattern: between two tries that paid there are at most 15 that did not, with ever longer pauses, and
+        // then one in 16384 events.
+        for (seed, rare) in [(1, 2), (2, 5), (3, 50), (4, 1000)] {
+            let out = simulate(20, 50_000, |n| {
+                let x = (n + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+                if x % rare == 0 { 4 } else { 300 }
+            });
+            assert!(out.found > 0 || rare > 5, "{out:?}");
+            let tries = 15 * (out.found + 1) + out.woken / u64::from(MAX_PAUSE);
+            assert!(out.looked <= out.found * 5 + tries * 22, "{out:?}");
+        }
+    }
+
+    #[test]
+    fn session_ends_for_the_sake_of_others_although_there_is_ever_more_or_patience_without_end() {
         let mut l = Linger::new(PATIENCE);
         l.session(|| Look::Something);
         assert_eq!(l.skip, 0);
+        l.session(|| Look::Nothing);
+        assert_eq!(l.skip, 1);
     }
 }

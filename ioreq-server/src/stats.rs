@@ -12,6 +12,13 @@ macro_rules! counters {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Snapshot { $($(#[$m])* pub $name: u64,)* }
 
+        impl Snapshot {
+            /// Each counter's name and value.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+
         impl Stats {
             /// The counters now. Each is exact; together they are of about the same moment.
             pub fn snapshot(&self) -> Snapshot {

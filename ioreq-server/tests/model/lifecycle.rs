@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 
 use ioreq_server::claims::{ClaimError, RangeClaims};
-use ioreq_server::{BufferedMode, EventSource, GuestError, GuestLoop, Notices, Server, ServerError, Space};
+use ioreq_server::{
+    BufferedMode, EventSource, GuestError, GuestLoop, Notices, Progress, Server, ServerError, Space,
+};
 use xen_ioreq::DomId;
 
 use crate::rig::*;
@@ -161,7 +163,7 @@ impl EventSource for Control {
         use std::os::fd::AsRawFd;
         registry.deregister(&mut mio::unix::SourceFd(&self.0.as_raw_fd()))
     }
-    fn ready(&mut self, handle: &ioreq_server::LoopHandle) -> std::io::Result<()> {
+    fn ready(&mut self, handle: &ioreq_server::LoopHandle) -> std::io::Result<Progress> {
         use std::io::Read;
         let mut byte = [0];
         // One byte is known to be there; the writer sends the next after this one was read.
@@ -170,7 +172,7 @@ impl EventSource for Control {
         if self.1 == "x" {
             handle.stop();
         }
-        Ok(())
+        Ok(Progress::Idle)
     }
 }
 

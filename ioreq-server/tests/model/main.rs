@@ -3,6 +3,7 @@
 
 mod accesses;
 mod alone;
+mod event_loop;
 mod failures;
 mod lifecycle;
 mod memory;

@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use ioreq_server::{
 };
 use mock_xen::{Caller, Config, DomainConfig, Machine, Profile, Vcpu};
 use parking_lot::Mutex;
-use xen_ioreq::seam::EventChannels;
-use xen_ioreq::{DomId, Errno, Gfn, Port, VcpuId};
+use xen_ioreq::seam::{EventChannels, Mapping};
+use xen_ioreq::{DomId, Errno, Gfn, PAGE_SIZE, Port, VcpuId};
 
 pub(crate) const DOM0: DomId = DomId(0);
 pub(crate) const PORTS: u16 = 0xc100;
@@ -135,6 +135,14 @@ impl Drop for Serving {
     }
 }
 
+/// A byte of a page that others write.
+#[expect(unsafe_code, reason = "a byte of a page that is mapped while the mapping lives")]
+pub(crate) fn byte(mapping: &Mapping, at: usize) -> u8 {
+    let page = mapping.page(at / PAGE_SIZE).unwrap();
+    // SAFETY: inside that page.
+    unsafe { AtomicU8::from_ptr(page.as_ptr().add(at % PAGE_SIZE)) }.load(Ordering::Acquire)
+}
+
 /// Event channels that misbehave when told to.
 pub(crate) struct Moody {
     caller: Caller,
@@ -142,13 +150,24 @@ pub(crate) struct Moody {
     pub(crate) fail: AtomicBool,
     /// The next read finds that the ring has overflowed and its content is lost.
     pub(crate) lose: AtomicBool,
+    /// Ports that were read, and those that were unmasked.
+    pub(crate) taken: Mutex<Vec<Port>>,
+    pub(crate) unmasked: Mutex<Vec<Port>>,
+    /// How often somebody read.
+    pub(crate) reads: AtomicU64,
 }
 
 impl Moody {
     pub(crate) fn connect(machine: &Arc<Machine>) -> (Arc<Self>, Connection) {
         let caller = || machine.caller(DOM0).unwrap();
-        let moody =
-            Arc::new(Self { caller: caller(), fail: AtomicBool::new(false), lose: AtomicBool::new(false) });
+        let moody = Arc::new(Self {
+            caller: caller(),
+            fail: AtomicBool::new(false),
+            lose: AtomicBool::new(false),
+            taken: Mutex::default(),
+            unmasked: Mutex::default(),
+            reads: AtomicU64::new(0),
+        });
         (moody.clone(), Connection::new(Arc::new(caller()), moody))
     }
 }
@@ -170,13 +189,16 @@ impl EventChannels for Moody {
         self.caller.notify(port)
     }
     fn pending(&self, out: &mut [Port]) -> Result<usize, Errno> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
         if self.fail.load(Ordering::SeqCst) {
             return Err(Errno::EIO);
         }
         let n = self.caller.pending(out)?;
+        self.taken.lock().extend(&out[..n]);
         if n > 0 && self.lose.swap(false, Ordering::SeqCst) { Err(Errno::EFBIG) } else { Ok(n) }
     }
     fn unmask(&self, ports: &[Port]) -> Result<(), Errno> {
+        self.unmasked.lock().extend(ports);
         self.caller.unmask(ports)
     }
     fn reset_ring(&self) -> Result<(), Errno> {

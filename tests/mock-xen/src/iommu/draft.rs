@@ -230,10 +230,7 @@ fn map_foreign(b: &Batch<'_>, op: &pv_iommu_op) -> Result<(), Errno> {
                 }
                 Place::Free(Some(scratch)) => {
                     forget_scratch(t, b.caller, scratch, entry);
-                    if let Some(pins @ 1..) = table.repoint(entry.bfn, &new, true) {
-                        // Whoever has a translation of the scratch frame goes on using that one.
-                        t.adopt_pins(scratch.mfn, pins);
-                    }
+                    table.repoint(entry.bfn, &new, true);
                     Kind::Foreign
                 }
                 Place::Same(old) => {

@@ -3,20 +3,23 @@
 //! A guest is drained when its descriptor fires, a few batches at a time so that one busy guest does not starve the
 //! others of its loop. A loop for each guest's thread is one `GuestLoop` with one guest.
 
+mod handle;
+
 use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
-use parking_lot::Mutex;
+use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
-use xen_ioreq::seam::{BlockingEvents, EventChannels};
 
+use self::handle::Command;
+pub use self::handle::{GuestInfo, LoopHandle};
 use crate::guest::{Guest, GuestError, Progress};
+use crate::sources::EventSource;
 
 const WAKER: Token = Token(0);
 /// How long a loop stays awake for the next request of its only guest, unless told otherwise: a few round trips between
@@ -26,17 +29,6 @@ pub const DEFAULT_PATIENCE: Duration = Duration::from_micros(20);
 /// Events taken from the kernel at once.
 const EVENTS: usize = 64;
 
-/// Something else that a loop waits for: a timer, signals, a control socket.
-pub trait EventSource: Send {
-    /// Registers its descriptors, all with this token.
-    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()>;
-    /// Takes them back.
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()>;
-    /// A descriptor fired. Read to `WouldBlock`: it fires again only when something new comes. An error removes the
-    /// source.
-    fn ready(&mut self, handle: &LoopHandle) -> io::Result<()>;
-}
-
 /// A guest of a loop. Numbers may be used again after it was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GuestKey(usize);
@@ -44,51 +36,6 @@ pub struct GuestKey(usize);
 /// Something else of a loop. Numbers may be used again after it was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SourceKey(usize);
-
-type Command = Box<dyn FnOnce(&mut GuestLoop) + Send>;
-
-/// Reaches a loop from other threads.
-#[derive(Clone)]
-pub struct LoopHandle {
-    waker: Arc<Waker>,
-    stop: Arc<AtomicBool>,
-    commands: mpsc::Sender<Command>,
-    /// What the loop's thread sleeps on instead of the poll, while it does.
-    alone_on: Arc<Mutex<Option<Arc<dyn EventChannels>>>>,
-}
-
-impl LoopHandle {
-    /// Makes [`GuestLoop::run`] return after the events at hand.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    /// Has `command` carried out on the loop's thread, e.g. to add or remove a guest. After the loop has been dropped
-    /// it is dropped too.
-    pub fn call(&self, command: impl FnOnce(&mut GuestLoop) + Send + 'static) {
-        if self.commands.send(Box::new(command)).is_ok() {
-            self.wake();
-        }
-    }
-
-    fn wake(&self) {
-        if let Err(e) = self.waker.wake() {
-            log::error!("waking an event loop: {e}");
-        }
-        let alone_on = self.alone_on.lock().clone();
-        if let Some(Err(e)) = alone_on.as_deref().and_then(EventChannels::blocking).map(BlockingEvents::wake)
-        {
-            log::error!("waking an event loop from its guest's events: {e}");
-        }
-    }
-}
-
-impl fmt::Debug for LoopHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoopHandle").field("stop", &self.stop).finish_non_exhaustive()
-    }
-}
 
 /// Serves guests.
 pub struct GuestLoop {
@@ -98,6 +45,8 @@ pub struct GuestLoop {
     sources: Slab<Box<dyn EventSource>>,
     /// Guests that had more to do when their turn ended.
     unfinished: Vec<usize>,
+    /// The same of others.
+    unfinished_sources: Vec<usize>,
     /// The guest on whose event channels the loop sleeps, when it does.
     sleeping: Option<usize>,
     patience: Duration,
@@ -132,15 +81,14 @@ impl GuestLoop {
     /// An empty loop.
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let (sender, commands) = mpsc::channel();
-        let handle = LoopHandle { waker, stop: Arc::default(), commands: sender, alone_on: Arc::default() };
+        let (handle, commands) = LoopHandle::new(poll.registry())?;
         Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS),
             guests: Slab::new(),
             sources: Slab::new(),
             unfinished: Vec::new(),
+            unfinished_sources: Vec::new(),
             sleeping: None,
             patience: DEFAULT_PATIENCE,
             handle,
@@ -159,13 +107,15 @@ impl GuestLoop {
         let key = entry.key();
         let fd = guest.pollable().as_raw_fd();
         self.poll.registry().register(&mut SourceFd(&fd), guest_token(key), Interest::READABLE)?;
+        self.handle.joined(GuestKey(key), &guest);
         entry.insert(guest);
         self.unfinished.push(key);
         self.share_patience();
         Ok(GuestKey(key))
     }
 
-    /// Sets how long to stay awake for the next request; zero to sleep at once. Only a loop with one guest does: with
+    /// Sets how long to stay awake for the next request; zero to sleep at once. More than half a millisecond is taken as
+    /// that, so that others get their turn. Only a loop with one guest does: with
     /// several, one would wait at the others' cost.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
@@ -182,6 +132,7 @@ impl GuestLoop {
     /// Lets a guest go, still served by nobody but not taken down until the value is dropped.
     pub fn remove(&mut self, key: GuestKey) -> Option<Guest> {
         let guest = self.guests.try_remove(key.0)?;
+        self.handle.left(key);
         let fd = guest.pollable().as_raw_fd();
         if let Err(e) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
             log::debug!("{}: leaving its event loop: {e}", guest.domid());
@@ -228,7 +179,7 @@ impl GuestLoop {
     /// Serves until [`LoopHandle::stop`].
     pub fn run(&mut self) -> io::Result<()> {
         let done = loop {
-            if self.handle.stop.swap(false, Ordering::AcqRel) {
+            if self.handle.take_stop() {
                 break Ok(());
             }
             if self.alone() {
@@ -238,7 +189,7 @@ impl GuestLoop {
                 break Err(e);
             }
         };
-        self.handle.alone_on.lock().take();
+        self.handle.sleeps_on(None);
         done
     }
 
@@ -252,11 +203,11 @@ impl GuestLoop {
             _ => None,
         };
         let Some((key, events)) = only else {
-            self.sleeping.take().inspect(|_| *self.handle.alone_on.lock() = None);
+            self.sleeping.take().inspect(|_| self.handle.sleeps_on(None));
             return false;
         };
         if self.sleeping != Some(key) {
-            *self.handle.alone_on.lock() = Some(events);
+            self.handle.sleeps_on(Some(events));
             self.sleeping = Some(key);
             // Whoever called before this line woke only the poll: the next turn sees to it first.
         }
@@ -265,7 +216,7 @@ impl GuestLoop {
         // A command may have removed it, or brought it company.
         let alone = self.guests.len() == 1 && self.sources.is_empty();
         let Some(guest) = self.guests.get_mut(key).filter(|_| alone) else { return true };
-        if self.handle.stop.load(Ordering::Acquire) {
+        if self.handle.stopping() {
             return true;
         }
         match guest.service_blocking() {
@@ -285,13 +236,17 @@ impl GuestLoop {
 
     /// Waits once, for at most `timeout`, and does what there is to do.
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = if self.unfinished.is_empty() { timeout } else { Some(Duration::ZERO) };
+        let rest = self.unfinished.is_empty() && self.unfinished_sources.is_empty();
+        let timeout = if rest { timeout } else { Some(Duration::ZERO) };
         match self.poll.poll(&mut self.events, timeout) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
             _ => {}
         }
         for key in std::mem::take(&mut self.unfinished) {
             self.serve(key);
+        }
+        for key in std::mem::take(&mut self.unfinished_sources) {
+            self.source_ready(key);
         }
         // Taken out, since serving needs the rest of `self`.
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
@@ -308,7 +263,10 @@ impl GuestLoop {
 
     fn obey(&mut self) {
         while let Ok(command) = self.commands.try_recv() {
-            command(self);
+            // A mistake of who called must not cost the guests their loop.
+            if catch_unwind(AssertUnwindSafe(|| command(self))).is_err() {
+                log::error!("a call to an event loop panicked");
+            }
         }
     }
 
@@ -325,9 +283,14 @@ impl GuestLoop {
     fn source_ready(&mut self, key: usize) {
         let handle = self.handle.clone();
         let Some(source) = self.sources.get_mut(key) else { return };
-        if let Err(e) = source.ready(&handle) {
-            log::error!("an event source failed and is removed: {e}");
-            self.remove_source(SourceKey(key));
+        let ready = catch_unwind(AssertUnwindSafe(|| source.ready(&handle)));
+        match ready.unwrap_or_else(|_| Err(io::Error::other("it panicked"))) {
+            Ok(Progress::Idle) => {}
+            Ok(Progress::More) => self.unfinished_sources.push(key),
+            Err(e) => {
+                log::error!("an event source failed and is removed: {e}");
+                self.remove_source(SourceKey(key));
+            }
         }
     }
 }

@@ -83,15 +83,31 @@ impl Privcmd {
             .collect())
     }
 
+    /// Stops a domain's vCPUs until as many [`unpause`](Self::unpause); when it returns none of them runs. ESRCH.
+    pub fn pause(&self, domid: DomId) -> Result<(), Errno> {
+        self.domctl(domctl::XEN_DOMCTL_pausedomain, domid)
+    }
+
     /// Lets a domain's vCPUs run that the toolstack has paused, as after `xl create -p`. ESRCH; EINVAL: it is not paused.
     pub fn unpause(&self, domid: DomId) -> Result<(), Errno> {
+        self.domctl(domctl::XEN_DOMCTL_unpausedomain, domid)
+    }
+
+    /// Destroys a domain: its memory is the host's when this returns, but for what others hold, and it is listed as dying
+    /// until they let go of that. ESRCH.
+    pub fn destroy(&self, domid: DomId) -> Result<(), Errno> {
+        self.domctl(domctl::XEN_DOMCTL_destroydomain, domid)
+    }
+
+    /// A domctl that has nothing but its domain.
+    fn domctl(&self, cmd: u32, domid: DomId) -> Result<(), Errno> {
         let mut op = domctl::xen_domctl {
-            cmd: domctl::XEN_DOMCTL_unpausedomain,
+            cmd,
             interface_version: domctl::XEN_DOMCTL_INTERFACE_VERSION,
             domain: domid.0,
             ..Default::default()
         };
-        // SAFETY: a whole struct, and this operation has no addresses.
+        // SAFETY: a whole struct, and these operations have no addresses.
         unsafe { self.with_bytes(__HYPERVISOR_domctl, None, op.as_mut_bytes(), 0) }?;
         Ok(())
     }

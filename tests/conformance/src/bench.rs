@@ -5,8 +5,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use ioreq_server::Connection;
 use mock_xen::{CreateError, DomainConfig, Machine};
-use xen_ioreq::abi::domctl::{XEN_DOMINF_dying, XEN_DOMINF_hvm_guest, XEN_DOMINF_shutdown};
+use xen_ioreq::abi::domctl::{
+    XEN_DOMINF_dying, XEN_DOMINF_hvm_guest, XEN_DOMINF_paused, XEN_DOMINF_shutdown, xen_domctl_getdomaininfo,
+};
 use xen_ioreq::linux::{Evtchn, OpenError, Privcmd};
 use xen_ioreq::seam::{
     DmOp, EventChannels, ForeignMap, ForeignPages, IommuOp, Mapping, MemoryOp, Prot, ResourceMap, Sysctl,
@@ -51,6 +54,9 @@ pub enum BenchError {
     /// dom0 or a PV guest.
     #[error("{0} is no HVM or PVH guest: the rows are about device models, which only those have")]
     NotHvm(DomId),
+    /// It runs.
+    #[error("{0} runs: rows begin with a guest that does not (`xl pause`)")]
+    NotPaused(DomId),
     /// The model could not be built.
     #[error("building the model: {0}")]
     Model(#[from] CreateError),
@@ -101,7 +107,7 @@ impl Bench {
     /// On the Xen of this domain.
     ///
     /// # Errors
-    /// No Xen, no permission, no such guest.
+    /// No Xen, no permission, no such guest, or one that runs.
     pub fn on_xen(guest: DomId) -> Result<Self, BenchError> {
         let privcmd = Privcmd::open()?;
         let call = |what| move |errno| BenchError::Call { what, errno };
@@ -109,6 +115,9 @@ impl Bench {
         let info = found.first().filter(|d| d.domain == guest.0).ok_or(BenchError::NoGuest(guest))?;
         if info.flags & XEN_DOMINF_hvm_guest == 0 {
             return Err(BenchError::NotHvm(guest));
+        }
+        if info.flags & XEN_DOMINF_paused == 0 {
+            return Err(BenchError::NotPaused(guest));
         }
         let privcmd = Arc::new(privcmd);
         Ok(Self {
@@ -134,6 +143,23 @@ impl Bench {
         })
     }
 
+    /// Handles for a server of its own, with event channels that are nobody else's.
+    ///
+    /// # Errors
+    /// The host lacks descriptors.
+    pub fn connection(&self) -> Result<Connection, Errno> {
+        Ok(match &self.kind {
+            Kind::Model(machine) => {
+                let caller = Arc::new(machine.caller(DomId(0))?);
+                Connection::new(caller.clone(), caller)
+            }
+            Kind::Xen(privcmd) => {
+                // Another one is open, so what can fail is that it is one too many.
+                Connection::new(privcmd.clone(), Arc::new(Evtchn::open().map_err(|_| Errno::EMFILE)?))
+            }
+        })
+    }
+
     /// The model, if this is it.
     pub fn machine(&self) -> Option<&Arc<Machine>> {
         match &self.kind {
@@ -142,14 +168,50 @@ impl Bench {
         }
     }
 
-    /// Lets the guest run, on Xen; on the model it runs when somebody takes its vCPU.
+    /// Stops the guest's vCPUs, until as many [`unpause`](Self::unpause).
     ///
     /// # Errors
-    /// EINVAL: it is not paused.
+    /// ESRCH: it is gone.
+    pub fn pause(&self) -> Result<(), Errno> {
+        match &self.kind {
+            Kind::Model(machine) => machine.pause(self.guest),
+            Kind::Xen(privcmd) => privcmd.pause(self.guest),
+        }
+    }
+
+    /// Undoes one [`pause`](Self::pause), or that of the guest's creation on Xen.
+    ///
+    /// # Errors
+    /// ESRCH: it is gone. EINVAL: it is not paused.
     pub fn unpause(&self) -> Result<(), Errno> {
         match &self.kind {
-            Kind::Model(_) => Ok(()),
+            Kind::Model(machine) => machine.unpause(self.guest),
             Kind::Xen(privcmd) => privcmd.unpause(self.guest),
+        }
+    }
+
+    /// Destroys the guest.
+    ///
+    /// # Errors
+    /// ESRCH: it is gone.
+    pub fn destroy(&self) -> Result<(), Errno> {
+        match &self.kind {
+            Kind::Model(machine) => machine.destroy_domain(self.guest),
+            Kind::Xen(privcmd) => privcmd.destroy(self.guest),
+        }
+    }
+
+    /// Frames that are charged to the guest while it is dying; `None`: it is not, or it has gone.
+    pub fn frames_of_the_dying(&self) -> Option<u64> {
+        match &self.kind {
+            Kind::Model(machine) => machine.domain_info(self.guest).filter(|i| i.dying).map(|i| i.tot_pages),
+            Kind::Xen(privcmd) => {
+                let list = privcmd.domains(self.guest, 1).ok()?;
+                let dying = |d: &&xen_domctl_getdomaininfo| {
+                    d.domain == self.guest.0 && d.flags & XEN_DOMINF_dying != 0
+                };
+                list.first().filter(dying).map(|d| d.tot_pages)
+            }
         }
     }
 

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod case;
 pub mod iommu;
 pub mod ioreq;
+mod running;
 mod shared;
 
 pub use bench::On;

@@ -32,6 +32,8 @@ pub(crate) struct Faults {
     pub(crate) reports_errors: bool,
     /// Nothing is interrupted.
     pub(crate) no_msi: bool,
+    /// Frames are put over frames that are there, as Xen does; a driver that means no harm never asks for that.
+    pub(crate) populates_over: bool,
 }
 
 pub(crate) struct Fake {
@@ -39,6 +41,8 @@ pub(crate) struct Fake {
     pub(crate) logged: Vec<String>,
     pub(crate) holes_hit: u32,
     pub(crate) waits: u32,
+    /// What [`NEXT`](crate::rows::NEXT) answers, first to last, and all-ones from then on.
+    pub(crate) asks: Vec<u32>,
     pages: BTreeMap<u64, Box<[u8; 4096]>>,
     config: [u8; 256],
     address: u32,
@@ -65,6 +69,7 @@ impl Fake {
             logged: Vec::new(),
             holes_hit: 0,
             waits: 0,
+            asks: Vec::new(),
             pages: (0..RAM.frames).map(|n| (RAM.first.0 + n, Box::new([0; 4096]))).collect(),
             config,
             address: 0,
@@ -270,6 +275,9 @@ impl Platform for Fake {
     fn pio_read(&mut self, port: u16, width: Width) -> u32 {
         let reg = (self.address & 0xfc) as usize + usize::from(port.wrapping_sub(0xcfc));
         let here = self.address >> 8 == 0x80_0010 && !self.faults.absent;
+        if port == crate::rows::NEXT && !self.asks.is_empty() {
+            return self.asks.remove(0);
+        }
         if !(0xcfc..0xd00).contains(&port) || !here {
             return lo32(width.mask());
         }
@@ -364,8 +372,10 @@ impl Platform for Fake {
             self.faults.refuse -= 1;
             return 0;
         }
-        gfns.iter()
-            .for_each(|g| assert!(self.pages.insert(g.0, Box::new([0; 4096])).is_none(), "{g} was no hole"));
+        for g in gfns {
+            let old = self.pages.insert(g.0, Box::new([0; 4096]));
+            assert!(old.is_none() || self.faults.populates_over, "{g} was no hole");
+        }
         gfns.len()
     }
 

@@ -19,6 +19,8 @@ pub const RESULT: u16 = 0x1018;
 pub const END: u16 = 0x101c;
 /// What is written there.
 pub const END_VALUE: u32 = 0xd0e;
+/// A four-byte read here asks which of [`TABLES`] comes next, numbered from 1 on; whatever is no such number is none.
+pub const NEXT: u16 = END;
 /// A four-byte write here asks the server for one MSI to APIC 0 with the value as its data.
 pub const MSI: u16 = 0x1014;
 /// First byte of the device's memory, one page.
@@ -207,6 +209,57 @@ pub const ROWS: &[Row] = {
         want("load_of_a_frame_that_came_back", Peek { ram: 0x5000, width: B4 }, 0x6463_6261),
     ]
 };
+
+/// Frames given back and taken in, each row one hypercall: for who counts notices and frames meanwhile.
+#[rustfmt::skip]
+pub const GIVE: &[Row] = {
+    use Access::{BalloonIn, BalloonOut, Fill, Peek, Scratch};
+    use Width::B4;
+    &[
+        row("scratch_ram", Scratch),
+        want("fill_what_is_given", Fill { ram: 0x5000, bytes: 8, first: 1 }, 0),
+        want("give_two_frames", BalloonOut { frame: 5, frames: 2 }, 2),
+        want("give_a_hole", BalloonOut { frame: 5, frames: 2 }, 0),
+        want("load_of_what_was_given_is_all_ones", Peek { ram: 0x5000, width: B4 }, 0xffff_ffff),
+        want("take_two_frames", BalloonIn { frame: 5, frames: 2 }, 2),
+        want("fill_what_was_taken", Fill { ram: 0x5000, bytes: 8, first: 0x61 }, 0),
+        want("load_of_what_was_taken", Peek { ram: 0x5000, width: B4 }, 0x6463_6261),
+        want("give_one_frame", BalloonOut { frame: 0, frames: 1 }, 1),
+        want("take_one_frame", BalloonIn { frame: 0, frames: 1 }, 1),
+        want("give_eight_frames", BalloonOut { frame: 0, frames: 8 }, 8),
+        want("take_eight_frames", BalloonIn { frame: 0, frames: 8 }, 8),
+        want("give_the_second_of_two", BalloonOut { frame: 6, frames: 1 }, 1),
+        want("give_both_up_to_the_hole", BalloonOut { frame: 5, frames: 2 }, 1),
+        want("take_both_back", BalloonIn { frame: 5, frames: 2 }, 2),
+        want("take_over_two_frames_that_are_there", BalloonIn { frame: 5, frames: 2 }, 2),
+    ]
+};
+
+/// The tables that a server can ask for.
+pub const TABLES: &[&[Row]] = &[ROWS, GIVE];
+
+/// Runs the tables that are asked for at [`NEXT`], as [`run`] does, until the platform says stop or `done`, which is told
+/// after each, says so. Asks again after a moment where nothing is asked for. `None`: as [`run`].
+pub fn serve(
+    platform: &mut impl Platform,
+    seen: &mut dyn FnMut(&Row, u64),
+    done: &mut dyn FnMut() -> bool,
+) -> Option<()> {
+    while !platform.stop_requested() {
+        let number = platform.pio_read(NEXT, Width::B4);
+        let table = (number as usize).checked_sub(1).and_then(|n| TABLES.get(n));
+        match table {
+            Some(rows) => {
+                run(platform, rows, seen)?;
+                if done() {
+                    break;
+                }
+            }
+            None => platform.wait(),
+        }
+    }
+    Some(())
+}
 
 /// Performs every row of `rows`, hands each answer to `seen` and writes it to [`RESULT`]; at the end writes [`END`].
 /// `None`: the platform has no [`SCRATCH_FRAMES`] adjacent frames.

@@ -110,19 +110,40 @@ fn the_hostile_driver_ends_and_takes_all_its_pages_back() {
 
 #[test]
 fn where_nobody_serves_every_row_has_the_answer_that_it_must_have() {
-    let mut machine = Fake::new(Faults { absent: true, ..Faults::default() });
     let mut wrong = Vec::new();
-    rows::run(&mut machine, rows::ROWS, &mut |row, answer| {
-        if row.expect.is_some_and(|e| e != answer) {
-            wrong.push((row.name, answer));
-        }
-    })
-    .unwrap();
+    for rows in rows::TABLES {
+        let mut machine = Fake::new(Faults { absent: true, populates_over: true, ..Faults::default() });
+        rows::run(&mut machine, rows, &mut |row, answer| {
+            if row.expect.is_some_and(|e| e != answer) {
+                wrong.push((row.name, answer));
+            }
+        })
+        .unwrap();
+        assert_eq!(machine.frames(), 1024, "what was given was taken back");
+    }
     assert_eq!(wrong, []);
 }
 
 #[test]
+fn tables_are_run_as_they_are_asked_for_and_numbers_of_none_are_waited_out() {
+    let mut machine = Fake::new(Faults { absent: true, populates_over: true, ..Faults::default() });
+    machine.asks = std::vec![0, u32::MAX, 2, 3, 1, 2];
+    let mut names = Vec::new();
+    let mut tables = 0;
+    let mut done = || {
+        tables += 1;
+        tables == 2
+    };
+    rows::serve(&mut machine, &mut |row, _| names.push(row.name), &mut done).unwrap();
+    let wanted: Vec<_> = rows::GIVE.iter().chain(rows::ROWS).map(|r| r.name).collect();
+    assert_eq!(names, wanted);
+    assert_eq!((machine.asks.len(), tables), (1, 2));
+    assert!(machine.waits >= 3);
+}
+
+#[test]
 fn rows_have_names_of_their_own() {
-    let names: std::collections::BTreeSet<_> = rows::ROWS.iter().map(|r| r.name).collect();
-    assert_eq!(names.len(), rows::ROWS.len());
+    let names: std::collections::BTreeSet<_> =
+        rows::TABLES.iter().copied().flatten().map(|r| r.name).collect();
+    assert_eq!(names.len(), rows::TABLES.iter().map(|t| t.len()).sum());
 }

@@ -8,18 +8,14 @@ mod servers;
 mod stage;
 
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
-use std::thread;
+use std::sync::Arc;
 
-use guest::RamRange;
-use guest::model::ModelCpu;
 use mock_xen::{Config, Machine, Profile};
-use xen_ioreq::{Errno, Gfn, VcpuId};
 
 use crate::Row;
 use crate::bench::{Bench, BenchError, On, model_guest};
 use crate::case::Case;
+use crate::running;
 use access::{AccessError, Seen};
 pub(crate) use pages::FRAMES;
 pub use stage::Stage;
@@ -70,32 +66,8 @@ pub fn run_all(on: On) -> Result<Report, BenchError> {
 /// # Errors
 /// The server could not be made or the guest not be started.
 pub fn accesses(bench: &Bench) -> Result<Vec<Seen>, AccessError> {
-    match bench.machine() {
-        None => access::serve(bench, || bench.unpause(), || bench.guest_lives()),
-        Some(machine) => on_a_model_cpu(machine, bench),
-    }
-}
-
-fn on_a_model_cpu(machine: &Arc<Machine>, bench: &Bench) -> Result<Vec<Seen>, AccessError> {
-    let vcpu = machine.vcpu(bench.guest, VcpuId(0)).map_err(AccessError::Start)?;
-    // Not from 0 on, so that an address is not taken for an offset.
-    let ram = vec![RamRange { first: Gfn(8), frames: FRAMES_OF_GUEST - 8 }];
-    let mut cpu = ModelCpu::new(vcpu, ram, Arc::default(), Box::new(|_| {}));
-    let runs = AtomicBool::new(true);
-    let (go, wait) = mpsc::channel();
-    thread::scope(|scope| {
-        let runs = &runs;
-        scope.spawn(move || {
-            // Without a server there is nothing to do.
-            if wait.recv().is_ok() {
-                guest::rows::run(&mut cpu, guest::rows::ROWS, &mut |_, _| {});
-            }
-            runs.store(false, Ordering::Release);
-        });
-        // `go` is dropped whatever happens, so the guest's thread ends.
-        let start = move || go.send(()).map_err(|_| Errno::ESRCH);
-        access::serve(bench, start, || runs.load(Ordering::Acquire))
-    })
+    running::run(bench, |guest| access::serve(bench, || guest.start(), || guest.lives()))
+        .map_err(AccessError::Start)?
 }
 
 /// The tables of calls.

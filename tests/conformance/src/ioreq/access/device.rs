@@ -5,7 +5,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use guest::rows::{MSI, PORT, PORTS};
+use guest::rows::{MSI, NEXT, PORT, PORTS};
 use ioreq_server::{Access, Device, Dm, IoError, MmioDevice, Outcome, PciConfigDevice, PioDevice, Width};
 use xen_ioreq::PAGE_SIZE;
 
@@ -37,8 +37,10 @@ impl RowsDevice {
         for (at, byte) in CONFIG {
             config[at] = byte;
         }
-        let state =
-            State { ports: vec![0; usize::from(PORTS)], memory: vec![0; PAGE_SIZE], config, stream: 0 };
+        // The first table is asked for, once: the guest's last word takes this place.
+        let mut ports = vec![0; usize::from(PORTS)];
+        ports[usize::from(NEXT - PORT)] = 1;
+        let state = State { ports, memory: vec![0; PAGE_SIZE], config, stream: 0 };
         Self { dm, state: Mutex::new(state) }
     }
 

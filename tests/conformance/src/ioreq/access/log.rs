@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use guest::rows::{self, END, END_VALUE, MSI, RESULT, SCRATCH_FRAMES};
+use guest::rows::{self, END, END_VALUE, MSI, NEXT, RESULT, SCRATCH_FRAMES};
 use xen_ioreq::PAGE_SIZE;
 use xen_ioreq::abi::ioreq::{
     Bits, IOREQ_TYPE_COPY, IOREQ_TYPE_INVALIDATE, IOREQ_TYPE_PCI_CONFIG, IOREQ_TYPE_PIO, ioreq,
@@ -44,14 +44,17 @@ impl Log {
     /// Takes a request in.
     pub(super) fn request(&mut self, way: Way, r: &ioreq) {
         let write = !Bits::unpack(r.bits).read;
-        if way == Way::Slot && r.r#type == IOREQ_TYPE_PIO && write && r.size == 4 && r.count == 1 {
+        if way == Way::Slot && r.r#type == IOREQ_TYPE_PIO && r.size == 4 && r.count == 1 {
             let value = (r.data & 0xffff_ffff) as u32;
-            if r.addr == u64::from(RESULT) {
-                return self.result(value);
-            }
-            if r.addr == u64::from(END) && value == END_VALUE {
-                self.ended = true;
-                return;
+            match u16::try_from(r.addr) {
+                Ok(RESULT) if write => return self.result(value),
+                Ok(END) if write && value == END_VALUE => {
+                    self.ended = true;
+                    return;
+                }
+                // The guest asks for a table, which is no row's doing.
+                Ok(NEXT) if !write => return,
+                _ => {}
             }
         }
         self.open.push(*r);

@@ -5,7 +5,7 @@ use guest::run::Config;
 /// The options, each with its default.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cmdline<'a> {
-    /// `draw` a picture (the default), `hostile`, `rows`, `bench`, or `hello`: come up and no more.
+    /// `draw` a picture (the default), `hostile`, `rows` that a server asks for, `bench`, or `hello`: come up and no more.
     pub(crate) mode: &'a str,
     /// Of pictures, ballooning and harm.
     pub(crate) seed: u64,
@@ -27,7 +27,7 @@ pub(crate) struct Cmdline<'a> {
     pub(crate) n: u32,
     /// Pages that `draw` gives away at its end, while the GPU can still reach them.
     pub(crate) give: usize,
-    /// `1`: the domain ends afterwards; else it stays, halted, and its picture with it.
+    /// `1`: the domain ends afterwards; else it stays, halted, and its picture with it. `rows` go on until then.
     pub(crate) poweroff: bool,
 }
 

@@ -14,6 +14,7 @@ mod start_info;
 mod vcpu;
 mod xen;
 
+use core::cell::Cell;
 use core::panic::PanicInfo;
 
 use cmdline::Cmdline;
@@ -33,7 +34,7 @@ extern "C" fn kernel_main(start_info: u64) -> ! {
         "hello" => {}
         "draw" => draw(&mut vcpu, &options),
         "hostile" => hostile(&mut vcpu, &options),
-        "rows" => rows(&mut vcpu),
+        "rows" => rows(&mut vcpu, options.poweroff),
         "bench" => bench::run(&mut vcpu, options.n),
         other => println!("GUEST: no mode {other}"),
     }
@@ -100,24 +101,28 @@ fn hostile(vcpu: &mut Vcpu, options: &Cmdline<'_>) {
     }
 }
 
-/// One line a row: its answer, and whether it was the one that must be.
-fn rows(vcpu: &mut Vcpu) {
-    let (mut passed, mut failed) = (0u32, 0u32);
-    let done = guest::rows::run(vcpu, guest::rows::ROWS, &mut |row, answer| match row.expect {
+/// Runs the tables that a server asks for, one line a row: its answer, and whether it was the one that must be. With
+/// `once` no more than one table; else it never ends.
+fn rows(vcpu: &mut Vcpu, once: bool) {
+    let (passed, failed) = (Cell::new(0u32), Cell::new(0u32));
+    let mut seen = |row: &guest::rows::Row, answer| match row.expect {
         Some(expect) if expect != answer => {
-            failed += 1;
+            failed.set(failed.get() + 1);
             println!("ROW {} {answer:#x} FAIL", row.name);
             println!("GUEST: that should have been {expect:#x}");
         }
         _ => {
-            passed += 1;
+            passed.set(passed.get() + 1);
             println!("ROW {} {answer:#x}", row.name);
         }
-    });
-    if done.is_none() {
+    };
+    let mut done = || {
+        println!("GUEST: rows {} passed, {} failed", passed.take(), failed.take());
+        once
+    };
+    if guest::rows::serve(vcpu, &mut seen, &mut done).is_none() {
         println!("GUEST: failed: too little RAM for the rows");
     }
-    println!("GUEST: rows {passed} passed, {failed} failed");
 }
 
 /// Moments between the picture and what `give` gives.

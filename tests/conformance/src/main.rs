@@ -19,8 +19,11 @@ struct Args {
     #[arg(long, required_if_eq("on", "xen"))]
     domid: Option<u16>,
     /// Writes the tables of the area as a document to this file, in place of running them.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["on", "domid", "log"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["on", "domid", "destroy", "log"])]
     render: Option<PathBuf>,
+    /// On Xen: at the end of area iommu also runs the rows that destroy the guest. On the model they always run.
+    #[arg(long)]
+    destroy: bool,
     /// Of area ioreq: writes what was seen of the guest's accesses to this file.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -64,19 +67,24 @@ fn main() -> ExitCode {
         _ => conformance::On::Model,
     };
     let (mut passed, mut failed) = (0u32, 0u32);
-    for area in areas {
-        match rows(area, on, args.log.as_deref()) {
-            Ok(rows) => {
-                for Row { name, ok, detail } in rows {
-                    println!("{} {name}: {detail}", if ok { "ok    " } else { "FAILED" });
-                    if ok { passed += 1 } else { failed += 1 }
-                }
-            }
-            Err(e) => {
-                println!("FAILED {}: {e}", name(area));
-                failed += 1;
+    let mut show = |area, rows: Result<Vec<Row>, String>| match rows {
+        Ok(rows) => {
+            for Row { name, ok, detail } in rows {
+                println!("{} {name}: {detail}", if ok { "ok    " } else { "FAILED" });
+                if ok { passed += 1 } else { failed += 1 }
             }
         }
+        Err(e) => {
+            println!("FAILED {}: {e}", name(area));
+            failed += 1;
+        }
+    };
+    for &area in &areas {
+        show(area, rows(area, on, args.log.as_deref()));
+    }
+    // After everything that needs the guest.
+    if areas.contains(&Area::Iommu) && (args.destroy || on == conformance::On::Model) {
+        show(Area::Iommu, iommu::last_rows(on).map_err(|e| e.to_string()));
     }
     println!("{passed} passed, {failed} failed");
     if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -34,14 +34,18 @@ fn every_row_of_ioreq_holds_and_every_access_has_one() {
 
 #[test]
 fn every_row_of_iommu_holds() {
-    let rows = iommu::rows(On::Model).expect("runs");
+    let rows = [iommu::rows(On::Model).expect("runs"), iommu::last_rows(On::Model).expect("runs")].concat();
     assert!(failed(&rows).is_empty(), "{:#?}", failed(&rows));
 }
 
 #[test]
 fn names_of_rows_are_unique() {
-    let rows =
-        [ioreq::run_all(On::Model).expect("runs").rows, iommu::rows(On::Model).expect("runs")].concat();
+    let rows = [
+        ioreq::run_all(On::Model).expect("runs").rows,
+        iommu::rows(On::Model).expect("runs"),
+        iommu::last_rows(On::Model).expect("runs"),
+    ]
+    .concat();
     let mut names = BTreeSet::new();
     for row in &rows {
         assert!(names.insert(&row.name), "{} twice", row.name);

@@ -26,13 +26,7 @@ use crate::ioreq;
 /// # Errors
 /// Nothing to run on.
 pub fn rows(on: On) -> Result<Vec<Row>, BenchError> {
-    let stock = Rc::new(match on {
-        On::Model => {
-            let machine = ioreq::stock_machine()?;
-            Bench::on_model(&machine, model_guest(&machine, client::GUEST_FRAMES, 1)?)?
-        }
-        On::Xen(guest) => Bench::on_xen(guest)?,
-    });
+    let stock = stock(on)?;
     let mut rows = ioreq::run("stock", stock::IOMMU_OP, &stock);
     rows.extend(ioreq::run("frame", ioreq::FRAMES, &stock));
     rows.extend(client::run(&stock));
@@ -48,6 +42,24 @@ pub fn rows(on: On) -> Result<Vec<Row>, BenchError> {
         }
     }
     Ok(rows)
+}
+
+/// The rows that end the guest; nothing can run on it after them.
+///
+/// # Errors
+/// Nothing to run on.
+pub fn last_rows(on: On) -> Result<Vec<Row>, BenchError> {
+    Ok(client::run_last(&stock(on)?))
+}
+
+fn stock(on: On) -> Result<Rc<Bench>, BenchError> {
+    Ok(Rc::new(match on {
+        On::Model => {
+            let machine = ioreq::stock_machine()?;
+            Bench::on_model(&machine, model_guest(&machine, client::GUEST_FRAMES, 1)?)?
+        }
+        On::Xen(guest) => Bench::on_xen(guest)?,
+    }))
 }
 
 #[cfg(test)]

@@ -98,7 +98,7 @@ impl ClientRow {
         let (facts, ended) = match Lab::new(bench) {
             Ok(mut lab) => {
                 let ended = (self.run)(&mut lab);
-                let facts = std::mem::take(&mut lab.facts);
+                let facts = lab.take_facts();
                 // Closed whatever came of the row; of two errors the first is the one to show.
                 (facts, ended.and(lab.close()))
             }
@@ -171,8 +171,13 @@ impl Lab {
     /// Notes the host's free frames.
     pub(super) fn frames(&mut self, after: &'static str) -> Result<(), Failed> {
         let now = self.stage.bench.free_frames()?;
-        self.facts.push(Fact::Frames(after, now.cast_signed() - self.books.free.cast_signed()));
+        self.frames_then(after, now);
         Ok(())
+    }
+
+    /// Notes the host's free frames as they were at some moment.
+    pub(super) fn frames_then(&mut self, after: &'static str, free: u64) {
+        self.facts.push(Fact::Frames(after, free.cast_signed() - self.books.free.cast_signed()));
     }
 
     /// Notes a number.
@@ -183,6 +188,11 @@ impl Lab {
     /// Notes how many.
     pub(super) fn count(&mut self, what: &'static str, n: usize) {
         self.facts.push(Fact::Is(what, n as u64));
+    }
+
+    /// What was noted so far.
+    pub(super) fn take_facts(&mut self) -> Vec<Fact> {
+        std::mem::take(&mut self.facts)
     }
 
     /// Maps frames, all of which are there.
@@ -303,8 +313,25 @@ impl Lab {
         self.release(mapped.into_iter().filter_map(Mapped::put))
     }
 
-    /// Releases everything and settles the books.
-    pub(super) fn close(mut self) -> Result<(), Failed> {
+    /// Frames of the guest that it cannot reach any more, since it has populated over them.
+    pub(super) fn lose(&mut self, frames: u64) {
+        self.lost += frames;
+    }
+
+    /// Reads the books anew: from here on is counted.
+    pub(super) fn start_over(&mut self) -> Result<(), Failed> {
+        self.books = Books::read(&self.stage)?;
+        Ok(())
+    }
+
+    /// The same of the host's free frames alone, where the guest has no account any more.
+    pub(super) fn start_over_without_guest(&mut self) -> Result<(), Failed> {
+        self.books.free = self.stage.bench.free_frames()?;
+        Ok(())
+    }
+
+    /// Releases everything, gives the guest its frames back and compares the books with those at the start.
+    pub(super) fn settle(&mut self) -> Result<(), Failed> {
         self.release(self.guest.die())?;
         if !self.guest.is_empty() {
             return Err("at the end: mappings are left that nobody can release".into());
@@ -313,20 +340,27 @@ impl Lab {
         if !out.is_empty() {
             self.reserve(XENMEM_populate_physmap, &out)?;
         }
-        let Self { stage, client, gpu, books, lost, .. } = self;
+        let now = Books::read(&self.stage)?;
+        let want = Books { free: self.books.free - self.lost, charged: self.books.charged + self.lost };
+        if now == want { Ok(()) } else { Err(format!("at the end: {now:?}, wanted {want:?}").into()) }
+    }
+
+    /// Stops the GPU and asks the model's auditor, where there is one.
+    pub(super) fn end(self) -> Result<(), Failed> {
+        let Self { stage, client, gpu, .. } = self;
         gpu.end(&client)?;
-        let now = Books::read(&stage)?;
-        let want = Books { free: books.free - lost, charged: books.charged + lost };
-        if now != want {
-            return Err(format!("at the end: {now:?}, wanted {want:?}").into());
-        }
         match stage.bench.machine().map(|m| (m.violation_count(), m.audit())) {
-            Some((0, wrong)) if wrong.is_empty() => Ok(()),
             None => Ok(()),
+            Some((0, wrong)) if wrong.is_empty() => Ok(()),
             Some((violations, wrong)) => {
                 Err(format!("the model: {violations} violations; {}", wrong.join("; ")).into())
             }
         }
+    }
+
+    fn close(mut self) -> Result<(), Failed> {
+        self.settle()?;
+        self.end()
     }
 }
 

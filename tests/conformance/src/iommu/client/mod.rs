@@ -1,14 +1,15 @@
 //! The soft IOMMU's client from map to release: `pviommu`, the software GPU and a guest's frames, on the model and on Xen.
 //!
-//! The guest is paused meanwhile: between two counts of the host's free frames no vCPU changes a frame, and rows take
-//! the notice (`~0`) by themselves. Each count is made right before and after the one call that it is about, in one
-//! thread: Xen allocates for nobody else then, so the counts are exact, and page tables of the guest come from a pool
-//! that was its own before.
+//! The guest is paused meanwhile, but for the rows of [`running`]: no vCPU changes a frame between two counts of the
+//! host's free frames. Each count is made right before and after what it is about, in one thread: Xen allocates for
+//! nobody else then, and the guest's page tables come from a pool that was its own before. So counts are exact.
 
 mod balloon;
+mod death;
 mod gpu;
 mod lab;
 mod map;
+mod running;
 
 use std::rc::Rc;
 
@@ -17,86 +18,25 @@ pub use self::lab::{ClientRow, Fact};
 use crate::Row;
 use crate::bench::Bench;
 
-/// The tables.
-pub fn tables() -> [(&'static str, &'static [ClientRow]); 2] {
-    [("client", map::MAP), ("client", balloon::BALLOON)]
+/// What these rows are called together.
+const AREA: &str = "client";
+
+/// The tables of a paused guest.
+pub fn tables() -> [&'static [ClientRow]; 2] {
+    [map::MAP, balloon::BALLOON]
 }
 
-/// Runs them.
+/// Runs those, then lets the guest run for its own.
 pub(super) fn run(bench: &Rc<Bench>) -> Vec<Row> {
-    tables().iter().flat_map(|(area, rows)| rows.iter().map(|row| row.run(area, bench))).collect()
+    let mut rows: Vec<Row> = tables().into_iter().flatten().map(|row| row.run(AREA, bench)).collect();
+    rows.push(running::row(AREA, bench));
+    rows
+}
+
+/// Runs what ends the guest.
+pub(super) fn run_last(bench: &Rc<Bench>) -> Vec<Row> {
+    vec![death::row(AREA, bench)]
 }
 
 #[cfg(test)]
-mod tests {
-    use xen_ioreq::abi::memory::XENMEM_decrease_reservation;
-
-    use super::lab::{Lab, ram};
-    use super::*;
-    use crate::bench::model_guest;
-    use crate::ioreq::stock_machine;
-
-    fn bench() -> Rc<Bench> {
-        let machine = stock_machine().expect("a machine");
-        let guest = model_guest(&machine, GUEST_FRAMES, 1).expect("a guest");
-        Rc::new(Bench::on_model(&machine, guest).expect("a bench"))
-    }
-
-    #[test]
-    fn a_row_that_sees_less_more_or_something_else_than_it_should_fails() {
-        let bench = bench();
-        for (area, rows) in tables() {
-            for row in rows {
-                let less = ClientRow { want: &[], ..*row };
-                let more = [row.want, &[Fact::Is("and this", 1)]].concat().leak();
-                let more = ClientRow { want: more, ..*row };
-                let mut other = row.want.to_vec();
-                if let Some(Fact::Frames(_, n)) = other.iter_mut().rfind(|f| matches!(f, Fact::Frames(..))) {
-                    *n += 1;
-                } else if let Some(Fact::Is(_, n)) = other.last_mut() {
-                    *n += 1;
-                }
-                let other = ClientRow { want: other.leak(), ..*row };
-                for wrong in [less, more, other] {
-                    let judged = wrong.run(area, &bench);
-                    assert!(!judged.ok && judged.detail.contains(", wanted "), "{judged:?}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_row_after_which_the_books_do_not_add_up_fails() {
-        let row = |run: fn(&mut Lab) -> Result<(), lab::Failed>| ClientRow {
-            name: "row",
-            source: "",
-            want: &[],
-            run,
-        };
-        let cases = [
-            (row(|_| Ok(())), None),
-            (row(|_| Err("stopped half-way".into())), Some("stopped half-way")),
-            // A frame that the toolstack took and nobody knows of.
-            (
-                row(|l| {
-                    l.stage.reserve(XENMEM_decrease_reservation, l.stage.guest(), &[ram(9)])?;
-                    Ok(())
-                }),
-                Some("at the end: Books"),
-            ),
-            // A mapping that nobody can release.
-            (
-                row(|l| {
-                    std::mem::forget(l.guest.map_one(ram(10))?);
-                    Ok(())
-                }),
-                Some("of what drains is held"),
-            ),
-        ];
-        for (row, says) in cases {
-            let judged = row.run("test", &bench());
-            assert_eq!(judged.ok, says.is_none(), "{judged:?}");
-            assert!(judged.detail.contains(says.unwrap_or_default()), "{judged:?}");
-        }
-    }
-}
+mod tests;

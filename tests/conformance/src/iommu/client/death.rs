@@ -1,0 +1,81 @@
+//! The last row of a guest: it is destroyed while the client has frames of it.
+
+use std::rc::Rc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pviommu::EVERYTHING;
+
+use super::lab::Fact::{Frames, Is};
+use super::lab::{Fact, Failed, Lab, judge, ram, rams};
+use crate::Row;
+use crate::bench::Bench;
+
+const NAME: &str = "a_destroyed_guest_is_listed_until_the_client_releases_its_last_frame";
+const SOURCE: &str = "seen: a foreign mapping kept past the domain's death leaves a zombie";
+/// Frames count from when nobody else holds any of the guest's.
+const WANT: &[Fact] = &[
+    Is("dying", 1),
+    Is("frames left", 4),
+    Is("the GPU reads", 7),
+    Is("cannot be mapped", 1),
+    Is("withdrawn", 4),
+    Is("released", 3),
+    Frames("release of all but one", 3),
+    Is("frames left", 1),
+    Is("released at last", 1),
+    Is("gone", 1),
+];
+/// How long dom0's own tools may take to unmap the guest's pages, and Xen to forget a domain that nobody holds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The row; the bench has no guest after it.
+pub(super) fn row(area: &str, bench: &Rc<Bench>) -> Row {
+    let mut facts = Vec::new();
+    let failed = die(bench, &mut facts).err();
+    judge(area, NAME, SOURCE, WANT, &facts, failed)
+}
+
+fn die(bench: &Rc<Bench>, facts: &mut Vec<Fact>) -> Result<(), Failed> {
+    let mut lab = Lab::new(bench)?;
+    let ended = story(&mut lab);
+    facts.extend(lab.take_facts());
+    ended.and(lab.end())
+}
+
+fn story(l: &mut Lab) -> Result<(), Failed> {
+    let mapped = l.show(&rams(4))?;
+    l.gpu.store(2, 0, 7)?;
+    l.stage.bench.destroy()?;
+    l.is("dying", l.stage.bench.frames_of_the_dying().is_some());
+    // The console's and xenstore's daemons have a page each, and let go of it when they hear of this.
+    until(l, |left| left == Some(4));
+    l.is("frames left", l.stage.bench.frames_of_the_dying().unwrap_or(0));
+    l.start_over_without_guest()?;
+    let read = l.gpu.load(2, 0)?;
+    l.is("the GPU reads", read);
+    l.is("cannot be mapped", l.guest.map_one(ram(9)).is_err());
+    l.guest.notice(EVERYTHING);
+    let mut draining = l.guest.take_draining()?;
+    l.count("withdrawn", draining.iter().filter(|d| d.ends_use()).count());
+    (0..4).for_each(|n| l.gpu.point(n, None));
+    drop(mapped);
+    let last = draining.pop();
+    let (released, _) = l.release(draining)?;
+    l.count("released", released);
+    l.frames("release of all but one")?;
+    l.is("frames left", l.stage.bench.frames_of_the_dying().unwrap_or(0));
+    let (released, _) = l.release(last)?;
+    l.count("released at last", released);
+    until(l, |left| left.is_none());
+    l.is("gone", l.stage.bench.frames_of_the_dying().is_none());
+    Ok(())
+}
+
+/// Waits until the guest's frames are so; a row that has waited in vain shows it by what it notes next.
+fn until(l: &Lab, so: impl Fn(Option<u64>) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !so(l.stage.bench.frames_of_the_dying()) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -223,7 +223,7 @@ impl fmt::Display for Call {
             write!(f, " of {}", self.domain)?;
         }
         match self.server {
-            Server::Of(0) => {}
+            Server::Of(0) if self.by == By::Dom0 => {}
             Server::Of(2) if self.by == By::Stub => {}
             Server::Of(n) => write!(f, " for server {n}")?,
             Server::Number(n) => write!(f, " for ioserver {n:#x}")?,

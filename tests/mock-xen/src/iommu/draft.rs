@@ -230,7 +230,10 @@ fn map_foreign(b: &Batch<'_>, op: &pv_iommu_op) -> Result<(), Errno> {
                 }
                 Place::Free(Some(scratch)) => {
                     forget_scratch(t, b.caller, scratch, entry);
-                    table.repoint(entry.bfn, &new, true);
+                    if let Some(pins @ 1..) = table.repoint(entry.bfn, &new, true) {
+                        // Whoever has a translation of the scratch frame goes on using that one.
+                        t.adopt_pins(scratch.mfn, pins);
+                    }
                     Kind::Foreign
                 }
                 Place::Same(old) => {

@@ -136,3 +136,6 @@ fn try_swap(machine: &Machine, t: &mut FrameTable, guest: DomId, mfn: Mfn, force
     }
     true
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use xen_ioreq::{Bfn, Gfn};
 
-use super::state::AtomicState;
+use super::AtomicState;
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, OnceLock};
 

@@ -9,4 +9,4 @@ mod state;
 
 pub(crate) use arena::{Arena, Slot};
 pub(crate) use index::Index;
-pub(crate) use state::{NoRef, State, Status};
+pub(crate) use state::{AtomicState, NoRef, State, Status};

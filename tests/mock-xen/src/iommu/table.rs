@@ -6,8 +6,8 @@
 
 use xen_ioreq::{Bfn, DomId, Mfn};
 
-use crate::sync::OnceLock;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{OnceLock, spin_loop};
 
 const FANOUT_BITS: u32 = 9;
 const FANOUT: usize = 1 << FANOUT_BITS;
@@ -164,7 +164,7 @@ impl BusTable {
             if state & BUSY == 0 && e.state.load(Ordering::Acquire) & LOW == state & LOW {
                 return Some(t);
             }
-            std::hint::spin_loop();
+            spin_loop();
         }
     }
 
@@ -240,7 +240,7 @@ impl BusTable {
         let mut state = e.state.load(Ordering::Acquire);
         loop {
             if state & BUSY != 0 {
-                std::hint::spin_loop();
+                spin_loop();
                 state = e.state.load(Ordering::Acquire);
                 continue;
             }

@@ -1,0 +1,148 @@
+//! The model checker: loom, with types that the project's sources can be built with unchanged.
+//!
+//! Promises: every order in which threads can meet, up to a bound of preemptions, is tried, and with each every value
+//! that a load may return under the C++20 memory model as far as loom has it. A [`Fault`] weakens the sources while
+//! they run, to show that a model looks. Leaves what must hold to the models.
+
+mod atomic;
+mod frame;
+mod futex;
+mod lock;
+mod page;
+
+use std::cell::{Cell, RefCell};
+use std::panic::Location;
+use std::sync::atomic::{AtomicUsize as Count, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Once};
+
+pub(crate) use atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
+pub(crate) use frame::Frame;
+pub(crate) use futex::{Flags, Timespec, wait, wake};
+pub(crate) use lock::{Mutex, MutexGuard, OnceLock, RwLock};
+pub(crate) use page::{Memory, Words};
+
+/// Words of stack of each thread of a model: tables are built on it.
+const STACK: usize = 1 << 16;
+/// Steps of one execution: more means that it does not end.
+const STEPS: usize = 10_000;
+
+/// What is done wrong, to see whether a model finds it. Files are named by the end of their path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Loads of this file are relaxed.
+    RelaxedLoads(&'static str),
+    /// Stores of this file are relaxed.
+    RelaxedStores(&'static str),
+    /// Read-modify-writes of this file are relaxed.
+    RelaxedUpdates(&'static str),
+    /// Sequentially consistent operations of this file are merely acquire and release.
+    NoTotalOrder(&'static str),
+    /// Read-modify-writes of this file are a load and a store.
+    TornUpdates(&'static str),
+    /// Locks of this file do not exclude anybody.
+    NoLocks(&'static str),
+}
+
+/// How far to look.
+#[derive(Clone, Copy, Debug)]
+pub struct Checker {
+    preemptions: Option<usize>,
+    fault: Option<Fault>,
+}
+
+thread_local! {
+    static FAULT: Cell<Option<Fault>> = const { Cell::new(None) };
+    /// To whom a failure is told.
+    static VERDICT: RefCell<Option<Sender<Result<(), String>>>> = const { RefCell::new(None) };
+}
+
+impl Checker {
+    /// Every order.
+    pub fn whole() -> Self {
+        Self { preemptions: None, fault: None }
+    }
+
+    /// Every order in which threads are interrupted at most `n` times where they could have gone on.
+    pub fn bounded(n: usize) -> Self {
+        Self { preemptions: Some(n), fault: None }
+    }
+
+    /// The same with something done wrong.
+    #[must_use]
+    pub fn with(self, fault: Fault) -> Self {
+        Self { fault: Some(fault), ..self }
+    }
+
+    /// Runs `model` in every order; returns how many there were. Panics with what the first bad one said.
+    pub fn run(self, model: impl Fn() + Send + Sync + 'static) -> usize {
+        install_hook();
+        let (tell, verdict) = channel();
+        let orders = Arc::new(Count::new(0));
+        let count = orders.clone();
+        let model = Arc::new(model);
+        std::thread::spawn(move || {
+            VERDICT.set(Some(tell.clone()));
+            FAULT.set(self.fault);
+            let mut builder = loom::model::Builder::new();
+            builder.preemption_bound = self.preemptions;
+            builder.max_branches = STEPS;
+            builder.check(move || {
+                count.fetch_add(1, Ordering::Relaxed);
+                atomic::refill();
+                page::forget();
+                futex::forget();
+                let model = model.clone();
+                join(spawn(move || model()));
+            });
+            let _ = tell.send(Ok(()));
+        });
+        match verdict.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(what)) => panic!("order {}: {what}", orders.load(Ordering::Relaxed)),
+            Err(_) => panic!("the checker ended without a verdict"),
+        }
+        let orders = orders.load(Ordering::Relaxed);
+        println!("{orders} orders, {:?}", self);
+        orders
+    }
+}
+
+/// A thread of a model.
+pub(crate) type Thread<R> = loom::thread::JoinHandle<R>;
+
+/// Begins a thread of a model; at most four.
+pub(crate) fn spawn<R: Send + 'static>(f: impl FnOnce() -> R + Send + 'static) -> Thread<R> {
+    loom::thread::Builder::new().stack_size(STACK).spawn(f).expect("a model has few threads")
+}
+
+/// Waits for its end.
+pub(crate) fn join<R>(thread: Thread<R>) -> R {
+    thread.join().expect("a panic ends the whole model")
+}
+
+/// A panic in a model is told to who runs it before it unwinds.
+fn install_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| match VERDICT.take() {
+            Some(tell) => {
+                let _ = tell.send(Err(info.to_string()));
+            }
+            None => usual(info),
+        }));
+    });
+}
+
+/// Called where an execution goes on: not while a panic unwinds, when what is dropped on the way would have other
+/// threads run once more. The verdict has been told, and this thread of the test is left behind.
+fn go_on() {
+    while std::thread::panicking() {
+        std::thread::park();
+    }
+}
+
+fn fault_at(at: &Location<'_>, pick: impl FnOnce(Fault) -> Option<&'static str>) -> bool {
+    FAULT.get().and_then(pick).is_some_and(|file| at.file().ends_with(file))
+}

@@ -1,0 +1,6 @@
+//! Scenes, by what meets in them.
+
+pub mod litmus;
+pub mod soft;
+pub mod state;
+pub mod wake;

@@ -1,17 +1,21 @@
 //! Frames that go, come back, or are swapped under a GPU that uses them, by whomever's hand.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use guest::run::Config;
 use integration::drawing::Switch;
 use integration::faulty::{Call, Faulty, Trap};
 use integration::world::{FRAMES, RAM, final_picture, shown};
 use integration::{Drawing, PROFILES, Painter, Profile, World, until};
+use mediated_gpu::mediator::{Config as MediatorConfig, Snapshot};
+use mock_xen::{Fault, FaultPlan, Rule, Site, When};
 use xen_ioreq::Gfn;
 
 const COLOUR: u32 = 0x65_4321;
 const PAGES: u64 = 16;
 const PIXELS_A_PAGE: usize = 1024;
+const NEVER: Duration = Duration::from_secs(3600);
 
 #[test]
 fn storms_of_notices_from_the_toolstack_disturb_no_picture() {
@@ -82,7 +86,9 @@ fn frames_that_the_toolstack_takes_go_back_though_the_guest_does_nothing() {
 #[test]
 fn frames_swapped_without_notice_stay_held_until_their_entries_are_written_again() {
     for profile in PROFILES {
-        let world = World::new(profile);
+        // Nobody looks by himself.
+        let config = MediatorConfig { sweep_every: NEVER, ..MediatorConfig::default() };
+        let world = World::configured(profile, config, None);
         let domid = world.domain(1);
         let service = world.serve(domid);
         world.machine.set_max_pages(domid, 2 * FRAMES).unwrap();
@@ -98,6 +104,53 @@ fn frames_swapped_without_notice_stay_held_until_their_entries_are_written_again
         assert!(painter.fill(COLOUR + 2));
         assert_eq!(painter.count(COLOUR + 2), guest::scene::PIXELS, "all reaches the new ones");
         assert!(shown(&service).iter().all(|p| *p == COLOUR + 2));
+        drop(service);
+        world.end();
+    }
+}
+
+#[test]
+fn frames_swapped_without_notice_are_found_though_the_guest_does_nothing() {
+    for profile in PROFILES {
+        let config = MediatorConfig { sweep_every: Duration::from_millis(5), ..MediatorConfig::default() };
+        let world = World::configured(profile, config, None);
+        let domid = world.domain(1);
+        let service = world.serve(domid);
+        world.machine.set_max_pages(domid, 2 * FRAMES).unwrap();
+        // Nothing is asked while there is nothing to ask about.
+        let calls = || {
+            let count = |site| Rule { site, when: When::Always, fault: Fault::Delay(Duration::ZERO) };
+            let rules = vec![count(Site::IommuCall), count(Site::ForeignMap)];
+            world.machine.inject(FaultPlan { rules, seed: 0 });
+            world.machine.faults_met()
+        };
+        let before = calls();
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!((world.machine.faults_met(), service.vgpu().statistics().sweeps), (before, 0));
+        world.machine.inject(FaultPlan::default());
+
+        let mut painter = Painter::new(world.cpu(domid, &Switch::default()));
+        assert!(painter.fill(COLOUR));
+        let pages = painter.canvas_frames(PAGES);
+        let s = service.vgpu().statistics();
+        assert_eq!(painter.balloon_in(&pages), pages.len());
+        // Each page once, and the old frames are let go; then what is drawn next goes to no old one.
+        let swept = |now: &Snapshot| now.sweeps >= s.sweeps + 64;
+        until("the sweeps", || swept(&service.vgpu().statistics()));
+        service.vgpu().settle();
+        let now = service.vgpu().statistics();
+        assert!(painter.fill(COLOUR + 1));
+        if profile == Profile::Stock {
+            assert!(now.replaced >= s.replaced + PAGES);
+            assert_eq!(painter.count(COLOUR + 1), guest::scene::PIXELS, "the new ones are reached");
+        } else {
+            assert_eq!((now.revoked, now.released), (s.revoked + PAGES, s.released + PAGES));
+            assert_eq!(painter.count(0), 16 * PIXELS_A_PAGE, "the new ones are not");
+            painter.map_canvas(PAGES);
+            assert!(painter.fill(COLOUR + 1));
+        }
+        assert!(shown(&service).iter().all(|p| *p == COLOUR + 1));
+        assert_eq!(service.vgpu().statistics().notices, 0);
         drop(service);
         world.end();
     }

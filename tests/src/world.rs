@@ -60,6 +60,11 @@ impl World {
 
     /// The same, with something in between.
     pub fn with(profile: Profile, between: Between) -> Self {
+        Self::configured(profile, MediatorConfig::default(), between)
+    }
+
+    /// The same, with a mediator that is told how to be.
+    pub fn configured(profile: Profile, mediator: MediatorConfig, between: Between) -> Self {
         let config = Config { frames: HOST_FRAMES, profile, ..Config::default() };
         let machine = Machine::new(config).expect("a machine");
         let free_before = machine.free_frames();
@@ -80,7 +85,7 @@ impl World {
             None => gpu,
         };
         let below = Below { gpu, client: client.clone(), own, bus };
-        let mediator = Mediator::new(below, MediatorConfig::default()).expect("a mediator");
+        let mediator = Mediator::new(below, mediator).expect("a mediator");
         Self { machine, dom0, client, mediator: Some(Arc::new(mediator)), free_before }
     }
 

@@ -1,7 +1,8 @@
 //! Letting go of frames: a thread a vGPU, which carries out invalidations and releases what nobody refers to.
 //!
 //! A notice is urgent. References that were merely put wait for company, so that a guest that rewrites its table
-//! does not cost a flush an entry; with too many waiting, their writer waits too.
+//! does not cost a flush an entry; with too many waiting, their writer waits too. Now and then, while there are
+//! mappings, some of them are asked about, since a guest can put another frame behind a number and nobody is told.
 //!
 //! Order: no new references, entries to scratch, flush, release. The types of `pviommu` hold us to it.
 
@@ -34,17 +35,29 @@ const LAST_ROUNDS: u32 = 100;
 /// What the thread is told. The lock is held for moments, with no other taken.
 pub(super) struct Maintenance {
     frames: Guest,
+    /// How often mappings are asked about.
+    sweep_every: Duration,
     todo: Mutex<Todo>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+/// What a round is to do.
+struct Round {
+    /// When the notices came that it carries out.
+    came: VecDeque<Instant>,
+    draining: Vec<Draining>,
+    sweep: bool,
+}
+
+#[derive(Debug)]
 struct Todo {
     /// When the notices came that have not been carried out.
     notices: VecDeque<Instant>,
     /// What is draining, since when the longest.
     draining: Vec<Draining>,
     since: Option<Instant>,
+    /// When mappings are to be asked about.
+    sweep_at: Instant,
     /// Rounds begun and done.
     begun: u64,
     done: u64,
@@ -52,8 +65,17 @@ struct Todo {
 }
 
 impl Maintenance {
-    pub(super) fn new(frames: Guest) -> Self {
-        Self { frames, todo: Mutex::default(), changed: Condvar::new() }
+    pub(super) fn new(frames: Guest, sweep_every: Duration) -> Self {
+        let todo = Todo {
+            notices: VecDeque::new(),
+            draining: Vec::new(),
+            since: None,
+            sweep_at: Instant::now() + sweep_every,
+            begun: 0,
+            done: 0,
+            closed: false,
+        };
+        Self { frames, sweep_every, todo: Mutex::new(todo), changed: Condvar::new() }
     }
 
     /// Records an invalidation.
@@ -109,37 +131,46 @@ impl Maintenance {
         std::thread::Builder::new().name(format!("{} frames", vgpu.id())).spawn(move || {
             narrow(ThreadKind::Maintenance);
             let maintenance = vgpu.maintenance();
-            while let Some((came, draining)) = maintenance.next_round() {
+            while let Some(Round { came, draining, sweep }) = maintenance.next_round() {
                 let all = try_release(vgpu.ggtt(), draining);
                 for at in came {
                     vgpu.stats().invalidated(at.elapsed());
                 }
-                maintenance.end_round(all);
+                // What that finds is the next round's.
+                let found = sweep && try_sweep(vgpu.ggtt());
+                maintenance.end_round(all && !found);
             }
         })
     }
 
     /// Waits until there is something to do. `None`: closed.
-    fn next_round(&self) -> Option<(VecDeque<Instant>, Vec<Draining>)> {
+    fn next_round(&self) -> Option<Round> {
         let mut todo = self.todo.lock();
-        loop {
+        let sweep = loop {
             if todo.closed {
                 return None;
             }
-            if !todo.notices.is_empty() || todo.draining.len() >= COMPANY {
-                break;
+            let now = Instant::now();
+            let sweep = todo.sweep_at <= now;
+            if sweep || !todo.notices.is_empty() || todo.draining.len() >= COMPANY {
+                break sweep;
             }
-            match todo.since.map(|since| since + PATIENCE) {
-                Some(due) if due <= Instant::now() => break,
-                Some(due) => {
-                    self.changed.wait_until(&mut todo, due);
-                }
-                None => self.changed.wait(&mut todo),
+            let due = todo.since.map_or(todo.sweep_at, |since| todo.sweep_at.min(since + PATIENCE));
+            if due <= now {
+                break sweep;
             }
+            self.changed.wait_until(&mut todo, due);
+        };
+        if sweep {
+            todo.sweep_at = Instant::now() + self.sweep_every;
         }
         todo.begun += 1;
         todo.since = None;
-        Some((std::mem::take(&mut todo.notices), std::mem::take(&mut todo.draining)))
+        Some(Round {
+            came: std::mem::take(&mut todo.notices),
+            draining: std::mem::take(&mut todo.draining),
+            sweep,
+        })
     }
 
     fn end_round(&self, all: bool) {
@@ -170,6 +201,14 @@ fn try_release(ggtt: &ShadowGgtt, draining: Vec<Draining>) -> bool {
     catch_unwind(AssertUnwindSafe(|| ggtt.release(draining))).unwrap_or_else(|_| {
         log::error!("{ggtt:?}: a round of releases panicked");
         false
+    })
+}
+
+/// Asks about some of the mappings; whether something was found.
+fn try_sweep(ggtt: &ShadowGgtt) -> bool {
+    catch_unwind(AssertUnwindSafe(|| ggtt.sweep())).unwrap_or_else(|_| {
+        log::error!("{ggtt:?}: a sweep panicked");
+        true
     })
 }
 

@@ -50,12 +50,20 @@ pub struct Config {
     pub deadline: Duration,
     /// Bytes of batches that one context may run.
     pub batch_limit: u64,
+    /// How often some of a guest's mappings (a sixteenth, 64 to 256) are asked about, since a guest can put another frame
+    /// behind a number and nobody is told. A vGPU without mappings asks nothing.
+    pub sweep_every: Duration,
 }
 
 impl Default for Config {
-    /// 256 MiB, 1 s, 4 MiB.
+    /// 256 MiB, 1 s, 4 MiB, 1 s.
     fn default() -> Self {
-        Self { aperture: 256 * MIB, deadline: Duration::from_secs(1), batch_limit: 4 * MIB }
+        Self {
+            aperture: 256 * MIB,
+            deadline: Duration::from_secs(1),
+            batch_limit: 4 * MIB,
+            sweep_every: Duration::from_secs(1),
+        }
     }
 }
 
@@ -108,6 +116,7 @@ pub struct Mediator {
     vgpus: Mutex<Vgpus>,
     workers: Vec<JoinHandle<()>>,
     aperture: u64,
+    sweep_every: Duration,
 }
 
 struct Vgpus {
@@ -149,6 +158,7 @@ impl Mediator {
             vgpus,
             workers: Vec::new(),
             aperture: config.aperture,
+            sweep_every: config.sweep_every,
         };
         for engine in Engine::ALL {
             let range = GmRange { base, size: area };
@@ -173,7 +183,7 @@ impl Mediator {
         vgpus.last = vgpus.last.wrapping_add(1).max(1);
         let id = VgpuId(vgpus.last);
         let stats = Arc::new(Stats::default());
-        let maintenance = Maintenance::new(frames.clone());
+        let maintenance = Maintenance::new(frames.clone(), self.sweep_every);
         let ggtt = ShadowGgtt::new(Parts {
             slice,
             scratch: self.scratch_bfn,

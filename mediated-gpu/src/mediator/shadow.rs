@@ -45,6 +45,14 @@ pub(crate) struct Parts {
 /// CPUs go on ballooning or the hypervisor fails.
 const NOTICE_TRIES: u32 = 100;
 
+/// A sweep asks about this part of the mappings, so that all have had their turn after as many sweeps, or more if there are
+/// very many.
+const SWEEP_ROUNDS: usize = 16;
+/// Mappings that one sweep asks about: at least.
+const SWEEP_LEAST: usize = 64;
+/// At most, since writers of entries wait meanwhile: one hypercall, or one foreign mapping.
+const SWEEP_MOST: usize = 256;
+
 /// Who changes entries.
 #[derive(Debug, Default)]
 struct Writers {
@@ -215,10 +223,33 @@ impl ShadowGgtt {
         if !self.parts.frames.has_work() {
             return;
         }
-        let stale = match self.parts.frames.take_draining() {
-            Ok(stale) => stale,
-            Err(e) => return log::warn!("invalidations wait: {e}"),
-        };
+        match self.parts.frames.take_draining() {
+            Ok(stale) => self.revoke(writers, stale),
+            Err(e) => log::warn!("invalidations wait: {e}"),
+        }
+    }
+
+    /// Asks about some of the mappings, by turns, and points the entries of those at scratch that lead to what is not the
+    /// guest's frame any more. The flush and the release are for the caller; whether there is something to release.
+    pub(crate) fn sweep(&self) -> bool {
+        let live = usize::try_from(self.parts.stats.live_mappings.get()).unwrap_or(usize::MAX);
+        if live == 0 {
+            return false;
+        }
+        self.parts.stats.sweeps.add(1);
+        let mut writers = self.writers.lock();
+        match self.parts.frames.sweep((live / SWEEP_ROUNDS).clamp(SWEEP_LEAST, SWEEP_MOST)) {
+            Ok(stale) => self.revoke(&mut writers, stale),
+            Err(e) => log::warn!("a sweep waits: {e}"),
+        }
+        !writers.stale.is_empty() || self.parts.frames.has_work()
+    }
+
+    /// Points every entry that leads to what is stale at scratch, and keeps that for the next release.
+    fn revoke(&self, writers: &mut Writers, stale: Vec<Draining>) {
+        if stale.is_empty() {
+            return;
+        }
         let gone = {
             let mut table = self.table.write();
             // One that was put and is in use again is not to be revoked. Asked in this order: a mapping that is held

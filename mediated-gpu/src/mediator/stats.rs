@@ -71,6 +71,7 @@ stats! {
     notices: "Invalidations that were announced.",
     invalidations: "Announced invalidations that were carried out.",
     revoked: "Entries that were pointed at scratch by them.",
+    sweeps: "Times that some of the mappings were asked about although nobody had announced anything.",
     released: "Mappings given back to the hypervisor.",
     replaced: "Pages that were mapped afresh behind their bus frame, and whose predecessors are gone.",
     submissions: "Contexts submitted to the GPU.",

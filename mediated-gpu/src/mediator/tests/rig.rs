@@ -18,7 +18,13 @@ use crate::vgpu::slice::{MIB, SliceSize, VgpuType};
 
 /// 64 MiB of low memory for all slices.
 pub(super) const CONFIG: Config =
-    Config { aperture: 64 * MIB, deadline: Duration::from_secs(60), batch_limit: 64 << 10 };
+    // Nothing is found by itself.
+    Config {
+        aperture: 64 * MIB,
+        deadline: Duration::from_secs(60),
+        batch_limit: 64 << 10,
+        sweep_every: Duration::from_secs(3600),
+    };
 pub(super) const SIZE: SliceSize = SliceSize { low: MIB, high: MIB, fences: 2 };
 const FRAMES: usize = 16384;
 

@@ -19,7 +19,7 @@ use crate::reclaim::Reclaimed;
 use crate::soft::{MAX_WINDOW, SoftIommu};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Mutex, RandomState};
-use crate::table::{Arena, Index};
+use crate::table::Records;
 use crate::wire::Peer;
 
 /// What the operator decides.
@@ -70,8 +70,7 @@ pub struct Client {
 pub(crate) struct ClientInner {
     pub(crate) mode: Mode,
     pub(crate) backend: Box<dyn Backend>,
-    pub(crate) arena: Arena,
-    pub(crate) by_bfn: Index,
+    pub(crate) records: Records,
     pub(crate) max_per_guest: u32,
     soft: Option<Arc<SoftIommu>>,
     guests: Mutex<HashMap<DomId, Weak<GuestInner>>>,
@@ -106,11 +105,16 @@ impl Client {
                 (Box::new(SoftBackend { foreign, bfns, iommu }), mode)
             }
         };
+        let records = match &mode {
+            Mode::Map { window, .. } | Mode::Soft { window } => {
+                Records::of_window(window.start, window.end.0 - window.start.0)
+            }
+            Mode::Lookup { .. } => Records::of_told(secret()),
+        };
         let inner = ClientInner {
             mode,
             backend,
-            arena: Arena::new(),
-            by_bfn: Index::new(|r| r.bfn().0, secret()),
+            records,
             max_per_guest: config.max_per_guest,
             soft,
             guests: Mutex::default(),
@@ -275,7 +279,7 @@ impl Client {
 
     /// Its figures.
     pub fn stats(&self) -> Stats {
-        Stats { mappings: self.inner.by_bfn.len() as u64, quarantined: self.inner.backend.quarantined() }
+        Stats { mappings: self.inner.records.len() as u64, quarantined: self.inner.backend.quarantined() }
     }
 }
 

@@ -14,11 +14,15 @@ use crate::table::{Slot, State, Status};
 /// Notices that are kept one by one; more become 'something changed'. Xen sends one a mapping, so a flood is no
 /// honest one, and a batch of this size costs less than looking through everything.
 const MAX_NOTICES: usize = 4096;
+/// Mappings whose memory is fetched ahead.
+const AHEAD: usize = 16;
 
 impl Guest {
     /// Records what an `IOREQ_TYPE_INVALIDATE` said: a bus frame, or [`EVERYTHING`]. Quick, calls nobody: acknowledge the
     /// request after it, then let somebody call [`take_draining`](Self::take_draining).
     pub fn notice(&self, data: u64) {
+        // It lies in memory that may not have been looked at for long, and will be needed soon.
+        self.inner.client.records.prefetch(Bfn(data));
         self.inner.counts.notices.fetch_add(1, Ordering::Relaxed);
         let mut notices = self.inner.notices.lock();
         if data == EVERYTHING || notices.bfns.len() >= MAX_NOTICES {
@@ -78,9 +82,7 @@ impl Guest {
             slow.sweep = inner.by_gfn.slots();
         }
         let rest = slow.sweep.len().saturating_sub(at_most);
-        let mut slots = slow.sweep.split_off(rest);
-        // The slot of a mapping that has gone meanwhile may be another guest's.
-        slots.retain(|slot| inner.client.arena.get(*slot).is_some_and(|r| r.guest() == inner.id));
+        let slots = slow.sweep.split_off(rest);
         let mut out = Vec::new();
         self.revalidate(&slots, &mut out)?;
         Ok(out)
@@ -102,13 +104,18 @@ impl Guest {
     /// The mappings of this guest at these bus frames.
     fn slots_of(&self, bfns: &[Bfn]) -> Vec<Slot> {
         let client = &self.inner.client;
-        let find = |bfn: &Bfn| client.by_bfn.find(&client.arena, bfn.0, |slot, r| (slot, r.guest()));
-        let mut slots: Vec<Slot> = bfns
-            .iter()
-            .filter_map(find)
-            .filter(|(_, guest)| *guest == self.inner.id)
-            .map(|(slot, _)| slot)
-            .collect();
+        let mut slots: Vec<Slot> = Vec::with_capacity(bfns.len());
+        for batch in bfns.chunks(AHEAD) {
+            batch.iter().for_each(|bfn| client.records.prefetch(*bfn));
+            for bfn in batch {
+                let found = client.records.find(*bfn, |slot, r| (slot, r.guest(), r.gfn()));
+                if let Some((slot, _, gfn)) = found.filter(|(_, guest, _)| *guest == self.inner.id) {
+                    // Most of these will be released.
+                    self.inner.by_gfn.prefetch(gfn.0);
+                    slots.push(slot);
+                }
+            }
+        }
         slots.sort_unstable();
         slots.dedup();
         slots
@@ -119,9 +126,12 @@ impl Guest {
         let client = &self.inner.client;
         let mut asked: Vec<Slot> = Vec::with_capacity(slots.len());
         let mut mappings = Vec::with_capacity(slots.len());
-        for &slot in slots {
-            let Some(record) = client.arena.get(slot) else { continue };
+        for (i, &slot) in slots.iter().enumerate() {
+            slots.get(i + AHEAD).into_iter().for_each(|slot| client.records.prefetch_slot(*slot));
+            let Some(record) = client.records.get(slot) else { continue };
             match record.state.get().status {
+                // The number of a mapping that has gone meanwhile may be another guest's.
+                _ if record.guest() != self.inner.id => {}
                 // An idle one, too: it may be taken into use again.
                 Status::Live | Status::Idle => {
                     asked.push(slot);
@@ -133,7 +143,7 @@ impl Guest {
         if mappings.is_empty() {
             return Ok(false);
         }
-        let is_mapped = |bfn: Bfn| client.by_bfn.find(&client.arena, bfn.0, |_, _| ()).is_some();
+        let is_mapped = |bfn: Bfn| client.records.find(bfn, |_, _| ()).is_some();
         let verdicts = client.backend.check(self.inner.peer, &mappings, &is_mapped)?;
         let mut again = false;
         for ((slot, (gfn, bfn)), verdict) in asked.into_iter().zip(mappings).zip(verdicts) {
@@ -149,12 +159,12 @@ impl Guest {
         Ok(again)
     }
 
-    /// No new references; a later map of the gfn makes a new mapping. `None` if it was so already. With `slow` locked.
+    /// No new references; a later map of the gfn makes a new mapping, which takes the place of this one in the index if it
+    /// is still there. `None` if it was so already. With `slow` locked.
     fn make_stale(&self, slot: Slot, cause: Cause) -> Option<Draining> {
         let inner = &self.inner;
-        let record = inner.client.arena.get(slot)?;
+        let record = inner.client.records.get(slot)?;
         let State { epoch, .. } = record.state.make_stale()?;
-        inner.by_gfn.remove(&inner.client.arena, slot);
         if cause == Cause::Invalidated {
             inner.counts.invalidated.fetch_add(1, Ordering::Relaxed);
         }

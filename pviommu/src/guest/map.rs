@@ -9,13 +9,23 @@ use super::{Guest, Slow};
 use crate::error::MapError;
 use crate::mapping::Mapped;
 use crate::sync::atomic::Ordering;
-use crate::table::{NoRef, Slot, Status};
+use crate::table::{NoRef, Slot, State, Status};
+
+/// Frames that are looked for at once.
+const AHEAD: usize = 16;
 
 impl Guest {
     /// Makes guest frames reachable and takes a reference to each; an answer a frame, in order. All that are not
     /// mapped yet go to the hypervisor in one call (1024 frames a hypercall; 512 a foreign mapping).
     pub fn map(&self, gfns: &[Gfn]) -> Vec<Result<Mapped, MapError>> {
-        let mut out: Vec<Option<Result<Mapped, MapError>>> = gfns.iter().map(|g| self.hit(*g)).collect();
+        let mut out: Vec<Option<Result<Mapped, MapError>>> = Vec::with_capacity(gfns.len());
+        for batch in gfns.chunks(AHEAD) {
+            // What is not in the cache is waited for once, not once a frame.
+            let (index, records) = (&self.inner.by_gfn, &self.inner.client.records);
+            batch.iter().for_each(|gfn| index.prefetch(gfn.0));
+            batch.iter().for_each(|gfn| index.prefetch_record(records, gfn.0));
+            out.extend(batch.iter().map(|gfn| self.hit(*gfn)));
+        }
         let missing = out.iter().filter(|r| r.is_none()).count() as u64;
         self.inner.counts.hits.fetch_add(gfns.len() as u64 - missing, Ordering::Relaxed);
         if missing != 0 {
@@ -44,13 +54,15 @@ impl Guest {
 
     /// Where `gfn` is mapped, referred to or not. Never calls the hypervisor.
     pub fn bus_frame(&self, gfn: Gfn) -> Option<Bfn> {
-        self.inner.by_gfn.find(&self.inner.client.arena, gfn.0, |_, r| r.bfn())
+        let usable = |s: State| matches!(s.status, Status::Live | Status::Idle);
+        let inner = &self.inner;
+        inner.by_gfn.find(&inner.client.records, gfn.0, |_, r| usable(r.state.get()).then(|| r.bfn()))?
     }
 
     /// A reference to the live mapping of `gfn`; `None` if there is none.
     fn hit(&self, gfn: Gfn) -> Option<Result<Mapped, MapError>> {
         let inner = &self.inner;
-        let found = inner.by_gfn.find(&inner.client.arena, gfn.0, |slot, r| match r.state.take() {
+        let found = inner.by_gfn.find(&inner.client.records, gfn.0, |slot, r| match r.state.take() {
             Ok(()) => Some(Ok((slot, r.bfn()))),
             Err(NoRef::TooMany) => Some(Err(MapError::TooManyReferences { domid: self.domid(), gfn })),
             Err(NoRef::NotLive(_)) => None,
@@ -96,8 +108,8 @@ impl Guest {
     /// Takes an idle mapping back into use.
     fn revive(&self, gfn: Gfn) -> Option<Result<Mapped, MapError>> {
         let inner = &self.inner;
-        let arena = &inner.client.arena;
-        let found = inner.by_gfn.find(arena, gfn.0, |slot, r| r.state.revive().then(|| (slot, r.bfn())));
+        let records = &inner.client.records;
+        let found = inner.by_gfn.find(records, gfn.0, |slot, r| r.state.revive().then(|| (slot, r.bfn())));
         found?.map(|(slot, bfn)| Ok(self.mapped(slot, bfn)))
     }
 
@@ -105,18 +117,17 @@ impl Guest {
     fn enter(&self, slow: &mut Slow, gfn: Gfn, bfn: Bfn) -> Result<Mapped, MapError> {
         let inner = &self.inner;
         let client = &inner.client;
-        if let Some((slot, guest)) = client.by_bfn.find(&client.arena, bfn.0, |slot, r| (slot, r.guest())) {
+        if let Some((slot, guest)) = client.records.find(bfn, |slot, r| (slot, r.guest())) {
             return self.enter_again(slot, guest, gfn, bfn);
         }
-        let Some(slot) = client.arena.insert(inner.id, gfn, bfn) else {
+        let Some(slot) = client.records.insert(inner.id, gfn, bfn) else {
             // Nobody has seen the bus frame yet, so no device can reach it.
             if let Some(Err(e)) = client.backend.remove(inner.peer, &[(gfn, bfn)]).pop() {
                 log::error!("{e}");
             }
             return Err(MapError::NoBusFrames { domid: self.domid(), gfn });
         };
-        client.by_bfn.insert(&client.arena, slot);
-        inner.by_gfn.insert(&client.arena, slot);
+        inner.by_gfn.insert(&client.records, slot);
         slow.mappings += 1;
         Ok(self.mapped(slot, bfn))
     }
@@ -125,9 +136,9 @@ impl Guest {
     /// reference on it, so there must stay one mapping of it.
     fn enter_again(&self, slot: Slot, guest: u32, gfn: Gfn, bfn: Bfn) -> Result<Mapped, MapError> {
         let inner = &self.inner;
-        let arena = &inner.client.arena;
+        let records = &inner.client.records;
         let domid = self.domid();
-        let Some(record) = arena.get(slot).filter(|_| guest == inner.id) else {
+        let Some(record) = records.get(slot).filter(|_| guest == inner.id) else {
             return Err(MapError::Conflict { domid, gfn, bfn });
         };
         loop {
@@ -140,9 +151,9 @@ impl Guest {
                 Err(NoRef::NotLive(_)) => return Err(MapError::Draining { domid, gfn, bfn }),
             }
         }
-        inner.by_gfn.remove(arena, slot);
+        inner.by_gfn.remove(records, slot);
         record.set_gfn(gfn);
-        inner.by_gfn.insert(arena, slot);
+        inner.by_gfn.insert(records, slot);
         Ok(self.mapped(slot, bfn))
     }
 

@@ -141,7 +141,7 @@ impl GuestInner {
 
     /// Gives a reference back.
     pub(crate) fn put(self: Arc<Self>, slot: Slot, bfn: Bfn) -> Option<Draining> {
-        let record = self.client.arena.get(slot)?;
+        let record = self.client.records.get(slot)?;
         let State { status: Status::Idle, epoch, .. } = record.state.put() else { return None };
         let what = What::Mapping { slot, epoch };
         let drained = Drained { what, gfn: record.gfn(), bfn, cause: Cause::LastPut };
@@ -151,7 +151,7 @@ impl GuestInner {
     /// Whether the mapping still rests in that epoch.
     pub(crate) fn rests(&self, slot: Slot, epoch: u32) -> bool {
         self.client
-            .arena
+            .records
             .get(slot)
             .map(|r| r.state.get())
             .is_some_and(|s| rests(s.status) && s.epoch == epoch)
@@ -159,7 +159,7 @@ impl GuestInner {
 
     /// Whether it rests and has references.
     pub(crate) fn is_held(&self, slot: Slot, epoch: u32) -> bool {
-        let state = self.client.arena.get(slot).map(|r| r.state.get());
+        let state = self.client.records.get(slot).map(|r| r.state.get());
         state.is_some_and(|s| s.epoch == epoch && s.refs != 0)
     }
 }

@@ -28,16 +28,16 @@ impl Guest {
         }
         for d in items {
             let What::Mapping { slot, epoch } = d.what else { continue };
-            let Some(record) = client.arena.get(slot) else { continue };
+            let Some(record) = client.records.get(slot) else { continue };
             if record.state.begin_release(epoch).is_none() {
                 out.revived += 1;
                 continue;
             }
             // Out of the table before the hypervisor has the frame back: it may be another guest's at once.
-            inner.by_gfn.remove(&client.arena, slot);
-            client.by_bfn.remove(&client.arena, slot);
+            inner.by_gfn.remove(&client.records, slot);
             slots.push(slot);
             mappings.push((record.gfn(), record.bfn()));
+            client.records.withdraw(slot);
         }
         if mappings.is_empty() {
             return;
@@ -46,16 +46,13 @@ impl Guest {
         for ((slot, (gfn, bfn)), answer) in slots.into_iter().zip(mappings).zip(answers) {
             match answer {
                 Ok(()) => {
-                    client.arena.remove(slot);
+                    client.records.forget(slot);
                     slow.mappings = slow.mappings.saturating_sub(1);
                     inner.counts.released.fetch_add(1, Ordering::Relaxed);
                     out.mappings += 1;
                 }
                 Err(e) => {
-                    client.by_bfn.insert(&client.arena, slot);
-                    let epoch =
-                        client.arena.get(slot).and_then(|r| r.state.make_stale()).map_or(0, |s| s.epoch);
-                    let what = What::Mapping { slot, epoch };
+                    let what = What::Mapping { slot, epoch: client.records.restore(slot) };
                     out.failed.push((self.draining(Drained { what, gfn, bfn, cause: Cause::Again }), e));
                 }
             }

@@ -114,10 +114,10 @@ impl AtomicState {
     /// No new references from now on. The state after it, or `None` if it was so already.
     pub(crate) fn make_stale(&self) -> Option<State> {
         self.change(|s| match s.status {
-            Status::Live | Status::Idle | Status::Releasing => {
+            Status::Live | Status::Idle => {
                 Ok(State { status: Status::Stale, epoch: s.epoch.wrapping_add(1), ..s })
             }
-            Status::Stale | Status::Free => Err(()),
+            Status::Stale | Status::Releasing | Status::Free => Err(()),
         })
         .ok()
     }
@@ -137,6 +137,12 @@ impl AtomicState {
     /// Fills a free slot: live, with one reference. The epoch goes on, so that tokens of the slot's last mapping stay void.
     pub(crate) fn occupy(&self) {
         let _ = self.change(|s| Ok::<_, ()>(State { status: Status::Live, refs: 1, ..s }));
+    }
+
+    /// Fills a free slot again with what was in it: stale, without references. Its epoch.
+    pub(crate) fn occupy_stale(&self) -> u32 {
+        let next = |s: State| State { status: Status::Stale, refs: 0, epoch: s.epoch.wrapping_add(1) };
+        self.change(|s| Ok::<_, ()>(next(s))).map_or(0, |s| s.epoch)
     }
 
     /// Empties the slot.

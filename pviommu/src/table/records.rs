@@ -1,0 +1,220 @@
+//! The live mappings: found by number without a lock and by bus frame, never moved.
+//!
+//! Where we choose bus frames the number is the bus frame's place in the window, so that what is said of a bus frame is
+//! one cache line away. Where the hypervisor tells them, they may lie anywhere: numbers are handed out, and an
+//! index finds them.
+
+use xen_ioreq::{Bfn, Gfn};
+
+use super::chunk::Chunk;
+use super::index::Index;
+use super::prefetch::prefetch;
+use super::{AtomicState, Status};
+use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, OnceLock};
+
+/// log2 of the records in a chunk: small ones at first, then such as fill a huge page.
+const SMALL: u32 = 12;
+const LARGE: u32 = 16;
+/// Small chunks: a large one is at most half of what is there before it.
+const SMALLS: usize = 2 << (LARGE - SMALL);
+const IN_SMALLS: usize = SMALLS << SMALL;
+/// Mappings of told bus frames: 128 GiB of guest memory within a device's reach.
+const MOST_TOLD: usize = 1 << 25;
+
+/// One mapping. 32 bytes, so that none lies on two cache lines; the indices over it add a `u32` and a byte each.
+#[derive(Debug, Default)]
+#[repr(align(32))]
+pub(crate) struct Record {
+    pub(crate) state: AtomicState,
+    bfn: AtomicU64,
+    gfn: AtomicU64,
+    guest: AtomicU32,
+}
+
+impl Record {
+    pub(crate) fn bfn(&self) -> Bfn {
+        Bfn(self.bfn.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn gfn(&self) -> Gfn {
+        Gfn(self.gfn.load(Ordering::Acquire))
+    }
+
+    /// Changes the key: only while no index refers to the record by it.
+    pub(crate) fn set_gfn(&self, gfn: Gfn) {
+        self.gfn.store(gfn.0, Ordering::Release);
+    }
+
+    /// The guest's number within the client.
+    pub(crate) fn guest(&self) -> u32 {
+        self.guest.load(Ordering::Acquire)
+    }
+}
+
+/// A record's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Slot(pub(crate) u32);
+
+pub(crate) struct Records {
+    chunks: Vec<OnceLock<Chunk>>,
+    places: Places,
+}
+
+/// Which number a bus frame's mapping has.
+enum Places {
+    /// Its distance from `base`.
+    Window { base: u64, live: AtomicUsize },
+    /// What `by_bfn` says.
+    Told {
+        by_bfn: Index,
+        /// Numbers that were used and are free again.
+        free: Mutex<Vec<u32>>,
+        /// Numbers that were ever used.
+        used: AtomicUsize,
+    },
+}
+
+impl Records {
+    /// For the bus frames `base .. base + frames`.
+    pub(crate) fn of_window(base: Bfn, frames: u64) -> Self {
+        let most = usize::try_from(frames).unwrap_or(usize::MAX);
+        Self::new(most, Places::Window { base: base.0, live: AtomicUsize::new(0) })
+    }
+
+    /// For bus frames that are told; see [`Index::new`] about the secret.
+    pub(crate) fn of_told(secret: u64) -> Self {
+        let by_bfn = Index::new(|r| r.bfn().0, secret);
+        Self::new(MOST_TOLD, Places::Told { by_bfn, free: Mutex::default(), used: AtomicUsize::new(0) })
+    }
+
+    fn new(most: usize, places: Places) -> Self {
+        let chunks = most.checked_sub(1).map_or(0, |last| chunk_of(last).0 + 1);
+        Self { chunks: (0..chunks).map(|_| OnceLock::new()).collect(), places }
+    }
+
+    /// The record of a number; `None` only for one that was never in use.
+    pub(crate) fn get(&self, slot: Slot) -> Option<&Record> {
+        let (chunk, _, i) = chunk_of(slot.0 as usize);
+        self.chunks.get(chunk)?.get()?.get(i)
+    }
+
+    /// Calls `f` with the mapping at a bus frame, if there is one that is not being released.
+    pub(crate) fn find<R>(&self, bfn: Bfn, f: impl FnOnce(Slot, &Record) -> R) -> Option<R> {
+        match &self.places {
+            Places::Told { by_bfn, .. } => by_bfn.find(self, bfn.0, f),
+            Places::Window { base, .. } => {
+                let slot = slot_in(*base, bfn)?;
+                let record = self.get(slot)?;
+                let there = !matches!(record.state.get().status, Status::Free | Status::Releasing);
+                there.then(|| f(slot, record))
+            }
+        }
+    }
+
+    /// Fetches the lines in which [`find`](Self::find) will look.
+    pub(crate) fn prefetch(&self, bfn: Bfn) {
+        match &self.places {
+            Places::Told { by_bfn, .. } => by_bfn.prefetch(bfn.0),
+            Places::Window { base, .. } => {
+                slot_in(*base, bfn).into_iter().for_each(|s| self.prefetch_slot(s))
+            }
+        }
+    }
+
+    /// Fetches the line of a record.
+    pub(crate) fn prefetch_slot(&self, slot: Slot) {
+        if let Some(record) = self.get(slot) {
+            prefetch(record);
+        }
+    }
+
+    /// A mapping that is live and has one reference; `None` if there is one at that bus frame, or no room.
+    pub(crate) fn insert(&self, guest: u32, gfn: Gfn, bfn: Bfn) -> Option<Slot> {
+        let slot = match &self.places {
+            Places::Window { base, .. } => slot_in(*base, bfn)?,
+            Places::Told { free, used, .. } => {
+                let mut free = free.lock();
+                free.pop().map_or_else(
+                    || {
+                        let next = used.load(Ordering::Relaxed);
+                        let slot = u32::try_from(next).ok().filter(|_| next < MOST_TOLD)?;
+                        used.store(next + 1, Ordering::Relaxed);
+                        Some(Slot(slot))
+                    },
+                    |slot| Some(Slot(slot)),
+                )?
+            }
+        };
+        let (chunk, len, i) = chunk_of(slot.0 as usize);
+        let record = self.chunks.get(chunk)?.get_or_init(|| Chunk::new(len)).get(i)?;
+        if record.state.get().status != Status::Free {
+            return None;
+        }
+        record.bfn.store(bfn.0, Ordering::Relaxed);
+        record.gfn.store(gfn.0, Ordering::Relaxed);
+        record.guest.store(guest, Ordering::Relaxed);
+        record.state.occupy();
+        self.found_by_bfn(slot);
+        Some(slot)
+    }
+
+    /// Takes a mapping out that is being released, before the hypervisor is told: its bus frame may be another's at
+    /// once. Either [`forget`](Self::forget) or [`restore`](Self::restore) is next.
+    pub(crate) fn withdraw(&self, slot: Slot) {
+        match &self.places {
+            Places::Told { by_bfn, .. } => by_bfn.remove(self, slot),
+            Places::Window { live, .. } => {
+                live.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        if let Some(record) = self.get(slot) {
+            record.state.vacate();
+        }
+    }
+
+    /// The hypervisor has been told. In a window the number may be in use again already.
+    pub(crate) fn forget(&self, slot: Slot) {
+        if let Places::Told { free, .. } = &self.places {
+            free.lock().push(slot.0);
+        }
+    }
+
+    /// The hypervisor has not taken it: the mapping is there as before, stale, in the epoch that is returned.
+    pub(crate) fn restore(&self, slot: Slot) -> u32 {
+        let epoch = self.get(slot).map_or(0, |r| r.state.occupy_stale());
+        self.found_by_bfn(slot);
+        epoch
+    }
+
+    fn found_by_bfn(&self, slot: Slot) {
+        match &self.places {
+            Places::Told { by_bfn, .. } => {
+                by_bfn.insert(self, slot);
+            }
+            Places::Window { live, .. } => {
+                live.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// How many mappings there are that are not being released.
+    pub(crate) fn len(&self) -> usize {
+        match &self.places {
+            Places::Told { by_bfn, .. } => by_bfn.len(),
+            Places::Window { live, .. } => live.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// In which chunk a record is, how long that is, and where in it the record is.
+fn chunk_of(record: usize) -> (usize, usize, usize) {
+    match record.checked_sub(IN_SMALLS) {
+        None => (record >> SMALL, 1 << SMALL, record % (1 << SMALL)),
+        Some(above) => (SMALLS + (above >> LARGE), 1 << LARGE, above % (1 << LARGE)),
+    }
+}
+
+fn slot_in(base: u64, bfn: Bfn) -> Option<Slot> {
+    u32::try_from(bfn.0.checked_sub(base)?).ok().map(Slot)
+}

@@ -111,10 +111,17 @@ impl Word {
         let _ = self.exchange_loop(order, Ordering::Relaxed, |raw| Some(self.put(raw, value)));
     }
 
+    /// `most` is the largest value of the type. The cell of a narrow one may hold more, where it has wrapped.
     #[track_caller]
-    fn compare_exchange(&self, old: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64> {
-        if self.bits < 64 || torn() {
-            return self.update(success, failure, |now| (now == old).then_some(new));
+    fn compare_exchange(
+        &self,
+        [old, new]: [u64; 2],
+        success: Ordering,
+        failure: Ordering,
+        most: u64,
+    ) -> Result<u64, u64> {
+        if most < u64::MAX || torn() {
+            return self.update(success, failure, |now| (now & most == old).then_some(new));
         }
         let success = order(Access::Update, success);
         let changed = self.cell().step().compare_exchange(
@@ -164,20 +171,16 @@ impl Word {
         Err(raw)
     }
 
-    /// Adds `n`, or takes `n` away; the value before. `most` is the largest value of the type.
+    /// Adds `n`, or takes `n` away; the value before.
     #[track_caller]
-    fn add(&self, n: u64, plus: bool, most: u64, order: Ordering) -> u64 {
-        let sum = |v: u64| if plus { v.wrapping_add(n) & most } else { v.wrapping_sub(n) & most };
+    fn add(&self, n: u64, plus: bool, order: Ordering) -> u64 {
         if self.bits < 64 || torn() {
+            let sum = |v: u64| if plus { v.wrapping_add(n) } else { v.wrapping_sub(n) };
             return self.update(order, order, |v| Some(sum(v))).unwrap_or_else(|v| v);
         }
         let order = self::order(Access::Update, order);
         let cell = self.cell();
-        let before =
-            self.get(if plus { cell.step().fetch_add(n, order) } else { cell.step().fetch_sub(n, order) });
-        let now = if plus { before.wrapping_add(n) } else { before.wrapping_sub(n) };
-        assert_eq!(now, sum(before), "a narrow atomic wraps, which its cell does not");
-        before
+        self.get(if plus { cell.step().fetch_add(n, order) } else { cell.step().fetch_sub(n, order) })
     }
 
     #[track_caller]
@@ -290,7 +293,8 @@ macro_rules! atomic {
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$int, $int> {
-                let changed = self.0.compare_exchange(old as u64, new as u64, success, failure);
+                let words = [old as u64, new as u64];
+                let changed = self.0.compare_exchange(words, success, failure, <$int>::MAX as u64);
                 changed.map(|v| v as $int).map_err(|v| v as $int)
             }
 
@@ -318,12 +322,12 @@ macro_rules! atomic {
 
             #[track_caller]
             pub(crate) fn fetch_add(&self, n: $int, order: Ordering) -> $int {
-                self.0.add(n as u64, true, <$int>::MAX as u64, order) as $int
+                self.0.add(n as u64, true, order) as $int
             }
 
             #[track_caller]
             pub(crate) fn fetch_sub(&self, n: $int, order: Ordering) -> $int {
-                self.0.add(n as u64, false, <$int>::MAX as u64, order) as $int
+                self.0.add(n as u64, false, order) as $int
             }
 
             #[track_caller]

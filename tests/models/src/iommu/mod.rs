@@ -11,7 +11,7 @@ mod table;
 mod unmap;
 
 pub(crate) use lingering::Lingering;
-pub(crate) use table::{BusTable, Kind, Translation};
+pub(crate) use table::{BusTable, Kind, Pinned, Translation};
 use xen_ioreq::{Bfn, DomId};
 
 use crate::frames::FrameTable;

@@ -1,5 +1,6 @@
 //! Scenes, by what meets in them.
 
+pub mod bus;
 pub mod litmus;
 pub mod soft;
 pub mod state;

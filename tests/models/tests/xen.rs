@@ -1,0 +1,61 @@
+//! What the model hypervisor says of devices: exact, whatever devices do meanwhile.
+
+use models::model::bus::{self, Change, Unmap};
+use models::{Checker, Fault};
+
+const TABLE: &str = "iommu/table.rs";
+const FRAMES: &str = "mock-xen/src/frames.rs";
+
+#[test]
+fn an_unmap_counts_exactly_the_translations_that_it_breaks_and_the_next_entry_begins_with_none() {
+    bus::translations_beside_a_change(Checker::bounded(3), 1, Change::Remap);
+    bus::translations_beside_a_change(Checker::bounded(2), 2, Change::Remap);
+}
+
+#[test]
+fn a_repointed_entry_leads_devices_to_the_old_frame_or_the_new_one_and_counts_those_of_the_old() {
+    bus::translations_beside_a_change(Checker::bounded(3), 1, Change::Repoint);
+    bus::translations_beside_a_change(Checker::bounded(1), 2, Change::Repoint);
+}
+
+#[test]
+fn an_entry_that_is_repointed_only_when_idle_breaks_no_translation() {
+    bus::translations_beside_a_change(Checker::bounded(3), 1, Change::RepointIdle);
+    bus::translations_beside_a_change(Checker::bounded(1), 2, Change::RepointIdle);
+}
+
+#[test]
+#[should_panic(expected = "each that was broken is told")]
+fn translations_are_miscounted_with_torn_updates() {
+    let checker = Checker::bounded(2).with(Fault::TornUpdates(TABLE));
+    bus::translations_beside_a_change(checker, 1, Change::Remap);
+}
+
+#[test]
+#[should_panic(expected = "one entry's parts")]
+fn a_translation_mixes_two_entries_with_relaxed_updates() {
+    let checker = Checker::bounded(2).with(Fault::RelaxedUpdates(TABLE));
+    bus::translations_beside_a_change(checker, 1, Change::Repoint);
+}
+
+#[test]
+fn a_frame_that_is_freed_in_use_is_told_by_the_pin_or_by_the_freeing() {
+    bus::a_frame_is_freed_beside_a_pin(Checker::bounded(3));
+}
+
+#[test]
+#[should_panic(expected = "Concurrent read and write")]
+fn a_frame_that_is_freed_in_use_is_told_by_nobody_without_a_total_order() {
+    bus::a_frame_is_freed_beside_a_pin(Checker::bounded(3).with(Fault::NoTotalOrder(FRAMES)));
+}
+
+#[test]
+fn an_entry_that_is_unmapped_in_use_is_told_and_none_leads_to_a_free_frame() {
+    bus::an_entry_is_unmapped_beside_a_pin(Checker::bounded(3), Unmap::EntryFirst);
+}
+
+#[test]
+#[should_panic(expected = "no entry leads to a free frame")]
+fn an_entry_whose_reference_goes_first_leads_to_a_free_frame() {
+    bus::an_entry_is_unmapped_beside_a_pin(Checker::bounded(3), Unmap::ReferenceFirst);
+}

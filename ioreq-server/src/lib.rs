@@ -7,7 +7,7 @@
 //! - [`Server`]: created, mapped, enabled; taken down in order when it is dropped, whatever the guest is doing.
 //! - [`Bus`]: which [`Device`] answers. A device offers capabilities, and answers an access with a value, a reason
 //!   why not, or a promise ([`Outcome`]). What an error looks like to the guest is the operator's choice ([`OnError`]).
-//! - [`pci`]: functions with BARs, capabilities and MSI.
+//! - [`pci`]: functions with BARs, capabilities and MSI; [`regs`]: registers declared as a table.
 //! - [`Guest`] joins the two; [`GuestLoop`] serves guests, one or many to a thread.
 //! - [`privilege`] (a feature, on by default): what the process gives up before it serves.
 //!
@@ -94,6 +94,7 @@ pub mod outcome;
 pub mod pci;
 #[cfg(all(feature = "privilege", target_os = "linux", target_arch = "x86_64"))]
 pub mod privilege;
+pub mod regs;
 mod request;
 mod ring;
 mod server;

@@ -36,6 +36,7 @@ pub struct Window {
 
 /// A change to the bus that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BusError {
     /// Not attached, or no longer.
     #[error("no such device on the bus")]

@@ -17,6 +17,7 @@ pub const MAX_RANGES: usize = 256;
 
 /// A range that could not be claimed or released.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClaimError {
     /// `last` is before `start`.
     #[error("{space} {start:#x}-{last:#x} is not a range")]
@@ -55,6 +56,22 @@ pub enum ClaimError {
     /// Xen's limit.
     #[error("{domid} {server}: no room for {space} {start:#x}-{last:#x}: 256 ranges of that kind are in use")]
     Full {
+        /// The guest.
+        domid: DomId,
+        /// The server.
+        server: IoServerId,
+        /// Space.
+        space: Space,
+        /// First address.
+        start: u64,
+        /// Last address.
+        last: u64,
+    },
+    /// Xen joins ranges that touch, and giving this one back would leave two where its limit allows one.
+    #[error(
+        "{domid} {server}: {space} {start:#x}-{last:#x} cannot be given back alone: it would leave more than 256 ranges of that kind"
+    )]
+    Splits {
         /// The guest.
         domid: DomId,
         /// The server.
@@ -136,7 +153,7 @@ impl RangeClaims for ServerClaims {
         let ranges = &mut ledger.spaces[space as usize];
         check(ranges, space, start, last)?;
         let server = self.server;
-        if joined(ranges, start, last) > MAX_RANGES {
+        if joined(ranges, Some((start, last))) > MAX_RANGES {
             return Err(ClaimError::Full { domid: self.dm.domid(), server, space, start, last });
         }
         self.dm.map_range(server, space, start, last).map_err(|source| ClaimError::Xen {
@@ -160,6 +177,12 @@ impl RangeClaims for ServerClaims {
             return Err(ClaimError::Unknown { space, start, last });
         }
         let server = self.server;
+        ranges.remove(&start);
+        let left = joined(ranges, None);
+        ranges.insert(start, last);
+        if left > MAX_RANGES {
+            return Err(ClaimError::Splits { domid: self.dm.domid(), server, space, start, last });
+        }
         self.dm.unmap_range(server, space, start, last).map_err(|source| ClaimError::Xen {
             server,
             space,
@@ -196,14 +219,14 @@ fn check(ranges: &BTreeMap<u64, u64>, space: Space, start: u64, last: u64) -> Re
     }
 }
 
-/// How many ranges there are, after those that touch are joined, with a new one among them.
-fn joined(ranges: &BTreeMap<u64, u64>, start: u64, last: u64) -> usize {
-    let before = ranges.range(..start);
-    let after = ranges.range(start..);
-    let all = before.chain(std::iter::once((&start, &last))).chain(after);
+/// How many ranges there are, after those that touch are joined, with a new one among them if there is one.
+fn joined(ranges: &BTreeMap<u64, u64>, new: Option<(u64, u64)>) -> usize {
+    let at = new.map_or(0, |(start, _)| start);
+    let all =
+        ranges.range(..at).map(|(s, l)| (*s, *l)).chain(new).chain(ranges.range(at..).map(|(s, l)| (*s, *l)));
     let mut count = 0;
     let mut previous = None;
-    for (&start, &last) in all {
+    for (start, last) in all {
         if previous.and_then(|p: u64| p.checked_add(1)) != Some(start) {
             count += 1;
         }
@@ -306,6 +329,24 @@ mod tests {
         // Closes the gap between two, and Xen joins all three.
         c.claim(Space::Mmio, 0x1000, 0x1fff).unwrap();
         c.claim(Space::Mmio, 0x100_0000, 0x100_0fff).unwrap();
+    }
+
+    #[test]
+    fn range_in_the_middle_of_joined_ones_cannot_go_where_there_is_no_room_for_what_it_leaves() {
+        let (script, c) = claims();
+        for i in 0..3 {
+            c.claim(Space::Mmio, i * 0x1000, i * 0x1000 + 0xfff).unwrap();
+        }
+        for i in 1..256 {
+            c.claim(Space::Mmio, i * 0x10000, i * 0x10000 + 0xfff).unwrap();
+        }
+        let asked = script.calls.lock().len();
+        let e = c.release(Space::Mmio, 0x1000, 0x1fff).unwrap_err();
+        assert!(e.to_string().starts_with("d5 ios1: memory 0x1000-0x1fff cannot be given back alone"), "{e}");
+        assert_eq!(script.calls.lock().len(), asked);
+        // From the end it can, and then the other end.
+        c.release(Space::Mmio, 0x2000, 0x2fff).unwrap();
+        c.release(Space::Mmio, 0x1000, 0x1fff).unwrap();
     }
 
     #[test]

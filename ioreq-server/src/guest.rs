@@ -58,6 +58,7 @@ impl Notices for () {}
 
 /// What makes a guest impossible to serve.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum GuestError {
     /// The event channels failed.
     #[error("{domid} {server}: {op} of its event channels: {errno}")]

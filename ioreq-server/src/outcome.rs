@@ -13,6 +13,7 @@ use crate::memory::MemoryError;
 
 /// Why an access has no answer of its own.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum IoError {
     /// Nothing of ours is at that address, or the access leaves its range.
     #[error("no device at this address")]

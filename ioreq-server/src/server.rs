@@ -23,6 +23,7 @@ const FIRST_SLOT_FRAME: u32 = 1;
 
 /// A step of a server's life that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ServerError {
     /// Creating it.
     #[error("creating an IOREQ server: {0}")]

@@ -9,4 +9,5 @@ mod lifecycle;
 mod memory;
 mod notices;
 mod pci;
+mod protocol;
 mod rig;

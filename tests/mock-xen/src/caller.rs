@@ -215,8 +215,7 @@ impl Caller {
                 let which = match frame {
                     XENMEM_resource_ioreq_server_frame_bufioreq if server.has_ring() => Shared::Buffered,
                     XENMEM_resource_ioreq_server_frame_bufioreq => return Err(Errno::ENOENT),
-                    XENMEM_resource_ioreq_server_frame_ioreq0 => Shared::Sync,
-                    _ => return Err(Errno::EINVAL),
+                    slots => Shared::Sync(slots - XENMEM_resource_ioreq_server_frame_ioreq0),
                 };
                 frames.push(server.page(which).ok_or(Errno::ENOMEM)?);
             }
@@ -239,12 +238,12 @@ impl ResourceMap for Caller {
         self.call(Site::ForeignMap, || self.map_of_resource(domid, kind, id, first, nr))
     }
 
-    /// 2 for an IOREQ server, existing or not: as in Xen the size depends only on the number of vCPUs. Other kinds
-    /// that Xen knows are not modelled.
+    /// The ring and the pages of slots for an IOREQ server, existing or not. Other kinds that Xen knows are not
+    /// modelled.
     fn resource_size(&self, domid: DomId, kind: u32, _id: u32) -> Result<u32, Errno> {
         dm_op::remote(&self.machine, &self.domain, domid)?;
         match kind {
-            XENMEM_resource_ioreq_server => Ok(2),
+            XENMEM_resource_ioreq_server => Ok(1 + self.machine.config().slot_pages),
             XENMEM_resource_grant_table | XENMEM_resource_vmtrace_buf => Err(Errno::EOPNOTSUPP),
             // Xen hands its own error out as if it were a size.
             _ => Ok(u32::from_ne_bytes(Errno::EOPNOTSUPP.status().to_ne_bytes())),

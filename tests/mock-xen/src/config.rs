@@ -69,6 +69,8 @@ pub struct Config {
     pub bfn_bits: u32,
     /// Entries of the ring of an event-channel device.
     pub evtchn_ring: usize,
+    /// Pages of sync slots that an IOREQ server has, each for 128 vCPUs. Xen up to 4.22 has one.
+    pub slot_pages: u32,
     /// Panic at the first violation, in the thread that caused it.
     pub fail_fast: bool,
 }
@@ -88,6 +90,7 @@ impl Default for Config {
             preempt_after: 256,
             bfn_bits: 27,
             evtchn_ring: 1024,
+            slot_pages: 1,
             fail_fast: false,
         }
     }
@@ -100,7 +103,7 @@ pub struct DomainConfig {
     pub domid: Option<DomId>,
     /// Most frames that it may own at a time.
     pub max_pages: u64,
-    /// Virtual CPUs, 1 to 128.
+    /// Virtual CPUs, 1 to 128 for each of [`Config::slot_pages`].
     pub vcpus: u32,
     /// Whether it is a hardware-virtualised guest (a PV domain has no IOREQ servers and cannot be a target).
     pub hvm: bool,

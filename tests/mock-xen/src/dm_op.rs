@@ -175,7 +175,7 @@ impl Call<'_> {
         if data.flags & XEN_DMOP_no_gfns == 0 {
             // The pages are a resource here and have no guest frames: either they are mapped as such already, or there
             // is no frame to put them at.
-            let mapped = server.page(ioreq::Shared::Sync).is_some();
+            let mapped = server.page(ioreq::Shared::Sync(0)).is_some();
             return Err(if mapped { Errno::EPERM } else { Errno::ENOMEM });
         }
         if let Some(port) = server.buffered_port() {

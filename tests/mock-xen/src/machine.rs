@@ -23,9 +23,6 @@ use crate::oracle::{Oracle, Violation};
 use crate::p2m::P2m;
 use crate::vcpu::Vcpu;
 
-/// vCPUs for which one page has slots.
-const MAX_VCPUS: u32 = 128;
-
 /// Why a machine or a domain cannot be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CreateError {
@@ -51,8 +48,8 @@ pub enum CreateError {
     /// the number is taken or reserved
     #[error("{0} is taken or reserved")]
     DomId(DomId),
-    /// a domain has 1 to 128 vCPUs
-    #[error("{0} vCPUs: a guest has 1 to 128")]
+    /// a domain has 1 to 128 vCPUs for each page of slots
+    #[error("{0} vCPUs: a guest has 1 to 128 for each page of slots")]
     Vcpus(u32),
 }
 
@@ -187,7 +184,8 @@ impl Machine {
 
     /// Builds a domain without memory.
     pub fn create_domain(&self, config: &DomainConfig) -> Result<DomId, CreateError> {
-        if config.vcpus > MAX_VCPUS || (config.hvm && config.vcpus == 0) {
+        let max_vcpus = self.config.slot_pages.saturating_mul(ioreq::VCPUS_PER_PAGE);
+        if config.vcpus > max_vcpus || (config.hvm && config.vcpus == 0) {
             return Err(CreateError::Vcpus(config.vcpus));
         }
         let mut next = self.next_id.lock();

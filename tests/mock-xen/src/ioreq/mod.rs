@@ -25,14 +25,17 @@ use crate::evtchn::{self, Sink};
 use crate::frames::Hold;
 use crate::machine::Machine;
 
+/// vCPUs for which one page has slots.
+pub(crate) const VCPUS_PER_PAGE: u32 = 128;
 /// Servers of one domain.
 pub(crate) const MAX_SERVERS: usize = 8;
 
-/// The two pages that a server shares with its emulator.
+/// A page that a server shares with its emulator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shared {
     Buffered,
-    Sync,
+    /// Slots of the vCPUs from 128 times this number on.
+    Sync(u32),
 }
 
 /// A server.
@@ -43,8 +46,8 @@ pub(crate) struct Server {
     enabled: AtomicBool,
     /// Destroyed: whoever waits for an answer stops waiting.
     gone: AtomicBool,
-    /// MFN + 1, or 0 while there is none.
-    pages: [AtomicU64; 2],
+    /// The buffered ring and the pages of slots: MFN + 1, or 0 while there is none.
+    pages: Vec<AtomicU64>,
     /// Serialises the allocation of the pages.
     paging: Mutex<()>,
     pub(crate) ranges: [RwLock<RangeSet>; 3],
@@ -75,23 +78,28 @@ impl Server {
         self.vcpu_ports.get(usize::try_from(vcpu.0).ok()?).copied()
     }
 
-    fn cell(&self, which: Shared) -> &AtomicU64 {
-        let [buffered, sync] = &self.pages;
+    fn cell(&self, which: Shared) -> Option<&AtomicU64> {
         match which {
-            Shared::Buffered => buffered,
-            Shared::Sync => sync,
+            Shared::Buffered => self.pages.first(),
+            Shared::Sync(n) => self.pages.get(1 + usize::try_from(n).ok()?),
         }
     }
 
     pub(crate) fn page(&self, which: Shared) -> Option<Mfn> {
-        self.cell(which).load(Ordering::Acquire).checked_sub(1).map(Mfn)
+        self.cell(which)?.load(Ordering::Acquire).checked_sub(1).map(Mfn)
+    }
+
+    /// All pages that it may have.
+    fn shared(&self) -> impl Iterator<Item = Shared> + use<> {
+        let slots = u32::try_from(self.pages.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        (0..slots).map(Shared::Sync).chain([Shared::Buffered])
     }
 
     /// Allocates the shared pages if they are not there yet. They belong to the guest but do not count against its
     /// limit.
     pub(crate) fn ensure_pages(&self, machine: &Machine, domain: &Domain) -> Result<(), Errno> {
         let _paging = self.paging.lock();
-        for which in [Shared::Sync, Shared::Buffered] {
+        for which in self.shared() {
             if self.page(which).is_some() || (which == Shared::Buffered && !self.has_ring()) {
                 continue;
             }
@@ -100,14 +108,17 @@ impl Server {
                 t.hold(mfn, Hold::HostMap(DomId::XEN))?;
                 Ok::<_, Errno>(mfn)
             })?;
-            self.cell(which).store(mfn.0 + 1, Ordering::Release);
+            if let Some(cell) = self.cell(which) {
+                cell.store(mfn.0 + 1, Ordering::Release);
+            }
         }
         Ok(())
     }
 
     /// The slot of a vCPU, once the page exists.
     pub(crate) fn slot<'m>(&self, machine: &'m Machine, vcpu: VcpuId) -> Option<Slot<'m>> {
-        Slot::new(machine.memory().page(self.page(Shared::Sync)?)?, vcpu)
+        let page = self.page(Shared::Sync(vcpu.0 / VCPUS_PER_PAGE))?;
+        Slot::new(machine.memory().page(page)?, VcpuId(vcpu.0 % VCPUS_PER_PAGE))
     }
 
     /// Enables or disables it. As in Xen, the ports are written into the slots when it is enabled, so a page that is
@@ -149,7 +160,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let Some(machine) = self.machine.upgrade() else { return };
-        for which in [Shared::Buffered, Shared::Sync] {
+        for which in self.shared() {
             if let Some(mfn) = self.page(which) {
                 machine.frames(|t| {
                     // A dying guest has given the allocation up already.
@@ -224,7 +235,7 @@ pub(crate) fn create(
         machine: Arc::downgrade(machine),
         enabled: AtomicBool::new(false),
         gone: AtomicBool::new(false),
-        pages: [AtomicU64::new(0), AtomicU64::new(0)],
+        pages: (0..=machine.config().slot_pages).map(|_| AtomicU64::new(0)).collect(),
         paging: Mutex::new(()),
         ranges: Default::default(),
         vcpu_ports: ports,

@@ -1,6 +1,8 @@
 //! A request as Xen makes it, before it becomes bytes in a slot or in the buffered ring.
 
-use xen_ioreq::abi::ioreq::{Bits, IOREQ_TYPE_COPY, IOREQ_TYPE_INVALIDATE, IOREQ_TYPE_PIO, STATE_IOREQ_NONE};
+use xen_ioreq::abi::ioreq::{
+    Bits, IOREQ_TYPE_COPY, IOREQ_TYPE_INVALIDATE, IOREQ_TYPE_PIO, IOREQ_TYPE_TIMEOFFSET, STATE_IOREQ_NONE,
+};
 
 /// The fields of a `struct ioreq` but for those that belong to the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,11 @@ impl Request {
     /// The notice that something has changed, as released Xen words it.
     pub(crate) fn invalidate_all() -> Self {
         Self { ty: IOREQ_TYPE_INVALIDATE, count: 0, ..Self::one(4, false, u64::MAX) }
+    }
+
+    /// The guest has set its clock.
+    pub(crate) fn time_offset(seconds: i64) -> Self {
+        Self { ty: IOREQ_TYPE_TIMEOFFSET, ..Self::one(8, false, seconds.cast_unsigned()) }
     }
 
     /// First and last byte that a (repeated) memory access touches; `None` if it wraps.

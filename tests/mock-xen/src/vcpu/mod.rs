@@ -189,6 +189,19 @@ impl Vcpu {
         Ok(())
     }
 
+    /// The guest's clock is set to host time plus `seconds`, as a guest does by writing its RTC. Every enabled server hears of
+    /// it by its buffered ring, if it has one with room; 0 is told to nobody.
+    pub fn set_time_offset(&self, seconds: i64) -> Result<(), VcpuError> {
+        self.resume()?;
+        if seconds != 0 {
+            for server in self.domain.servers.read().newest_first().filter(|s| s.is_enabled()) {
+                // What finds no room is lost, as in Xen.
+                let _ = server.send_buffered(&self.machine, &self.domain, &Request::time_offset(seconds));
+            }
+        }
+        Ok(())
+    }
+
     /// One request, from slot to answer.
     fn send(&self, server: &Server, r: &Request) -> Result<u64, VcpuError> {
         self.post(server, r)?;

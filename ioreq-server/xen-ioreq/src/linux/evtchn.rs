@@ -72,8 +72,9 @@ impl Evtchn {
     /// From then on only ports of `domid` can be bound; what is bound stays. Errors leave the descriptor as it was:
     /// EACCES if it is restricted already, ENOTTY where the kernel is too old.
     pub fn restrict(self, domid: DomId) -> Result<Self, (Self, Errno)> {
-        let mut arg = ioctl_evtchn_restrict_domid { domid: domid.0 };
-        match self.call(IOCTL_EVTCHN_RESTRICT_DOMID, &mut arg) {
+        // The waker's end too, which is a descriptor that could bind as well; first, since it can do without.
+        let end = self.waker.as_ref().map_or(Ok(0), |w| restrict(w.end.as_fd(), domid));
+        match end.and_then(|_| restrict(self.fd.as_fd(), domid)) {
             Ok(_) => Ok(self),
             Err(e) => Err((self, e)),
         }
@@ -93,6 +94,12 @@ impl Evtchn {
         // SAFETY: the callers in this file pass each opcode with its own struct, and none holds an address.
         unsafe { ioctl(self.fd.as_fd(), opcode, arg) }
     }
+}
+
+fn restrict(fd: BorrowedFd<'_>, domid: DomId) -> Result<i32, Errno> {
+    let mut arg = ioctl_evtchn_restrict_domid { domid: domid.0 };
+    // SAFETY: the opcode goes with this struct, which holds no address.
+    unsafe { ioctl(fd, IOCTL_EVTCHN_RESTRICT_DOMID, &mut arg) }
 }
 
 impl AsFd for Evtchn {

@@ -10,7 +10,9 @@ use xen_ioreq::Errno;
 use xen_ioreq::abi::evtchn::{
     IOCTL_EVTCHN_BIND_INTERDOMAIN, IOCTL_EVTCHN_NOTIFY, IOCTL_EVTCHN_RESET, IOCTL_EVTCHN_UNBIND,
 };
-use xen_ioreq::abi::privcmd::{IOCTL_PRIVCMD_DM_OP, IOCTL_PRIVCMD_MMAP_RESOURCE, IOCTL_PRIVCMD_MMAPBATCH_V2};
+use xen_ioreq::abi::privcmd::{
+    IOCTL_PRIVCMD_DM_OP, IOCTL_PRIVCMD_HYPERCALL, IOCTL_PRIVCMD_MMAP_RESOURCE, IOCTL_PRIVCMD_MMAPBATCH_V2,
+};
 
 use super::filter::{Arg, Syscalls};
 
@@ -144,6 +146,11 @@ pub fn starting() -> Syscalls {
         .allow(&[l::SYS_epoll_create1, l::SYS_eventfd2, l::SYS_timerfd_create])
         // mio and std keep second handles of what they share between threads
         .allow_if(l::SYS_fcntl, &[Arg::is(1, l::F_DUPFD_CLOEXEC as u32)])
+}
+
+/// Hypercalls of any kind through this unrestricted privcmd, with memory for them.
+pub fn hypercalls(unrestricted: &impl AsFd) -> Syscalls {
+    Syscalls::none().ioctl_of(unrestricted, IOCTL_PRIVCMD_HYPERCALL).allow(&[l::SYS_mlock])
 }
 
 /// Creating and writing files below an open directory, by relative names. A name can still climb out by `..`, or be

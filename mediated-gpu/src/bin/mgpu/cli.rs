@@ -99,6 +99,35 @@ pub(crate) struct Serve {
     /// Also answer CF8, and be the host bridge that a PVH guest's PCI scan looks for. Not for a guest that has QEMU.
     #[arg(long)]
     pub(crate) pci_root: bool,
+    #[command(flatten)]
+    pub(crate) sandbox: Sandbox,
+}
+
+/// What `mgpu serve` gives up before the guest can reach it.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Sandbox")]
+pub(crate) struct Sandbox {
+    /// Give up nothing but the descriptors' rights over other guests.
+    #[arg(long, conflicts_with_all = ["user", "chroot", "on_violation"])]
+    pub(crate) no_sandbox: bool,
+    /// Become this user (and group), by name or number. By default, as root: uid 65536 + N for guest N, gid 65536.
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+    /// Make this directory the root directory: one that is empty and root's alone.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) chroot: Option<PathBuf>,
+    /// What becomes of a system call that mgpu does not need.
+    #[arg(long, value_enum, default_value_t = Violation::Kill)]
+    pub(crate) on_violation: Violation,
+}
+
+/// What becomes of a system call that mgpu does not need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Violation {
+    /// mgpu is killed, and the kernel's log says by which call.
+    Kill,
+    /// The call fails, and the kernel's log says which it was.
+    Refuse,
 }
 
 /// `mgpu probe`
@@ -176,5 +205,16 @@ mod tests {
         assert!(Args::try_parse_from(["mgpu", "demo", "--guests", "0"]).is_err());
         assert!(Args::try_parse_from(["mgpu", "demo", "--guests", "16"]).is_err());
         assert!(Args::try_parse_from(["mgpu", "serve"]).is_err());
+    }
+
+    #[test]
+    fn a_sandbox_is_chosen_or_switched_off_not_both() {
+        let parse = |rest: &[&str]| Args::try_parse_from([&["mgpu", "serve", "--domid", "1"], rest].concat());
+        assert!(
+            parse(&["--user", "1000:1000", "--chroot", "/var/empty", "--on-violation", "refuse"]).is_ok()
+        );
+        assert!(parse(&["--no-sandbox"]).is_ok());
+        assert!(parse(&["--no-sandbox", "--user", "nobody"]).is_err());
+        assert!(parse(&["--no-sandbox", "--on-violation", "kill"]).is_err());
     }
 }

@@ -7,7 +7,9 @@ mod cli;
 #[cfg(feature = "embedded")]
 mod demo;
 mod picture;
+mod pictures;
 mod probe;
+mod sandbox;
 mod serve;
 
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! Pictures as PNG files.
+//! A picture as a PNG file.
 
 use std::fs;
 use std::io::BufWriter;
@@ -15,6 +15,17 @@ pub(crate) fn write(path: &Path, width: u32, height: u32, pixels: &[u32]) -> Res
     if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
         fs::create_dir_all(dir).map_err(|e| say(&e))?;
     }
+    let file = fs::File::create(path).map_err(|e| say(&e))?;
+    encode(file, width, height, pixels).map_err(|e| say(&e).into())
+}
+
+/// The same, to an empty file.
+pub(crate) fn encode(
+    file: fs::File,
+    width: u32,
+    height: u32,
+    pixels: &[u32],
+) -> Result<(), png::EncodingError> {
     let rgb: Vec<u8> = pixels
         .iter()
         .flat_map(|p| {
@@ -22,15 +33,13 @@ pub(crate) fn write(path: &Path, width: u32, height: u32, pixels: &[u32]) -> Res
             [r, g, b]
         })
         .collect();
-    let file = fs::File::create(path).map_err(|e| say(&e))?;
     let mut encoder = png::Encoder::new(BufWriter::new(file), width, height);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_compression(png::Compression::Balanced);
-    let mut writer = encoder.write_header().map_err(|e| say(&e))?;
-    writer.write_image_data(&rgb).map_err(|e| say(&e))?;
-    writer.finish().map_err(|e| say(&e))?;
-    Ok(())
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&rgb)?;
+    writer.finish()
 }
 
 /// The pixels of a surface, each as the guest stored it.

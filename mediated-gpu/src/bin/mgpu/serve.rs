@@ -1,13 +1,13 @@
 //! `mgpu serve`: a guest of the Xen that this runs on gets a vGPU, until it is gone or SIGTERM comes.
 //!
-//! What handles the guest's requests has descriptors that are restricted to that guest. One more, unrestricted, stays
-//! for PV-IOMMU, which is a raw hypercall, and to hear of the guest's end.
+//! What handles the guest's requests has descriptors that are restricted to that guest, and has given up what else the
+//! process could do (`sandbox`) before the guest can reach it.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ioreq_server::privilege::{Identity, ThreadKind, narrow};
 use ioreq_server::{Connection, OnError};
 use mediated_gpu::bus::BusMaster;
 use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator, Snapshot};
@@ -23,7 +23,9 @@ use xen_ioreq::DomId;
 use xen_ioreq::abi::domctl::{XEN_DOMINF_dying, XEN_DOMINF_hvm_guest, xen_domctl_getdomaininfo};
 use xen_ioreq::linux::{Evtchn, Privcmd};
 
-use crate::{Error, cli, picture};
+use crate::pictures::Pictures;
+use crate::sandbox::{self, Keeps};
+use crate::{Error, cli};
 
 /// How often the guest is looked after.
 const LOOK: Duration = Duration::from_millis(500);
@@ -35,7 +37,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         cli::Gpu::Vfio(_) => Device::Physical,
     };
     let raw = Arc::new(Privcmd::open()?);
-    check_guest(&raw, domid)?;
+    let guest_pages = check_guest(&raw, domid)?.max_pages;
     let guest = Privcmd::open()?.restrict(domid);
     let guest = Arc::new(guest.map_err(|(_, e)| format!("privcmd cannot be restricted to {domid}: {e}"))?);
     let events = Evtchn::open_blocking()?.restrict(domid);
@@ -58,6 +60,16 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         )
         .into());
     };
+    let reasons = Reasons::new()?;
+    let identity = sandbox::identity(&args.sandbox, domid)?;
+    let open = |out| Pictures::open(out, domid, identity);
+    let pictures = args.out.as_deref().map(open).transpose()?;
+    let (iommu, pictures) = (client.soft().is_none(), pictures.as_ref());
+    let us = identity.unwrap_or_else(Identity::current);
+    let keeps = Keeps { guest_pages, raw: &raw, guest: &guest, iommu, pictures };
+    println!("{}", sandbox::enter(&args.sandbox, identity, keeps)?);
+    pictures.map_or(Ok(()), |p| p.check(us))?;
+
     let bus: Arc<dyn BusMaster> = soft;
     let gpu = Arc::new(SoftGpu::new(bus.clone(), SoftGpuConfig::default())?);
     let below = Below { gpu, client: client.clone(), own: Arc::new(ProcessMemory), bus };
@@ -71,10 +83,11 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     let mediator = Arc::new(Mediator::new(below, config)?);
     let options = Options { kind, pci_root: args.pci_root, on_error: OnError::CrashGuest };
     let service = Service::start(&Connection::new(guest, events), &client, &mediator, domid, options)?;
+    narrow(ThreadKind::Main)?;
     println!("serving {domid}: {:?}, {}", args.kind, client.mode());
 
-    let end = wait(&raw, &service, args.out.as_ref())?;
-    let show = show(&service, args.out.as_ref());
+    let end = reasons.wait(&raw, &service, pictures)?;
+    let show = show(&service, pictures);
     let requests = service.requests();
     let vgpu = service.stop();
     println!("{domid}: {end}");
@@ -89,7 +102,7 @@ fn info(raw: &Privcmd, domid: DomId) -> Result<Option<xen_domctl_getdomaininfo>,
     Ok(found.into_iter().find(|d| d.domain == domid.0))
 }
 
-fn check_guest(raw: &Privcmd, domid: DomId) -> Result<(), Error> {
+fn check_guest(raw: &Privcmd, domid: DomId) -> Result<xen_domctl_getdomaininfo, Error> {
     match info(raw, domid)? {
         None => Err(format!("there is no domain {}: `xl list` shows those there are", domid.0).into()),
         Some(d) if d.flags & XEN_DOMINF_dying != 0 => Err(format!("domain {} is dying", domid.0).into()),
@@ -98,52 +111,63 @@ fn check_guest(raw: &Privcmd, domid: DomId) -> Result<(), Error> {
             domid.0
         )
         .into()),
-        Some(_) => Ok(()),
+        Some(d) => Ok(d),
     }
 }
 
-/// Waits for a reason to end, and says it. Writes a picture at SIGUSR1.
-fn wait(raw: &Privcmd, service: &Service, out: Option<&PathBuf>) -> Result<String, Error> {
-    let mut poll = Poll::new()?;
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
-    poll.registry().register(&mut signals, Token(0), Interest::READABLE)?;
-    let mut events = Events::with_capacity(4);
-    loop {
-        if let Err(e) = poll.poll(&mut events, Some(LOOK))
-            && e.kind() != std::io::ErrorKind::Interrupted
-        {
-            return Err(e.into());
-        }
-        for signal in signals.pending() {
-            match signal {
-                SIGUSR1 => {
-                    if let Err(e) = show(service, out) {
-                        log::warn!("{e}");
-                    }
-                }
-                _ => return Ok("stopped by a signal".into()),
+/// What ends the program, or makes it write a picture.
+struct Reasons {
+    poll: Poll,
+    signals: Signals,
+}
+
+impl Reasons {
+    /// Catches signals from here on.
+    fn new() -> Result<Self, Error> {
+        let poll = Poll::new()?;
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
+        poll.registry().register(&mut signals, Token(0), Interest::READABLE)?;
+        Ok(Self { poll, signals })
+    }
+
+    /// Waits for a reason to end, and says it. Writes a picture at SIGUSR1.
+    fn wait(mut self, raw: &Privcmd, service: &Service, out: Option<&Pictures>) -> Result<String, Error> {
+        let mut events = Events::with_capacity(4);
+        loop {
+            if let Err(e) = self.poll.poll(&mut events, Some(LOOK))
+                && e.kind() != std::io::ErrorKind::Interrupted
+            {
+                return Err(e.into());
             }
-        }
-        if let Some(why) = service.lost() {
-            return Err(why.into());
-        }
-        match info(raw, service.domid())? {
-            Some(d) if d.flags & XEN_DOMINF_dying == 0 => {}
-            _ => return Ok("the guest is gone".into()),
+            for signal in self.signals.pending() {
+                match signal {
+                    SIGUSR1 => {
+                        if let Err(e) = show(service, out) {
+                            log::warn!("{e}");
+                        }
+                    }
+                    _ => return Ok("stopped by a signal".into()),
+                }
+            }
+            if let Some(why) = service.lost() {
+                return Err(why.into());
+            }
+            match info(raw, service.domid())? {
+                Some(d) if d.flags & XEN_DOMINF_dying == 0 => {}
+                _ => return Ok("the guest is gone".into()),
+            }
         }
     }
 }
 
 /// Writes what the guest shows.
-fn show(service: &Service, out: Option<&PathBuf>) -> Result<(), Error> {
+fn show(service: &Service, out: Option<&Pictures>) -> Result<(), Error> {
     let Some(out) = out else { return Ok(()) };
     let surface = service.vgpu().surface()?;
     if surface.missing_pages > 0 {
         log::warn!("{}: {} pages of the picture are ballooned out", service.domid(), surface.missing_pages);
     }
-    let path = out.join(format!("dom{}.png", service.domid().0));
-    picture::write(&path, surface.width, surface.height, &picture::pixels(&surface))?;
-    println!("wrote {}", path.display());
+    println!("wrote {}", out.write(&surface)?.display());
     Ok(())
 }
 

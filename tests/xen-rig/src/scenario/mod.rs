@@ -6,6 +6,7 @@ mod boot;
 mod conformance;
 mod descriptors;
 mod promise;
+mod sandbox;
 mod serve;
 mod speed;
 
@@ -26,6 +27,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &conformance::Conformance,
     &serve::Serve,
     &promise::Promise,
+    &sandbox::Sandbox,
     &speed::Speed,
 ];
 

@@ -7,6 +7,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
+use super::sandbox::{confined, threads};
 use super::{Checks, Run, Scenario};
 use crate::cpio::Tree;
 use crate::error::{At as _, Result};
@@ -18,6 +19,8 @@ const SEED: u32 = 7;
 const FRAMES: u32 = 6;
 /// Pages that the guest gives back while its GPU can reach them.
 const GIVEN: u64 = 16;
+/// mgpu serves guest N as this user + N, with this group.
+const FIRST_USER: u32 = 65536;
 /// The guest's number: it is the second of this boot. The first only makes Xen allocate what it keeps.
 const DOMAIN: u32 = 2;
 
@@ -53,14 +56,15 @@ impl Scenario for Promise {
              sleep 2\n\
              record free-before mgpu probe --free-pages\n\
              guest draw 24 mode=draw seed={SEED} frames={FRAMES} balloon=8 give={GIVEN}\n\
-             background serve mgpu serve --domid $DOMID --out /results --pci-root\n\
+             background serve mgpu serve --domid $DOMID --out /results/pictures --pci-root\n\
              ready serve 20 serving\n\
+             cat /proc/$(cat /tmp/serve.pid)/task/*/status >/results/threads\n\
              xl unpause draw\n\
              heard 90 'GUEST: holding'\n\
              xl pause draw\n\
              kill -USR1 $(cat /tmp/serve.pid)\n\
              ready serve 20 wrote\n\
-             mv /results/dom$DOMID.png /results/picture.png\n\
+             mv /results/pictures/dom$DOMID.png /results/picture.png\n\
              kill -STOP $(cat /tmp/serve.pid)\n\
              record free-drawn mgpu probe --free-pages\n\
              xl unpause draw\n\
@@ -99,6 +103,7 @@ impl Scenario for Promise {
         );
 
         checks.succeeded(run, "serve");
+        confined(&threads(&run.text("threads")), (FIRST_USER + DOMAIN, FIRST_USER), checks);
         let console = run.text("console.out");
         let report = console.lines().find(|l| l.contains("GUEST: frames")).unwrap_or_default();
         checks.that(

@@ -38,6 +38,7 @@ impl Scenario for Serve {
                  echo $DOMID >/results/{name}.domid\n\
                  background {name}-server mgpu serve --domid $DOMID --out /results/{name}-pictures\n\
                  ready {name}-server 10 serving\n\
+                 cat /proc/$(cat /tmp/{name}-server.pid)/status >/results/{name}.process\n\
                  xl unpause {name} || say FAILED xl unpause\n\
                  ended {name} 90 {name}-server\n\
                  finish {name}-server 10 TERM\n\
@@ -61,6 +62,12 @@ impl Scenario for Serve {
         checks.that(run.text("probe.out").contains("soft"), "mgpu says that it has a soft IOMMU");
         for name in ["first", "drawing"] {
             picture(kit, run, name, checks)?;
+            let process = run.text(&format!("{name}.process"));
+            let filtered = ["Seccomp:\t2", "NoNewPrivs:\t1"].iter().all(|l| process.lines().any(|m| m == *l));
+            checks.that(filtered, format!("{name} is served from within a sandbox"));
+            let line = run.text(&format!("{name}-server.out"));
+            let line = line.lines().next().unwrap_or_default();
+            checks.that(line.starts_with("sandbox: uid 655"), format!("mgpu says what is in force: {line}"));
         }
 
         let domid = run.text("drawing.domid").trim().parse().unwrap_or(0);

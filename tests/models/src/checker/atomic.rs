@@ -19,9 +19,6 @@ pub(crate) use std::sync::atomic::Ordering;
 
 use super::{Fault, fault_at, go_on, page};
 
-/// Cells in stock.
-const STOCK: usize = 48;
-
 thread_local!(static CELLS: RefCell<Vec<Arc<Cell>>> = const { RefCell::new(Vec::new()) });
 
 /// What holds a value.
@@ -47,12 +44,12 @@ impl Cell {
 }
 
 /// Fills the stock; called before there are threads.
-pub(super) fn refill() {
-    CELLS.set((0..STOCK).map(|_| Arc::new(Cell::new())).collect());
+pub(super) fn refill(cells: usize) {
+    CELLS.set((0..cells).map(|_| Arc::new(Cell::new())).collect());
 }
 
 pub(super) fn take_cell() -> Arc<Cell> {
-    CELLS.with_borrow_mut(Vec::pop).expect("a model uses few atomics; STOCK says how many")
+    CELLS.with_borrow_mut(Vec::pop).expect("a model says how many atomics it uses")
 }
 
 /// Up to 64 bits that change as one: a whole cell, or a part of one.

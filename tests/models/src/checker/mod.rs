@@ -49,7 +49,11 @@ pub enum Fault {
 pub struct Checker {
     preemptions: Option<usize>,
     fault: Option<Fault>,
+    atomics: usize,
 }
+
+/// Atomics that a model may use, unless it says otherwise.
+const ATOMICS: usize = 48;
 
 thread_local! {
     static FAULT: Cell<Option<Fault>> = const { Cell::new(None) };
@@ -60,18 +64,23 @@ thread_local! {
 impl Checker {
     /// Every order.
     pub fn whole() -> Self {
-        Self { preemptions: None, fault: None }
+        Self { preemptions: None, fault: None, atomics: ATOMICS }
     }
 
     /// Every order in which threads are interrupted at most `n` times where they could have gone on.
     pub fn bounded(n: usize) -> Self {
-        Self { preemptions: Some(n), fault: None }
+        Self { preemptions: Some(n), fault: None, atomics: ATOMICS }
     }
 
     /// The same with something done wrong.
     #[must_use]
     pub fn with(self, fault: Fault) -> Self {
         Self { fault: Some(fault), ..self }
+    }
+
+    /// The same for a model that uses so many atomics.
+    pub(crate) fn atomics(self, atomics: usize) -> Self {
+        Self { atomics, ..self }
     }
 
     /// Runs `model` in every order; returns how many there were. Panics with what the first bad one said.
@@ -89,7 +98,7 @@ impl Checker {
             builder.max_branches = STEPS;
             builder.check(move || {
                 count.fetch_add(1, Ordering::Relaxed);
-                atomic::refill();
+                atomic::refill(self.atomics);
                 page::forget();
                 futex::forget();
                 let model = model.clone();
@@ -103,7 +112,7 @@ impl Checker {
             Err(_) => panic!("the checker ended without a verdict"),
         }
         let orders = orders.load(Ordering::Relaxed);
-        println!("{orders} orders, {:?}", self);
+        println!("{orders} orders, preemptions {:?}, fault {:?}", self.preemptions, self.fault);
         orders
     }
 }

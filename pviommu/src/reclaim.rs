@@ -97,7 +97,7 @@ impl fmt::Display for Reclaimed {
 pub(crate) fn lookups(
     wire: &Wire,
     ledger: &Ledger,
-    fallback: IoServerId,
+    fallback: Option<IoServerId>,
     out: &mut Reclaimed,
 ) -> Result<(), Errno> {
     let mut left = ledger.take_left();
@@ -144,7 +144,7 @@ fn unmap_known(wire: &Wire, ledger: &Ledger, left: &mut Book, out: &mut Reclaime
 fn look_for_adrift(
     wire: &Wire,
     ledger: &Ledger,
-    fallback: IoServerId,
+    fallback: Option<IoServerId>,
     left: &mut Book,
     out: &mut Reclaimed,
 ) -> Result<(), Errno> {
@@ -152,21 +152,21 @@ fn look_for_adrift(
     for of_one in adrift.chunk_by(|a, b| a.0 == b.0) {
         let Some(&((domid, ioserver), _)) = of_one.first() else { continue };
         let peer = Peer { domid, ioserver };
+        // If its own server has gone another one is told the same bus frame, and with that its mapping can be undone, too.
+        let other = fallback.filter(|id| *id != ioserver).map(|ioserver| Peer { domid, ioserver });
         let gfns: Vec<Gfn> = of_one.iter().map(|(_, gfn)| *gfn).collect();
         let answers = wire.lookup_foreign(peer, gfns.iter().copied());
         let (mut found, mut lost, mut elsewhere, mut failed) = (Vec::new(), Vec::new(), Vec::new(), None);
         for (gfn, answer) in gfns.into_iter().zip(answers) {
             match answer {
                 Answer::Done(bfn) | Answer::Unsure(bfn, _) => found.push((gfn, bfn)),
-                Answer::Refused(Errno::ENODEV) if fallback != ioserver => elsewhere.push(gfn),
+                Answer::Refused(Errno::ENODEV) if other.is_some() => elsewhere.push(gfn),
                 Answer::Refused(_) => lost.push(gfn),
                 Answer::NotDone(errno) => failed = Some(errno),
             }
         }
-        // Its own server has gone: another one is told the same bus frame, and with that its mapping can be undone, too.
-        let other = Peer { domid, ioserver: fallback };
-        let mut there = Vec::new();
-        if !elsewhere.is_empty() {
+        if let Some(other) = other.filter(|_| !elsewhere.is_empty()) {
+            let mut there = Vec::new();
             let answers = wire.lookup_foreign(other, elsewhere.iter().copied());
             for (gfn, answer) in elsewhere.into_iter().zip(answers) {
                 match answer {
@@ -175,8 +175,9 @@ fn look_for_adrift(
                     Answer::NotDone(errno) => failed = Some(errno),
                 }
             }
-            ledger.hold(other, &there);
-            found.extend(&there);
+            let _ = ledger.hold(other, &there);
+            left.known.extend(there.iter().map(|(gfn, bfn)| (((domid, other.ioserver), *bfn), *gfn)));
+            found.extend(there);
         }
         ledger.found(peer, &found);
         ledger.lost(peer, &lost);
@@ -189,7 +190,6 @@ fn look_for_adrift(
             left.known.insert(((domid, ioserver), *bfn), *gfn);
             out.uncertain.push(Uncertain::Lookup { domid, gfn: *gfn, found: true });
         }
-        left.known.extend(there.iter().map(|(gfn, bfn)| (((domid, fallback), *bfn), *gfn)));
         failed.map_or(Ok(()), Err)?;
     }
     Ok(())

@@ -87,7 +87,8 @@ impl Backend for LookupBackend {
         let gone: Vec<Bfn> = new.iter().map(|(_, bfn)| *bfn).collect();
         if !new.is_empty() {
             if let Some((ledger, _)) = asking {
-                ledger.hold(peer, &new);
+                // Else they are as unknown as before the asking.
+                let _ = ledger.hold(peer, &new);
             }
             self.wire.unmap_foreign(peer, gone.iter().copied());
         }
@@ -131,7 +132,7 @@ impl Backend for LookupBackend {
 
     fn reclaim(&self, ioserver: IoServerId, out: &mut Reclaimed) -> Result<(), Errno> {
         match &self.ledger {
-            Some(ledger) => reclaim::lookups(&self.wire, ledger, ioserver, out),
+            Some(ledger) => reclaim::lookups(&self.wire, ledger, Some(ioserver), out),
             None => Ok(()),
         }
     }

@@ -161,9 +161,9 @@ impl Ledger {
         Ok(seq)
     }
 
-    /// References that were found by asking.
-    pub(crate) fn hold(&self, peer: Peer, found: &[(Gfn, Bfn)]) {
-        self.append_or_report(found.iter().map(|&(gfn, bfn)| Record::Known { seq: 0, peer, gfn, bfn }));
+    /// References whose bus frames are known without an answer.
+    pub(crate) fn hold(&self, peer: Peer, pairs: &[(Gfn, Bfn)]) -> Result<(), Errno> {
+        self.append(pairs.iter().map(|&(gfn, bfn)| Record::Known { seq: 0, peer, gfn, bfn }))
     }
 
     /// The answers to [`ask`](Self::ask) have been dealt with: what was given back, and what was not answered.

@@ -5,24 +5,30 @@
 //! remembers what is mapped, so that frames come back when its client is killed, at whatever moment.
 #![allow(non_upper_case_globals, reason = "the names of Xen's headers, matched on")]
 
-use std::collections::BTreeSet;
+mod book;
+
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use xen_ioreq::abi::iommu_op::{
-    IOMMUOP_lookup_foreign_page, IOMMUOP_map_foreign_page, IOMMUOP_map_page, IOMMUOP_unmap_foreign_page,
-    IOMMUOP_unmap_page, pv_iommu_op,
+    IOMMUOP_lookup_foreign_page, IOMMUOP_map_foreign_page, IOMMUOP_map_page, IOMMUOP_query_caps,
+    IOMMUOP_readable, IOMMUOP_swap_mfn, IOMMUOP_unmap_foreign_page, IOMMUOP_unmap_page, IOMMUOP_writeable,
+    pv_iommu_op,
 };
 use xen_ioreq::seam::IommuOp;
-use xen_ioreq::{Bfn, DomId, Errno, IoServerId};
+use xen_ioreq::{Bfn, DomId, Errno};
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::error::StartError;
+use self::book::{Book, unmapped};
+use crate::error::{Operation, StartError};
+use crate::ledger::Ledger;
 use crate::mapping::DeviceFlush;
 use crate::mode::Choice;
+use crate::reclaim::{self, Kept, Reclaimed};
 use crate::wire::{Answer, BATCH, NOT_DONE, Peer, Wire, answer};
 
 /// Messages: a number (operations, or the errno of the call as 0 or a positive number), then the operations. Both ends
@@ -33,10 +39,7 @@ type Word = u32;
 pub struct Broker {
     wire: Wire,
     choice: Choice,
-    /// Foreign mappings that a client has made and not undone.
-    mapped: BTreeSet<(Bfn, IoServerId)>,
-    /// The same for own pages.
-    own: BTreeSet<Bfn>,
+    book: Book,
 }
 
 impl Broker {
@@ -44,7 +47,15 @@ impl Broker {
     pub fn new(hypervisor: Arc<dyn IommuOp>) -> Result<Self, StartError> {
         let wire = Wire(hypervisor);
         let choice = Choice::ask(&wire)?.ok_or(StartError::NothingToMapWith)?;
-        Ok(Self { wire, choice, mapped: BTreeSet::new(), own: BTreeSet::new() })
+        Ok(Self { wire, choice, book: Book::default() })
+    }
+
+    /// The same with a ledger at `path` (see [`Config::ledger`](crate::Config::ledger)), so that what clients have mapped is
+    /// known to the next broker if this one is killed. Begin with [`release_left`](Self::release_left).
+    pub fn with_ledger(hypervisor: Arc<dyn IommuOp>, path: &Path) -> Result<Self, StartError> {
+        let ledger =
+            Ledger::open(path).map_err(|error| StartError::Ledger { path: path.to_owned(), error })?;
+        Ok(Self { book: Book::new(Some(ledger)), ..Self::new(hypervisor)? })
     }
 
     /// Serves a client until it goes. `may` says which domains' frames it may have, `DomId::SELF`
@@ -72,32 +83,37 @@ impl Broker {
 
     /// Mappings that clients have left, own pages included.
     pub fn left(&self) -> usize {
-        self.mapped.len() + self.own.len()
+        self.book.len()
     }
 
-    /// Gives back what dead clients have left, after a flush of the device, whose entries must be gone. How many it
-    /// was; what the hypervisor refuses is kept for the next call.
-    pub fn release_left(&mut self, device: &(impl DeviceFlush + ?Sized)) -> usize {
-        if self.left() == 0 {
-            return 0;
-        }
+    /// Gives back what dead clients have left, and what the ledger says of an earlier broker's, after a flush of the device,
+    /// whose entries must be gone. What the hypervisor refuses is kept for the next call.
+    pub fn release_left(&mut self, device: &(impl DeviceFlush + ?Sized)) -> Reclaimed {
+        let mut out = Reclaimed::default();
         device.flush();
-        let before = self.left();
-        let servers: BTreeSet<IoServerId> = self.mapped.iter().map(|(_, ioserver)| *ioserver).collect();
-        for ioserver in servers {
-            let bfns: Vec<Bfn> = self.mapped.iter().filter(|m| m.1 == ioserver).map(|m| m.0).collect();
-            let answers =
-                self.wire.unmap_foreign(Peer { domid: DomId::INVALID, ioserver }, bfns.iter().copied());
-            for (bfn, _) in bfns.into_iter().zip(answers).filter(|(_, answer)| answer.is_gone()) {
-                self.mapped.remove(&(bfn, ioserver));
-            }
+        if let Err(e) = self.release_earlier(&mut out) {
+            log::warn!("what an earlier broker has left is not all given back: {e}");
         }
-        let own: Vec<Bfn> = self.own.iter().copied().collect();
+        for ((domid, ioserver), bfns) in self.book.by_peer() {
+            let answers = self.wire.unmap_foreign(Peer { domid, ioserver }, bfns.iter().copied());
+            let gone = sort_out(Operation::UnmapForeignPage, bfns, answers, &mut out.mappings, &mut out.kept);
+            self.book.gone((domid, ioserver), gone);
+        }
+        let own = self.book.own();
         let answers = self.wire.unmap_own(own.iter().copied());
-        for (bfn, _) in own.into_iter().zip(answers).filter(|(_, answer)| answer.is_gone()) {
-            self.own.remove(&bfn);
+        let gone = sort_out(Operation::UnmapPage, own, answers, &mut out.own, &mut out.kept);
+        self.book.own_gone(gone);
+        out
+    }
+
+    fn release_earlier(&self, out: &mut Reclaimed) -> Result<(), Errno> {
+        let Some(ledger) = self.book.ledger() else { return Ok(()) };
+        // Its own servers are named there; none of ours could stand in for one that has gone.
+        reclaim::lookups(&self.wire, ledger, None, out)?;
+        match self.choice {
+            Choice::Map { .. } => reclaim::own_pages(&self.wire, ledger, out),
+            Choice::Lookup { .. } => Ok(()),
         }
-        before - self.left()
     }
 
     /// Sends what may be sent, in one call, and writes the answers where they belong.
@@ -113,9 +129,14 @@ impl Broker {
                 Err(e) => op.status = e.status(),
             }
         }
-        let rc = if passed.is_empty() { Ok(()) } else { self.wire.0.iommu_op(&mut passed) };
+        if passed.is_empty() {
+            return Ok(());
+        }
+        let announced = self.book.announce(&passed)?;
+        let rc = self.wire.0.iommu_op(&mut passed);
+        let answers: Vec<Answer> = passed.iter().map(|op| answer(op, rc)).collect();
+        self.book.settle(announced, &passed, &answers);
         for (i, op) in places.into_iter().zip(passed) {
-            self.remember(&op, answer(&op, rc));
             if let Some(place) = ops.get_mut(i) {
                 *place = op;
             }
@@ -123,50 +144,56 @@ impl Broker {
         rc
     }
 
+    /// What is not known to be right does not pass: single frames, the flags that are defined for the sub-operation, the
+    /// domains that the client may have, and mappings that were made through here.
     fn check(&self, op: &pv_iommu_op, may: &dyn Fn(DomId) -> bool) -> Result<(), Errno> {
         let maps = matches!(self.choice, Choice::Map { .. });
+        let access = IOMMUOP_readable | IOMMUOP_writeable;
+        let flags = match op.subop_id {
+            IOMMUOP_query_caps => 0,
+            IOMMUOP_map_page | IOMMUOP_lookup_foreign_page => access,
+            IOMMUOP_map_foreign_page => access | IOMMUOP_swap_mfn,
+            IOMMUOP_unmap_page | IOMMUOP_unmap_foreign_page => 0,
+            // Answered as the hypervisor does, which may come to know more of them.
+            _ => return Err(if maps { Errno::ENOSYS } else { Errno::ENODEV }),
+        };
         match op.subop_id {
+            _ if op.order() != 0 => Err(Errno::ENOSPC),
+            _ if op.flags & !flags != 0 => Err(Errno::EINVAL),
             IOMMUOP_map_foreign_page | IOMMUOP_lookup_foreign_page if !may(DomId(op.domid)) => {
                 Err(Errno::EPERM)
             }
             IOMMUOP_map_page if !may(DomId::SELF) => Err(Errno::EPERM),
             // The hypervisor that was shipped panics on the first, and lets go of frames in use on the last.
             IOMMUOP_map_foreign_page | IOMMUOP_map_page | IOMMUOP_unmap_page if !maps => Err(Errno::EPERM),
-            IOMMUOP_unmap_foreign_page if !self.mapped.contains(&unmapped(op)) => Err(Errno::ENOENT),
-            IOMMUOP_unmap_page if !self.own.contains(&Bfn(op.bfn)) => Err(Errno::ENOENT),
+            IOMMUOP_unmap_foreign_page if !self.book.has(&unmapped(op)) => Err(Errno::ENOENT),
+            IOMMUOP_unmap_page if !self.book.has_own(Bfn(op.bfn)) => Err(Errno::ENOENT),
             _ => Ok(()),
-        }
-    }
-
-    /// Keeps the book. What may or may not have been done counts as mapped: unmapping it is no mistake.
-    fn remember(&mut self, op: &pv_iommu_op, answer: Answer) {
-        let refused = matches!(answer, Answer::Refused(_));
-        match op.subop_id {
-            IOMMUOP_map_foreign_page if !refused => {
-                self.mapped.insert((Bfn(op.bfn), IoServerId(op.ioserver)));
-            }
-            IOMMUOP_lookup_foreign_page => {
-                if let Answer::Done(bfn) | Answer::Unsure(bfn, _) = answer {
-                    self.mapped.insert((bfn, IoServerId(op.ioserver)));
-                }
-            }
-            IOMMUOP_map_page if !refused => {
-                self.own.insert(Bfn(op.bfn));
-            }
-            IOMMUOP_unmap_foreign_page if answer.is_gone() => {
-                self.mapped.remove(&unmapped(op));
-            }
-            IOMMUOP_unmap_page if answer.is_gone() => {
-                self.own.remove(&Bfn(op.bfn));
-            }
-            _ => {}
         }
     }
 }
 
-/// What an unmap_foreign_page names.
-fn unmapped(op: &pv_iommu_op) -> (Bfn, IoServerId) {
-    (Bfn(op.bfn), IoServerId(op.unmap_ioserver()))
+/// Of unmaps: what is gone. Counts them and adds what was refused.
+fn sort_out(
+    op: Operation,
+    bfns: Vec<Bfn>,
+    answers: Vec<Answer>,
+    count: &mut u64,
+    kept: &mut Vec<Kept>,
+) -> Vec<Bfn> {
+    let mut gone = Vec::with_capacity(bfns.len());
+    for (bfn, answer) in bfns.into_iter().zip(answers) {
+        match answer {
+            Answer::Refused(errno) | Answer::NotDone(errno) if !answer.is_gone() => {
+                kept.push(Kept { op, bfn, errno });
+            }
+            _ => {
+                *count += 1;
+                gone.push(bfn);
+            }
+        }
+    }
+    gone
 }
 
 impl fmt::Debug for Broker {

@@ -101,21 +101,11 @@ impl Guest {
         out
     }
 
-    /// The mappings of this guest at these bus frames.
+    /// What may be mappings of this guest at these bus frames.
     fn slots_of(&self, bfns: &[Bfn]) -> Vec<Slot> {
-        let client = &self.inner.client;
+        let records = &self.inner.client.records;
         let mut slots: Vec<Slot> = Vec::with_capacity(bfns.len());
-        for batch in bfns.chunks(AHEAD) {
-            batch.iter().for_each(|bfn| client.records.prefetch(*bfn));
-            for bfn in batch {
-                let found = client.records.find(*bfn, |slot, r| (slot, r.guest(), r.gfn()));
-                if let Some((slot, _, gfn)) = found.filter(|(_, guest, _)| *guest == self.inner.id) {
-                    // Most of these will be released.
-                    self.inner.by_gfn.prefetch(gfn.0);
-                    slots.push(slot);
-                }
-            }
-        }
+        slots.extend(bfns.iter().filter_map(|bfn| records.slot(*bfn)));
         slots.sort_unstable();
         slots.dedup();
         slots
@@ -124,13 +114,15 @@ impl Guest {
     /// Asks the hypervisor about these mappings and adds what must be drained. Whether some could not be told yet.
     fn revalidate(&self, slots: &[Slot], out: &mut Vec<Draining>) -> Result<bool, RevalidateError> {
         let client = &self.inner.client;
+        slots.iter().take(AHEAD).for_each(|slot| client.records.prefetch_slot(*slot));
+        out.reserve(slots.len().min(AHEAD));
         let mut asked: Vec<Slot> = Vec::with_capacity(slots.len());
         let mut mappings = Vec::with_capacity(slots.len());
         for (i, &slot) in slots.iter().enumerate() {
             slots.get(i + AHEAD).into_iter().for_each(|slot| client.records.prefetch_slot(*slot));
             let Some(record) = client.records.get(slot) else { continue };
             match record.state.get().status {
-                // The number of a mapping that has gone meanwhile may be another guest's.
+                // The number may be that of another guest's mapping.
                 _ if record.guest() != self.inner.id => {}
                 // An idle one, too: it may be taken into use again.
                 Status::Live | Status::Idle => {
@@ -165,6 +157,8 @@ impl Guest {
         let inner = &self.inner;
         let record = inner.client.records.get(slot)?;
         let State { epoch, .. } = record.state.make_stale()?;
+        // The release will look for it there.
+        inner.by_gfn.prefetch(record.gfn().0);
         if cause == Cause::Invalidated {
             inner.counts.invalidated.fetch_add(1, Ordering::Relaxed);
         }

@@ -1,87 +1,113 @@
-//! Memory for many records. A large chunk asks for a huge page: at a random record of a million the processor would else
-//! wait for its address to be translated nearly as long as for the record.
+//! Memory for many things of a kind. A large chunk asks for huge pages: at a random one of a million the processor would
+//! else wait for its address to be translated nearly as long as for the thing, even where it was fetched ahead.
 #![expect(unsafe_code, reason = "memory of an alignment that no standard container gives")]
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use rustix::mm::{Advice, madvise};
-
-use super::records::Record;
 
 /// Size of a huge page, in bytes.
 const HUGE: usize = 2 << 20;
 const LINE: usize = 64;
 
-/// Records that stay where they are.
-pub(super) struct Chunk {
-    first: NonNull<Record>,
+/// A slice that stays where it is.
+pub(super) struct Chunk<T> {
+    first: NonNull<T>,
     len: usize,
 }
 
-// SAFETY: it owns its records, and gives only shared references to them.
-unsafe impl Send for Chunk where Record: Send {}
+// SAFETY: it owns what is in it, as a boxed slice does.
+unsafe impl<T: Send> Send for Chunk<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Chunk where Record: Sync {}
+unsafe impl<T: Sync> Sync for Chunk<T> {}
 
-impl Chunk {
-    /// `len` free records, at least one.
+impl<T: Default> Chunk<T> {
+    /// `len` default values.
     pub(super) fn new(len: usize) -> Self {
-        let len = len.max(1);
-        let layout = layout(len);
+        let layout = layout::<T>(len);
+        if layout.size() == 0 {
+            return Self::default();
+        }
         // SAFETY: the layout's size is not zero.
         let memory = unsafe { alloc(layout) };
-        let Some(first) = NonNull::new(memory.cast::<Record>()) else { handle_alloc_error(layout) };
+        let Some(first) = NonNull::new(memory.cast::<T>()) else { handle_alloc_error(layout) };
         if layout.align() == HUGE {
             // Before the first touch. If there is no huge page, small ones do.
             // SAFETY: whole pages of our own; the advice changes nothing that is in them.
             let _ = unsafe { madvise(memory.cast(), layout.size(), Advice::LinuxHugepage) };
         }
         for i in 0..len {
-            // SAFETY: within the allocation, aligned for a record.
-            unsafe { first.add(i).write(Record::default()) };
+            // SAFETY: within the allocation, aligned for a `T`.
+            unsafe { first.add(i).write(T::default()) };
         }
         Self { first, len }
     }
 }
 
-impl Deref for Chunk {
-    type Target = [Record];
+impl<T> Default for Chunk<T> {
+    /// An empty one.
+    fn default() -> Self {
+        Self { first: NonNull::dangling(), len: 0 }
+    }
+}
 
-    fn deref(&self) -> &[Record] {
-        // SAFETY: all records were written by `new` and live as long as `self`.
+impl<T> Deref for Chunk<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: all values were written by `new` and live as long as `self`.
         unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.len) }
     }
 }
 
-impl Drop for Chunk {
-    fn drop(&mut self) {
-        // SAFETY: the records are ours, and nobody has a reference to them any more.
-        unsafe { std::ptr::slice_from_raw_parts_mut(self.first.as_ptr(), self.len).drop_in_place() };
-        // SAFETY: allocated in `new` with this layout.
-        unsafe { dealloc(self.first.as_ptr().cast(), layout(self.len)) };
+impl<T> DerefMut for Chunk<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`, and `self` is borrowed for writing.
+        unsafe { std::slice::from_raw_parts_mut(self.first.as_ptr(), self.len) }
     }
 }
 
-/// Whole huge pages are aligned as such.
-fn layout(len: usize) -> Layout {
-    let size = len.saturating_mul(size_of::<Record>());
-    let align = if size.is_multiple_of(HUGE) { HUGE } else { LINE };
-    Layout::from_size_align(size, align).unwrap_or_else(|_| Layout::new::<Record>())
+impl<T> Drop for Chunk<T> {
+    fn drop(&mut self) {
+        let layout = layout::<T>(self.len);
+        // SAFETY: the values are ours, and nobody has a reference to them any more.
+        unsafe { std::ptr::from_mut::<[T]>(self).drop_in_place() };
+        if layout.size() != 0 {
+            // SAFETY: allocated in `new` with this layout.
+            unsafe { dealloc(self.first.as_ptr().cast(), layout) };
+        }
+    }
+}
+
+/// Whole huge pages are aligned as such, everything else as cache lines.
+fn layout<T>(len: usize) -> Layout {
+    let size = len.checked_mul(size_of::<T>()).expect("a chunk is much smaller than the address space");
+    let align = if size != 0 && size.is_multiple_of(HUGE) { HUGE } else { LINE };
+    Layout::from_size_align(size, align.max(align_of::<T>())).expect("a size far below the limit")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
-    fn records_are_free_and_none_lies_on_two_cache_lines() {
-        for len in [1, 100, HUGE / size_of::<Record>()] {
-            let chunk = Chunk::new(len);
+    fn a_chunk_holds_defaults_on_whole_lines_and_drops_each_value_once() {
+        for len in [0, 1, 100, HUGE / 8, HUGE / 4] {
+            let mut chunk = Chunk::<Option<Arc<()>>>::new(len);
             assert_eq!(chunk.len(), len);
-            assert!(chunk.iter().all(|r| std::ptr::from_ref(r).addr() % 32 == 0 && r.gfn().0 == 0));
-            assert_eq!(chunk.as_ptr().addr() % if len > 100 { HUGE } else { LINE }, 0);
+            assert!(chunk.iter().all(Option::is_none));
+            if len > 0 {
+                assert_eq!(chunk.as_ptr().addr() % if len > 100 { HUGE } else { LINE }, 0);
+            }
+            let counted = Arc::new(());
+            chunk.iter_mut().step_by(7).for_each(|v| *v = Some(counted.clone()));
+            assert_eq!(Arc::strong_count(&counted), 1 + len.div_ceil(7));
+            drop(chunk);
+            assert_eq!(Arc::strong_count(&counted), 1);
         }
     }
 }

@@ -3,15 +3,20 @@
 //! Twelve entries share a cache line, so that a lookup costs one line here and one for the record, and both can be
 //! fetched ahead. Sharded: a lookup shares a read lock with those of the same shard only.
 
+use super::chunk::Chunk;
 use super::prefetch::prefetch;
 use super::records::{Record, Records, Slot};
 use crate::sync::RwLock;
 
-const SHARDS: usize = 16;
+/// Few, so that the buckets of many entries fill huge pages.
+const SHARDS: usize = 4;
 /// Entries of a bucket.
 const WIDTH: usize = 12;
 /// Entries a bucket on average, at most: one in five buckets overflows into the next then.
 const FILL: usize = 10;
+
+/// Records that are fetched ahead while a shard grows.
+const AHEAD: usize = 32;
 
 /// An index by one field of the record.
 pub(crate) struct Index {
@@ -24,7 +29,7 @@ pub(crate) struct Index {
 /// Buckets, a power of two of them, or none yet. An entry that finds its bucket full goes into the next that is not.
 #[derive(Default)]
 struct Shard {
-    buckets: Vec<Bucket>,
+    buckets: Chunk<Bucket>,
     len: usize,
 }
 
@@ -92,7 +97,7 @@ impl Index {
             return Some(Slot(std::mem::replace(entry, slot.0)));
         }
         if shard.len >= shard.buckets.len() * FILL {
-            shard.grow(|slot| self.hash_of(records, slot));
+            shard.grow(|slot| self.hash_of(records, slot), |slot| records.prefetch_slot(slot));
         }
         shard.add(hash, slot);
         None
@@ -204,10 +209,14 @@ impl Shard {
         self.len -= 1;
     }
 
-    fn grow(&mut self, hash_of: impl Fn(Slot) -> u64) {
-        let buckets = vec![Bucket::default(); (self.buckets.len() * 2).max(1)];
+    fn grow(&mut self, hash_of: impl Fn(Slot) -> u64, fetch: impl Fn(Slot)) {
+        let buckets = Chunk::new((self.buckets.len() * 2).max(1));
         let old = std::mem::replace(self, Self { buckets, len: 0 });
-        old.entries().for_each(|slot| self.add(hash_of(slot), slot));
+        let mut ahead = old.entries().skip(AHEAD);
+        for slot in old.entries() {
+            ahead.next().into_iter().for_each(&fetch);
+            self.add(hash_of(slot), slot);
+        }
     }
 
     fn entries(&self) -> impl Iterator<Item = Slot> + '_ {

@@ -57,7 +57,7 @@ impl Record {
 pub(crate) struct Slot(pub(crate) u32);
 
 pub(crate) struct Records {
-    chunks: Vec<OnceLock<Chunk>>,
+    chunks: Vec<OnceLock<Chunk<Record>>>,
     places: Places,
 }
 
@@ -109,6 +109,15 @@ impl Records {
                 let there = !matches!(record.state.get().status, Status::Free | Status::Releasing);
                 there.then(|| f(slot, record))
             }
+        }
+    }
+
+    /// The number of the mapping at a bus frame, if there is one. There need not be one any more, or not yet: the record
+    /// is not looked at.
+    pub(crate) fn slot(&self, bfn: Bfn) -> Option<Slot> {
+        match &self.places {
+            Places::Told { by_bfn, .. } => by_bfn.find(self, bfn.0, |slot, _| slot),
+            Places::Window { base, .. } => slot_in(*base, bfn),
         }
     }
 

@@ -4,6 +4,7 @@
 
 mod bfn;
 mod harness;
+mod mappings;
 mod ping_pong;
 mod round_trip;
 mod soft_gpu;
@@ -23,6 +24,7 @@ struct Family {
 
 const FAMILIES: &[Family] = &[
     Family { names: bfn::NAMES, measure: bfn::measure },
+    Family { names: mappings::NAMES, measure: mappings::measure },
     Family { names: round_trip::NAMES, measure: round_trip::measure },
     Family { names: soft_gpu::NAMES, measure: soft_gpu::measure },
     Family { names: xen::NAMES, measure: xen::measure },

@@ -2,6 +2,7 @@
 //!
 //! Prints name, measured, target, holds or falls short; exit status 1 if any falls short.
 
+mod balloon;
 mod bfn;
 mod harness;
 mod mappings;
@@ -25,6 +26,7 @@ struct Family {
 const FAMILIES: &[Family] = &[
     Family { names: bfn::NAMES, measure: bfn::measure },
     Family { names: mappings::NAMES, measure: mappings::measure },
+    Family { names: balloon::NAMES, measure: balloon::measure },
     Family { names: round_trip::NAMES, measure: round_trip::measure },
     Family { names: soft_gpu::NAMES, measure: soft_gpu::measure },
     Family { names: xen::NAMES, measure: xen::measure },

@@ -97,7 +97,10 @@ impl Client {
                 let window = window(&config.bfns)?;
                 (Box::new(MapBackend::new(wire, window, config.swap_mfn, ledger(&config)?)), mode)
             }
-            Chosen::Lookup(wire, mode) => (Box::new(LookupBackend { wire, ledger: ledger(&config)? }), mode),
+            Chosen::Lookup(wire, mode) => {
+                let iommu = matches!(mode, Mode::Lookup { iommu: true, .. });
+                (Box::new(LookupBackend::new(wire, iommu, ledger(&config)?)), mode)
+            }
             Chosen::Soft(foreign, mode) => {
                 let bfns = BfnAllocator::new(&window(&config.bfns)?);
                 let Mode::Soft { window } = &mode else { return Err(StartError::NothingToMapWith) };

@@ -187,6 +187,18 @@ pub enum MapError {
         /// The bus frame that the hypervisor told.
         bfn: Bfn,
     },
+    /// The hypervisor tells bus frames of a 1:1 map that it does not have, so no device would reach anything.
+    #[error(
+        "{domid} gfn {gfn}: the hypervisor has nothing at the bus frames that it tells ({bfn}): boot it without dom0-iommu=strict"
+    )]
+    NothingMapped {
+        /// The domain.
+        domid: DomId,
+        /// The frame.
+        gfn: Gfn,
+        /// The bus frame by which it became known.
+        bfn: Bfn,
+    },
     /// The domain is dead or dying, see [`Guest::die`](crate::Guest::die).
     #[error("{domid} is dead: no mapping of gfn {gfn}")]
     Dead {

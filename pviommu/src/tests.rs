@@ -123,6 +123,8 @@ fn a_mapping_lives_from_map_to_release_and_every_frame_comes_back() {
 fn many_misses_go_in_one_call_and_duplicates_share_one_mapping() {
     for kind in KINDS {
         let w = world(kind);
+        // The first frame ever may cost more.
+        drop(w.out(w.guest.map_one(Gfn(0)).unwrap().put()));
         let calls = w.xen.calls();
         let mut gfns: Vec<Gfn> = (0..64).map(Gfn).collect();
         gfns.push(Gfn(7));
@@ -247,10 +249,10 @@ fn a_frame_swapped_without_notice_is_found_by_the_sweep() {
 fn a_mapping_taken_into_use_while_idle_survives_the_release_of_its_old_token() {
     for kind in KINDS {
         let w = world(kind);
-        let calls = w.xen.calls();
         let idle = w.guest.map_one(Gfn(1)).unwrap().put().unwrap();
+        let calls = w.xen.calls();
         let m = w.guest.map_one(Gfn(1)).unwrap();
-        assert_eq!(w.xen.calls(), calls + 1, "no second hypercall");
+        assert_eq!(w.xen.calls(), calls, "no hypercall");
         assert!(idle.is_void());
         let released = w.out([idle]);
         assert_eq!(released.mappings, 0);
@@ -465,6 +467,7 @@ fn a_shipped_hypervisor_is_never_sent_what_panics_it() {
 fn a_frame_that_moved_to_another_gfn_keeps_one_mapping() {
     let w = world(Kind::Shipped);
     let a = w.guest.map_one(Gfn(1)).unwrap();
+    let unmaps = w.xen.seen(IOMMUOP_unmap_foreign_page);
     w.xen.balloon_out(D, Gfn(2));
     w.xen.move_frame(D, Gfn(1), Gfn(2));
     let b = w.guest.map_one(Gfn(2)).unwrap();
@@ -472,7 +475,7 @@ fn a_frame_that_moved_to_another_gfn_keeps_one_mapping() {
     assert!(w.guest.lookup(Gfn(1)).is_none());
     assert!(a.put().is_none(), "one mapping, two references");
     assert_eq!(w.out(b.put()).mappings, 1);
-    assert_eq!(w.xen.seen(IOMMUOP_unmap_foreign_page), 1);
+    assert_eq!(w.xen.seen(IOMMUOP_unmap_foreign_page), unmaps + 1);
     assert_eq!(w.xen.frames(), 63);
 }
 

@@ -5,7 +5,7 @@
 mod world;
 
 use mock_xen::{Iommu, Profile, ViolationKind};
-use pviommu::{Cause, DeviceFlush, Draining, EVERYTHING, Mapped, Mode};
+use pviommu::{Cause, DeviceFlush, Draining, EVERYTHING, MapError, Mapped, Mode};
 use world::{FRAMES, KINDS, Kind, World, own_pages, world};
 use xen_ioreq::abi::iommu_op::{
     IOMMUOP_map_foreign_page, IOMMUOP_readable, IOMMUOP_unmap_foreign_page, IOMMUOP_writeable, pv_iommu_op,
@@ -324,4 +324,22 @@ fn a_shipped_hypervisor_is_not_sent_what_it_does_not_survive() {
         w.caller.iommu_op(std::slice::from_mut(&mut op)).unwrap();
         assert!(matches!(w.machine.violations()[0].kind, ViolationKind::HostPanic { .. }), "{iommu:?}");
     }
+}
+
+#[test]
+fn a_shipped_hypervisor_without_the_map_that_it_tells_of_is_refused_at_the_first_frame() {
+    let w = world((Profile::Xs, Iommu::On));
+    let errors: Vec<MapError> =
+        w.guest.map(&[100, 7, 8].map(Gfn)).into_iter().map(Result::unwrap_err).collect();
+    assert!(errors.iter().all(|e| matches!(e, MapError::NothingMapped { .. })), "{errors:?}");
+    assert!(errors[1].to_string().ends_with("boot it without dom0-iommu=strict"), "{}", errors[1]);
+    // One frame is held, until its domain ends; no more are.
+    let refs = |gfn| w.machine.references(w.guest.domid(), Gfn(gfn)).unwrap();
+    assert_eq!([refs(7), refs(8)], [2, 1]);
+    assert!(w.guest.map_one(Gfn(9)).is_err());
+    assert_eq!(refs(9), 1);
+    assert!(w.guest.is_empty());
+    w.machine.destroy_domain(w.guest.domid()).unwrap();
+    assert_eq!(w.come_back(), i64::try_from(FRAMES).unwrap());
+    w.machine.assert_clean();
 }

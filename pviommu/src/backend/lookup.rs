@@ -11,14 +11,66 @@ use crate::error::{MapError, Operation, OwnError, ReleaseError, RevalidateError}
 use crate::ledger::Ledger;
 use crate::own::{OwnBfn, OwnFrame, OwnMemory};
 use crate::reclaim::{self, Reclaimed};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::wire::{Answer, Peer, Wire};
 
+/// Frames that are tried until one is there to prove the 1:1 map by.
+const TRIES: usize = 16;
+
 pub(crate) struct LookupBackend {
-    pub(crate) wire: Wire,
-    pub(crate) ledger: Option<Ledger>,
+    wire: Wire,
+    ledger: Option<Ledger>,
+    /// Whether what the hypervisor tells is where a device can reach it.
+    proven: AtomicBool,
+    /// A bus frame that was told, and at which nothing is.
+    nothing_at: Mutex<Option<Bfn>>,
 }
 
 impl LookupBackend {
+    /// `iommu`: bus frames are those of a 1:1 map, which need not be there.
+    pub(crate) fn new(wire: Wire, iommu: bool, ledger: Option<Ledger>) -> Self {
+        Self { wire, ledger, proven: AtomicBool::new(!iommu), nothing_at: Mutex::new(None) }
+    }
+
+    /// A shipped hypervisor that was told to be strict has no 1:1 map, and tells bus frames all the same: no device reaches
+    /// anything there, and what was looked up stays held until its domain ends, since no unmap finds it. By that it is
+    /// known, with the first frame that there is.
+    fn prove(&self, peer: Peer, gfns: &[Gfn]) -> Result<(), Unproven> {
+        if self.proven.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut nothing_at = self.nothing_at.lock();
+        if let Some(bfn) = *nothing_at {
+            return Err(Unproven::NothingAt(bfn));
+        }
+        for gfn in gfns.iter().take(TRIES) {
+            let told = self.look_up(peer, &[*gfn]).map_err(Unproven::Ledger)?;
+            let Some(Answer::Done(bfn)) = told.first().copied() else { continue };
+            match self.give_back(peer, [bfn].into_iter()).first() {
+                Some(Answer::Done(_)) => self.proven.store(true, Ordering::Release),
+                Some(Answer::Refused(Errno::ENOENT)) => {
+                    *nothing_at = Some(bfn);
+                    return Err(Unproven::NothingAt(bfn));
+                }
+                // A call that failed says nothing; the frame is found again by what follows.
+                _ => {}
+            }
+            break;
+        }
+        Ok(())
+    }
+
+    /// Unmaps what lookups have returned, with the ledger told after it.
+    fn give_back(&self, peer: Peer, bfns: impl Iterator<Item = Bfn> + Clone) -> Vec<Answer> {
+        let answers = self.wire.unmap_foreign(peer, bfns.clone());
+        if let Some(ledger) = &self.ledger {
+            let gone = bfns.zip(&answers).filter(|(_, answer)| answer.is_gone());
+            ledger.gone(peer, gone.map(|(bfn, _)| bfn));
+        }
+        answers
+    }
+
     /// Lookups, with the ledger told before and after.
     fn look_up(&self, peer: Peer, gfns: &[Gfn]) -> Result<Vec<Answer>, Errno> {
         let Some(ledger) = &self.ledger else {
@@ -31,14 +83,27 @@ impl LookupBackend {
     }
 }
 
+/// Why a lookup would be of no use.
+enum Unproven {
+    Ledger(Errno),
+    NothingAt(Bfn),
+}
+
 impl Backend for LookupBackend {
     fn install(&self, peer: Peer, gfns: &[Gfn]) -> Vec<Result<Bfn, MapError>> {
         let (op, domid) = (Operation::LookupForeignPage, peer.domid);
-        let answers = match self.look_up(peer, gfns) {
+        let answers =
+            self.prove(peer, gfns).and_then(|()| self.look_up(peer, gfns).map_err(Unproven::Ledger));
+        let answers = match answers {
             Ok(answers) => answers,
-            Err(errno) => {
-                let op = Operation::WriteLedger;
-                return gfns.iter().map(|&gfn| Err(MapError::Call { op, domid, gfn, errno })).collect();
+            Err(why) => {
+                let error = |gfn| match why {
+                    Unproven::NothingAt(bfn) => MapError::NothingMapped { domid, gfn, bfn },
+                    Unproven::Ledger(errno) => {
+                        MapError::Call { op: Operation::WriteLedger, domid, gfn, errno }
+                    }
+                };
+                return gfns.iter().map(|&gfn| Err(error(gfn))).collect();
             }
         };
         let one = |(&gfn, answer)| match answer {
@@ -102,11 +167,7 @@ impl Backend for LookupBackend {
     }
 
     fn remove(&self, peer: Peer, mappings: &[(Gfn, Bfn)]) -> Vec<Result<(), ReleaseError>> {
-        let answers = self.wire.unmap_foreign(peer, mappings.iter().map(|(_, bfn)| *bfn));
-        if let Some(ledger) = &self.ledger {
-            let gone = mappings.iter().zip(&answers).filter(|(_, answer)| answer.is_gone());
-            ledger.gone(peer, gone.map(|((_, bfn), _)| *bfn));
-        }
+        let answers = self.give_back(peer, mappings.iter().map(|(_, bfn)| *bfn));
         let one = |(&mapping, answer)| match answer {
             // ENOENT: gone with its domain, or removed by another emulator, with which we share the one reference.
             Answer::Done(_) | Answer::Unsure(..) | Answer::Refused(Errno::ENOENT) => Ok(()),

@@ -207,6 +207,41 @@ fn a_ledger_that_was_cut_off_anywhere_is_an_error() {
     }
 }
 
+/// A process that is killed while it writes has written whole records, up to some page.
+#[test]
+fn a_write_that_ended_between_records_leaves_what_was_written() {
+    let place = Place::new();
+    let ledger = place.open();
+    look_up(&ledger, A, &[(1, 101)]);
+    let _ = ledger.intend(A, &[2, 3, 4].map(Gfn)).unwrap();
+    drop(ledger);
+    let whole = place.bytes();
+    // Two of the first lookup, and as many as were written of the three.
+    for written in 0..=3 {
+        let mut bytes = whole.clone();
+        bytes[HEADER_SIZE + (2 + written) * RECORD_SIZE..].fill(0);
+        fs::write(place.path(), &bytes).unwrap();
+        let ledger = place.open();
+        assert_eq!(ledger.damaged(), 0);
+        let left = ledger.take_left();
+        let wanted: Vec<_> = (2..2 + written as u64).map(|g| (3, g)).collect();
+        assert_eq!((known(&left), adrift(&left)), (vec![(3, 1, 101)], wanted));
+    }
+}
+
+#[test]
+fn what_a_process_was_killed_over_while_it_rewrote_is_written_anew() {
+    let place = Place::new();
+    look_up(&place.open(), A, &[(1, 101)]);
+    fs::write(suffixed(&place.path(), "new"), [0xa5; 100_000]).unwrap();
+    for _ in 0..2 {
+        let ledger = place.open();
+        assert_eq!(ledger.damaged(), 0);
+        assert_eq!(known(&ledger.take_left()), [(3, 1, 101)]);
+        ledger.rewrite();
+    }
+}
+
 #[test]
 fn a_header_that_promises_too_much_is_damaged() {
     let place = Place::new();

@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use pviommu::{BfnAllocator, BfnBlock, BfnSpace, Client, Config, DeviceFlush, Guest, Mapped, Ports};
@@ -68,6 +69,41 @@ fn table(c: &mut Criterion) {
         let mut rng = fastrand::Rng::with_seed(1);
         group.bench_function(BenchmarkId::from_parameter(n), |b| {
             b.iter(|| black_box(guest.map_one(Gfn(rng.u64(0..n)))).map(Mapped::put));
+        });
+    }
+    group.finish();
+    let mut group = c.benchmark_group("hit: map and put, in batches of 16");
+    for n in [1_000u64, 1_000_000] {
+        let (_client, guest, _held) = guest_with(n);
+        let mut rng = fastrand::Rng::with_seed(1);
+        group.bench_function(BenchmarkId::from_parameter(n), |b| {
+            b.iter_batched_ref(
+                || std::array::from_fn::<_, 16, _>(|_| Gfn(rng.u64(0..n))),
+                |gfns| drop(black_box(guest.map(gfns))),
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+    let mut group = c.benchmark_group("hit: map and put, beside threads that do the same");
+    for beside in [0, 1, 3] {
+        let (_client, guest, _held) = guest_with(1_000);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|s| {
+            for seed in 0..beside {
+                let (guest, stop) = (&guest, &stop);
+                s.spawn(move || {
+                    let mut rng = fastrand::Rng::with_seed(seed + 2);
+                    while !stop.load(Ordering::Relaxed) {
+                        drop(black_box(guest.map_one(Gfn(rng.u64(0..1_000)))));
+                    }
+                });
+            }
+            let mut rng = fastrand::Rng::with_seed(1);
+            group.bench_function(BenchmarkId::from_parameter(beside), |b| {
+                b.iter(|| black_box(guest.map_one(Gfn(rng.u64(0..1_000)))).map(Mapped::put));
+            });
+            stop.store(true, Ordering::Relaxed);
         });
     }
     group.finish();

@@ -2,7 +2,9 @@
 
 pub mod bus;
 mod emulator;
+pub mod guest;
 pub mod litmus;
+pub mod records;
 pub mod ring;
 pub mod slot;
 pub mod soft;

@@ -8,7 +8,7 @@ use guest::{Platform, Width};
 use integration::drawing::Switch;
 use integration::faulty::{Call, Faulty, Trap};
 use integration::world::{final_picture, shown};
-use integration::{Drawing, PROFILES, Painter, Profile, World, bounded, join};
+use integration::{Drawing, KEEPING, PROFILES, Painter, Profile, World, bounded, join};
 use mediated_gpu::service::Service;
 use mock_xen::VcpuError;
 use xen_ioreq::DomId;
@@ -60,7 +60,7 @@ impl Scene {
 
 #[test]
 fn a_guest_destroyed_while_it_waits_for_an_access_does_not_wait_any_more() {
-    for profile in PROFILES {
+    for profile in KEEPING {
         let scene = Scene::new(profile);
         let mut painter = scene.painter();
         assert!(painter.fill(COLOUR));
@@ -84,7 +84,7 @@ fn a_guest_destroyed_while_it_waits_for_an_access_does_not_wait_any_more() {
 
 #[test]
 fn a_guest_destroyed_while_the_gpu_runs_for_it_keeps_no_frame() {
-    for profile in PROFILES {
+    for profile in KEEPING {
         let scene = Scene::new(profile);
         let mut painter = scene.painter();
         scene.trap.hold(Call::Submit);
@@ -99,7 +99,7 @@ fn a_guest_destroyed_while_the_gpu_runs_for_it_keeps_no_frame() {
 
 #[test]
 fn a_guest_destroyed_while_its_ballooned_pages_wait_for_a_flush_keeps_no_frame() {
-    for profile in PROFILES {
+    for profile in KEEPING {
         let scene = Scene::new(profile);
         let mut painter = scene.painter();
         assert!(painter.fill(COLOUR));
@@ -117,7 +117,7 @@ fn a_guest_destroyed_while_its_ballooned_pages_wait_for_a_flush_keeps_no_frame()
 
 #[test]
 fn guests_destroyed_in_the_middle_of_drawing_are_gone_and_others_draw_on() {
-    for profile in PROFILES {
+    for profile in KEEPING {
         let world = World::new(profile);
         let survivor = world.domain(100);
         let service = world.serve(survivor);

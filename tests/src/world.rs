@@ -12,8 +12,8 @@ use mediated_gpu::physical::PhysicalGpu;
 use mediated_gpu::service::{Options, Service};
 use mediated_gpu::soft::{SoftGpu, SoftGpuConfig};
 use mediated_gpu::vgpu::slice::{MIB, SliceSize, VgpuType};
-use mock_xen::{BusAccess, BusPin, BusPort, Caller, Config, DomainConfig, Machine, Profile};
-use pviommu::{Client, OwnFrame, OwnFrames, OwnMemory, Ports, ProcessMemory};
+use mock_xen::{BusAccess, BusPin, BusPort, Caller, Config, DomainConfig, Iommu, Machine, Profile};
+use pviommu::{Client, Mode, OwnFrame, OwnFrames, OwnMemory, Ports, ProcessMemory};
 use xen_ioreq::abi::memory::{XENMEM_decrease_reservation, XENMEM_populate_physmap, xen_memory_reservation};
 use xen_ioreq::seam::MemoryOp;
 use xen_ioreq::{Bfn, DomId, Errno, Gfn, VcpuId};
@@ -65,7 +65,9 @@ impl World {
 
     /// The same, with a mediator that is told how to be.
     pub fn configured(profile: Profile, mediator: MediatorConfig, between: Between) -> Self {
-        let config = Config { frames: HOST_FRAMES, profile, ..Config::default() };
+        // What was shipped has a 1:1 map, and nothing else to reach guests by.
+        let iommu = if profile == Profile::Xs { Iommu::OneToOne } else { Iommu::On };
+        let config = Config { frames: HOST_FRAMES, profile, iommu, ..Config::default() };
         let machine = Machine::new(config).expect("a machine");
         let free_before = machine.free_frames();
         let dom0 = Arc::new(machine.caller(DOM0).expect("dom0"));
@@ -75,7 +77,8 @@ impl World {
             Some(soft) => (soft.clone(), Arc::new(ProcessMemory)),
             None => {
                 let port = machine.bus_port(DOM0, "GPU").expect("a port");
-                (Arc::new(ModelBus(port)), Arc::new(ModelFrames(dom0.clone())))
+                let own = ModelFrames { dom0: dom0.clone(), mode: client.mode().clone() };
+                (Arc::new(ModelBus(port)), Arc::new(own))
             }
         };
         let gpu: Arc<dyn PhysicalGpu> =
@@ -208,11 +211,19 @@ impl BusMaster for ModelBus {
 }
 
 /// Frames of dom0's own on the model.
-struct ModelFrames(Arc<Caller>);
+struct ModelFrames {
+    dom0: Arc<Caller>,
+    mode: Mode,
+}
 
 impl OwnFrames for ModelFrames {
     fn take(&self, pages: usize) -> Result<OwnMemory, Errno> {
-        let (mapping, gfns) = self.0.alloc_frames(pages)?.into_mapping();
-        Ok(OwnMemory::new(mapping, gfns.into_iter().map(OwnFrame::Frame).collect()))
+        let (mapping, gfns) = self.dom0.alloc_frames(pages)?.into_mapping();
+        let frame = |gfn: Gfn| match self.mode {
+            // A PV domain's frames have their machine numbers, and a 1:1 map begins at its offset.
+            Mode::Lookup { offset, .. } => OwnFrame::Reachable(Bfn(gfn.0 + offset)),
+            Mode::Map { .. } | Mode::Soft { .. } => OwnFrame::Frame(gfn),
+        };
+        Ok(OwnMemory::new(mapping, gfns.into_iter().map(frame).collect()))
     }
 }

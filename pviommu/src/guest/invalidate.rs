@@ -90,6 +90,10 @@ impl Guest {
 
     /// The domain is dead or dying: everything of it must go, and nothing of it is mapped any more. Returns what
     /// must be drained; what is draining elsewhere stays with whom it is.
+    ///
+    /// What is mapped keeps a dead domain's frames until it is released, but for lookups on a shipped hypervisor: that one frees
+    /// them with the domain, whatever a device does there. There the device must be quiesced before the domain is
+    /// destroyed.
     pub fn die(&self) -> Vec<Draining> {
         let inner = &self.inner;
         inner.dead.store(true, Ordering::Release);

@@ -12,6 +12,10 @@ pub(crate) mod atomic {
     pub(crate) use crate::checker::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
 }
 
+pub(crate) mod cell {
+    pub(crate) use loom::cell::{ConstPtr, UnsafeCell};
+}
+
 pub(crate) mod futex {
     pub(crate) use crate::checker::{Flags, Timespec, wait, wake};
 }

@@ -1,5 +1,6 @@
-//! The emulator's side of ring and slot, from ioreq-server.
+//! The emulator's side of ring and slot, and its cache of guest memory, from ioreq-server.
 
+pub(crate) mod memory;
 #[path = "../../../../ioreq-server/src/ring.rs"]
 #[rustfmt::skip]
 pub(crate) mod ring;

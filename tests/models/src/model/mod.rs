@@ -1,6 +1,7 @@
 //! Scenes, by what meets in them.
 
 pub mod bus;
+pub mod cache;
 mod emulator;
 pub mod guest;
 pub mod litmus;

@@ -43,3 +43,9 @@ fn halves_that_are_written_one_by_one_are_read_so() {
     let all = BTreeSet::from([(0, 0), (1, 0), (1, 1)]);
     assert_eq!(litmus::halves_and_a_whole(Checker::whole()), all);
 }
+
+#[test]
+#[should_panic(expected = "exceeded maximum number of branches")]
+fn a_thread_that_never_ends_is_told() {
+    litmus::a_wait_without_end(Checker::bounded(1));
+}

@@ -1,6 +1,6 @@
 //! What the model hypervisor says of devices: exact, whatever devices do meanwhile.
 
-use models::model::bus::{self, Change, Unmap};
+use models::model::bus::{self, Change, Flush, Unmap};
 use models::{Checker, Fault};
 
 const TABLE: &str = "iommu/table.rs";
@@ -58,4 +58,15 @@ fn an_entry_that_is_unmapped_in_use_is_told_and_none_leads_to_a_free_frame() {
 #[should_panic(expected = "no entry leads to a free frame")]
 fn an_entry_whose_reference_goes_first_leads_to_a_free_frame() {
     bus::an_entry_is_unmapped_beside_a_pin(Checker::bounded(3), Unmap::ReferenceFirst);
+}
+
+#[test]
+fn a_device_that_goes_by_what_a_late_flush_left_lets_go_before_the_frame_is_freed_or_is_told() {
+    bus::a_late_flush_beside_a_pin(Checker::bounded(3), Flush::First);
+}
+
+#[test]
+#[should_panic(expected = "Concurrent read and write")]
+fn a_device_uses_a_free_frame_if_the_flush_comes_after_the_freeing() {
+    bus::a_late_flush_beside_a_pin(Checker::bounded(3), Flush::TooLate);
 }

@@ -1,10 +1,11 @@
 //! What an IOTLB still knows although it was unmapped, because a flush was late.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
 use xen_ioreq::{Bfn, Mfn};
+
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Of one domain's devices. Empty all the time, but for injected faults.
 #[derive(Default)]

@@ -45,6 +45,9 @@ pub enum Fault {
 }
 
 /// How far to look.
+///
+/// What is never found: a load that returns what is stored only later. What may be found although it cannot be: an exchange that
+/// overlooks a mere store to the same word. Time does not pass in a model, and no exchange fails without a reason.
 #[derive(Clone, Copy, Debug)]
 pub struct Checker {
     preemptions: Option<usize>,

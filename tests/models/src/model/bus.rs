@@ -9,7 +9,7 @@ use crate::bus::{BusAccess, BusPort};
 use crate::checker::{Checker, Frame, Thread, join, spawn};
 use crate::domain::{Domain, PvIommu};
 use crate::frames::{Hold, M2b};
-use crate::iommu::{self, BusTable, Kind, Pinned, Translation};
+use crate::iommu::{self, BusTable, Kind, Lingering, Pinned, Translation};
 use crate::machine::Machine;
 use crate::oracle::ViolationKind;
 
@@ -80,8 +80,8 @@ pub fn translations_beside_a_change(checker: Checker, devices: usize, change: Ch
     })
 }
 
-/// A machine with a guest that has one frame, and a port of dom0's devices.
-fn machine(kind: Kind) -> (Arc<Machine>, Arc<BusTable>, BusPort, Mfn) {
+/// A machine with a guest that has one frame, and a port of dom0's devices with what their IOTLB keeps.
+fn machine(kind: Kind) -> (Arc<Machine>, Arc<BusTable>, BusPort, Mfn, Arc<Lingering>) {
     let machine = Machine::new(4, 1);
     let table = Arc::new(BusTable::default());
     let mfn = machine.frames(|t| {
@@ -91,7 +91,7 @@ fn machine(kind: Kind) -> (Arc<Machine>, Arc<BusTable>, BusPort, Mfn) {
     assert!(table.map(BFN, &translation(mfn, kind)), "nothing is there");
     let dom0 = Domain { id: DOM0, pv_iommu: PvIommu::default() };
     let port = BusPort::new(machine.clone(), table.clone(), &dom0, "a device".to_owned());
-    (machine, table, port, mfn)
+    (machine, table, port, mfn, dom0.pv_iommu.lingering)
 }
 
 fn told(machine: &Machine, is: impl Fn(ViolationKind) -> bool) -> bool {
@@ -102,7 +102,7 @@ fn told(machine: &Machine, is: impl Fn(ViolationKind) -> bool) -> bool {
 /// says so, at the one side or at the other.
 pub fn a_frame_is_freed_beside_a_pin(checker: Checker) -> usize {
     checker.run(|| {
-        let (machine, _, port, mfn) = machine(Kind::OneToOne);
+        let (machine, _, port, mfn, _) = machine(Kind::OneToOne);
         let frame = Arc::new(Frame::new());
         let device = {
             let (machine, frame) = (machine.clone(), frame.clone());
@@ -137,7 +137,7 @@ pub enum Unmap {
 /// that the entry was in use, or the device has let go before the frame is freed, or it faults.
 pub fn an_entry_is_unmapped_beside_a_pin(checker: Checker, unmap: Unmap) -> usize {
     checker.run(move || {
-        let (machine, table, port, mfn) = machine(Kind::Foreign);
+        let (machine, table, port, mfn, _) = machine(Kind::Foreign);
         let entry = M2b { bfn: BFN, by: DOM0, ioserver: 0 };
         machine.frames(|t| {
             t.hold(mfn, Hold::M2b(entry)).expect("it is a guest's");
@@ -175,6 +175,54 @@ pub fn an_entry_is_unmapped_beside_a_pin(checker: Checker, unmap: Unmap) -> usiz
                 || !told(&machine, |kind| kind == ViolationKind::DmaToFreeFrame),
             "no entry leads to a free frame"
         );
+        assert_eq!(machine.frames(|t| t.watch()).pins(mfn), 0, "none is left");
+        assert_eq!(machine.frames(|t| t.audit()), Vec::<String>::new());
+    })
+}
+
+/// When the frame that a late flush holds is let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// When the flush is done.
+    First,
+    /// Before.
+    TooLate,
+}
+
+/// A device goes by what its IOTLB still knows of an entry that was taken away, while the flush that was late is done and the frame
+/// freed: it faults, or has let go before the frame is freed, or the oracle says that it had not.
+pub fn a_late_flush_beside_a_pin(checker: Checker, flush: Flush) -> usize {
+    checker.run(move || {
+        let (machine, table, port, mfn, lingering) = machine(Kind::Foreign);
+        let hold = Hold::Flush(DOM0, BFN);
+        machine.frames(|t| {
+            t.hold(mfn, hold).expect("it is a guest's");
+            t.release(mfn, Hold::Allocation);
+            iommu::unmap(t, &table, DOM0, BFN).expect("it is there");
+        });
+        lingering.keep(BFN, mfn);
+        let frame = Arc::new(Frame::new());
+        let device = {
+            let (machine, frame) = (machine.clone(), frame.clone());
+            spawn(move || {
+                let Ok(pin) = port.pin(BFN, BusAccess::Write) else { return };
+                if machine.oracle().count() == 0 {
+                    frame.touch();
+                }
+                port.unpin(pin);
+            })
+        };
+        if flush == Flush::First {
+            lingering.flush();
+        }
+        machine.frames(|t| t.release(mfn, hold));
+        if machine.oracle().count() == 0 {
+            frame.end();
+        }
+        if flush == Flush::TooLate {
+            lingering.flush();
+        }
+        join(device);
         assert_eq!(machine.frames(|t| t.watch()).pins(mfn), 0, "none is left");
         assert_eq!(machine.frames(|t| t.audit()), Vec::<String>::new());
     })

@@ -8,6 +8,7 @@ use xen_ioreq::Mfn;
 use crate::checker::{Checker, join, spawn};
 use crate::memory::HostMemory;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::spin_loop;
 
 /// How two words are accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,4 +107,14 @@ pub fn halves_and_a_whole(checker: Checker) -> BTreeSet<(u64, u64)> {
         page.u32(12).fetch_add(1, Ordering::Release);
     };
     pairs(checker, || HostMemory::mixed(1), read, write).into_iter().map(|(r, ())| r).collect()
+}
+
+/// One thread looks at a word until the other has written it, which it never does.
+pub fn a_wait_without_end(checker: Checker) {
+    let wait = |word: &AtomicU64| {
+        while word.load(Ordering::Acquire) == 0 {
+            spin_loop();
+        }
+    };
+    pairs(checker, || AtomicU64::new(0), wait, |word| word.load(Ordering::Acquire));
 }

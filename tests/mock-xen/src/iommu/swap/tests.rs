@@ -1,3 +1,4 @@
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use xen_ioreq::abi::iommu_op::{IOMMUOP_map_foreign_page, IOMMUOP_swap_mfn, pv_iommu_op};
@@ -19,7 +20,7 @@ fn a_device_at_work_reads_the_frame_or_scratch_and_never_faults() {
     let free = m.free_frames();
     let e = Emulator::atomic(&m, d);
     let port = m.bus_port(DOM0, "device").unwrap();
-    let done = AtomicBool::new(false);
+    let (at_work, done) = (Barrier::new(2), AtomicBool::new(false));
     for gfn in 0..GUEST_FRAMES {
         m.write_guest(d, Gfn(gfn).addr(), &[0x5a]).unwrap();
         map_swappable(&e, 0x100 + gfn, gfn).unwrap();
@@ -27,7 +28,7 @@ fn a_device_at_work_reads_the_frame_or_scratch_and_never_faults() {
     scope(&m, d, |s| {
         let device = s.spawn(|| {
             let mut seen = [0u32; 2];
-            while !done.load(Ordering::SeqCst) {
+            while seen[1] == 0 || !done.load(Ordering::SeqCst) {
                 for gfn in 0..GUEST_FRAMES {
                     let pin = port.pin(Bfn(0x100 + gfn), BusAccess::Read).expect("never a fault");
                     match crate::memory::peek(pin.ptr) {
@@ -37,15 +38,19 @@ fn a_device_at_work_reads_the_frame_or_scratch_and_never_faults() {
                     }
                     port.unpin(pin);
                 }
+                if seen == [u32::try_from(GUEST_FRAMES).unwrap(), 0] {
+                    at_work.wait();
+                }
             }
             seen
         });
+        at_work.wait();
         let v = vcpu(&m, d, 0);
         for gfn in 0..GUEST_FRAMES {
             assert_eq!(v.decrease_reservation(&[Gfn(gfn)]), Ok(1));
         }
         done.store(true, Ordering::SeqCst);
-        assert!(device.join().unwrap().iter().sum::<u32>() > 0);
+        assert!(device.join().unwrap().iter().all(|n| *n > 0), "it saw the frames and scratch");
     });
     // All are free; what is left is one scratch frame and the server's pages.
     let pages = 2;

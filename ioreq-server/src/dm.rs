@@ -8,7 +8,7 @@ use std::sync::Arc;
 use xen_ioreq::abi::dm_op as abi;
 use xen_ioreq::abi::sched::SHUTDOWN_crash;
 use xen_ioreq::seam::DmOp;
-use xen_ioreq::{DomId, Errno, IoServerId, Port};
+use xen_ioreq::{DomId, Errno, Gfn, IoServerId, Port};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::device::Space;
@@ -131,6 +131,14 @@ impl Dm {
     pub fn inject_msi(&self, addr: u64, data: u32) -> Result<(), DmError> {
         let payload = abi::xen_dm_op_inject_msi { data, addr, ..Default::default() };
         self.call("inject_msi", abi::XEN_DMOP_inject_msi, payload).map(drop)
+    }
+
+    /// Moves `frames` frames of the guest from `from` on to `to` on, as a guest does that moves the BAR that they are behind.
+    /// What was at the new place is freed; who has the frames mapped keeps them. EINVAL: there is a hole at the old place;
+    /// the frames before it have moved.
+    pub fn relocate_memory(&self, from: Gfn, to: Gfn, frames: u32) -> Result<(), DmError> {
+        let payload = abi::xen_dm_op_relocate_memory { size: frames, pad: 0, src_gfn: from.0, dst_gfn: to.0 };
+        self.call("relocate_memory", abi::XEN_DMOP_relocate_memory, payload).map(drop)
     }
 
     /// Number of vCPUs of the guest. EOPNOTSUPP before Xen 4.16.

@@ -6,15 +6,15 @@ use xen_ioreq::abi::dm_op::{
     PAYLOAD_OFFSET, XEN_DMOP_IOREQ_MEM_ACCESS_WRITE, XEN_DMOP_create_ioreq_server,
     XEN_DMOP_destroy_ioreq_server, XEN_DMOP_get_ioreq_server_info, XEN_DMOP_inject_msi,
     XEN_DMOP_map_io_range_to_ioreq_server, XEN_DMOP_map_mem_type_to_ioreq_server, XEN_DMOP_modified_memory,
-    XEN_DMOP_no_gfns, XEN_DMOP_nr_vcpus, XEN_DMOP_remote_shutdown, XEN_DMOP_set_ioreq_server_state,
-    XEN_DMOP_set_isa_irq_level, XEN_DMOP_set_mem_type, XEN_DMOP_set_pci_intx_level,
-    XEN_DMOP_set_pci_link_route, XEN_DMOP_unmap_io_range_from_ioreq_server, xen_dm_op_create_ioreq_server,
-    xen_dm_op_destroy_ioreq_server, xen_dm_op_get_ioreq_server_info, xen_dm_op_inject_event,
-    xen_dm_op_inject_msi, xen_dm_op_ioreq_server_range, xen_dm_op_map_mem_type_to_ioreq_server,
-    xen_dm_op_modified_memory, xen_dm_op_nr_vcpus, xen_dm_op_pin_memory_cacheattr, xen_dm_op_relocate_memory,
-    xen_dm_op_remote_shutdown, xen_dm_op_set_ioreq_server_state, xen_dm_op_set_isa_irq_level,
-    xen_dm_op_set_mem_type, xen_dm_op_set_pci_intx_level, xen_dm_op_set_pci_link_route,
-    xen_dm_op_track_dirty_vram,
+    XEN_DMOP_no_gfns, XEN_DMOP_nr_vcpus, XEN_DMOP_relocate_memory, XEN_DMOP_remote_shutdown,
+    XEN_DMOP_set_ioreq_server_state, XEN_DMOP_set_isa_irq_level, XEN_DMOP_set_mem_type,
+    XEN_DMOP_set_pci_intx_level, XEN_DMOP_set_pci_link_route, XEN_DMOP_unmap_io_range_from_ioreq_server,
+    xen_dm_op_create_ioreq_server, xen_dm_op_destroy_ioreq_server, xen_dm_op_get_ioreq_server_info,
+    xen_dm_op_inject_event, xen_dm_op_inject_msi, xen_dm_op_ioreq_server_range,
+    xen_dm_op_map_mem_type_to_ioreq_server, xen_dm_op_modified_memory, xen_dm_op_nr_vcpus,
+    xen_dm_op_pin_memory_cacheattr, xen_dm_op_relocate_memory, xen_dm_op_remote_shutdown,
+    xen_dm_op_set_ioreq_server_state, xen_dm_op_set_isa_irq_level, xen_dm_op_set_mem_type,
+    xen_dm_op_set_pci_intx_level, xen_dm_op_set_pci_link_route, xen_dm_op_track_dirty_vram,
 };
 use xen_ioreq::abi::hvm_op::{HVMMEM_ioreq_server, HVMMEM_mmio_dm, HVMMEM_ram_ro, HVMMEM_ram_rw};
 use xen_ioreq::{DomId, Errno, Gfn, IoServerId};
@@ -23,6 +23,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::domain::Domain;
 use crate::ioreq::{self, select::range_index};
 use crate::machine::Machine;
+use crate::memory_op;
 use crate::p2m::P2mType;
 
 /// Buffers that Xen takes on x86.
@@ -162,7 +163,13 @@ impl Call<'_> {
                 let vcpus = u32::try_from(self.domain.vcpus.len()).map_err(|_| Errno::ERANGE)?;
                 put(payload, &xen_dm_op_nr_vcpus { vcpus })
             }
-            // track_dirty_vram, inject_event, relocate_memory, pin_memory_cacheattr: not modelled.
+            XEN_DMOP_relocate_memory => {
+                let data: xen_dm_op_relocate_memory = get(payload)?;
+                must(data.pad == 0)?;
+                let places = [Gfn(data.src_gfn), Gfn(data.dst_gfn)];
+                memory_op::relocate(self.machine, self.caller, self.domain, places, data.size.into())
+            }
+            // track_dirty_vram, inject_event, pin_memory_cacheattr: not modelled.
             _ => Err(Errno::EOPNOTSUPP),
         }
     }

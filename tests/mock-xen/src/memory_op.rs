@@ -97,23 +97,27 @@ pub(crate) fn memory_op(
         }
         _ => return Err(Errno::ENOSYS),
     };
-    let Work { notices, changed, preempted_at, .. } = work;
-    // Released Xen knows only that something has changed, draft B names the frame.
-    let names = machine.config().profile == Profile::Draft;
-    let invalidate_all = changed && (!names || machine.config().wildcard);
-    let own = target.as_ref().is_some_and(|d| d.id == caller.id);
-    if on_vcpu && own {
-        return Ok(Done { value, notices, invalidate_all, preempted_at });
-    }
-    if let Some(d) = target {
-        if invalidate_all {
-            d.vcpus.iter().for_each(|v| v.request_invalidate_all());
-        }
-        if let Some(v) = d.vcpus.first() {
-            notices.into_iter().for_each(|n| v.queue_notice(n));
-        }
-    }
-    Ok(Done { value, notices: Vec::new(), invalidate_all: false, preempted_at })
+    Ok(work.finish(caller, on_vcpu, target, value))
+}
+
+/// Moves `count` frames of `d` from `from` on to `to` on, one after another, as the `dm_op` of that name: what was at the new
+/// place is given back first. EINVAL at the first hole; those before it have moved.
+pub(crate) fn relocate(
+    machine: &Machine,
+    caller: &Domain,
+    d: &Arc<Domain>,
+    [from, to]: [Gfn; 2],
+    count: u64,
+) -> Result<(), Errno> {
+    let mut work = Work { machine, notices: Vec::new(), changed: false, preempted_at: None };
+    let moved = (0..count).try_for_each(|i| {
+        let from = from.checked_add(i).ok_or(Errno::EINVAL)?;
+        let to = to.checked_add(i).filter(|to| P2m::addressable(*to)).ok_or(Errno::EINVAL)?;
+        work.relocate_one(d, from, to)
+    });
+    // It is no vCPU of the guest that asks.
+    work.finish(caller, false, Some(d.clone()), 0);
+    moved
 }
 
 fn resolve(machine: &Machine, caller: &Arc<Domain>, id: DomId) -> Option<Arc<Domain>> {
@@ -144,6 +148,43 @@ struct Work<'m> {
 }
 
 impl Work<'_> {
+    /// Has who must know told.
+    fn finish(self, caller: &Domain, on_vcpu: bool, target: Option<Arc<Domain>>, value: i64) -> Done {
+        let Work { machine, notices, changed, preempted_at } = self;
+        // Released Xen knows only that something has changed, draft B names the frame.
+        let names = machine.config().profile == Profile::Draft;
+        let invalidate_all = changed && (!names || machine.config().wildcard);
+        let own = target.as_ref().is_some_and(|d| d.id == caller.id);
+        if on_vcpu && own {
+            return Done { value, notices, invalidate_all, preempted_at };
+        }
+        if let Some(d) = target {
+            if invalidate_all {
+                d.vcpus.iter().for_each(|v| v.request_invalidate_all());
+            }
+            if let Some(v) = d.vcpus.first() {
+                notices.into_iter().for_each(|n| v.queue_notice(n));
+            }
+        }
+        Done { value, notices: Vec::new(), invalidate_all: false, preempted_at }
+    }
+
+    fn relocate_one(&mut self, d: &Domain, from: Gfn, to: Gfn) -> Result<(), Errno> {
+        if from == to {
+            return d.p2m.read().get(from).map(drop).ok_or(Errno::EINVAL);
+        }
+        let mfn = self.take_out(d, from).ok_or(Errno::EINVAL)?;
+        self.decrease(d, to, 1);
+        self.changed = true;
+        if let Err(errno) = d.put(to, mfn) {
+            // The domain is being destroyed: the frame goes with it.
+            self.machine.frames(|t| t.release(mfn, Hold::Allocation));
+            return Err(errno);
+        }
+        self.machine.frames(|t| t.note(mfn, Event::Populated { owner: d.id, gfn: to }));
+        Ok(())
+    }
+
     /// Extents done, up to the first that fails or to a preemption.
     fn extents(
         &mut self,

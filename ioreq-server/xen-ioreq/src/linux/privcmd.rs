@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::foreign::Device;
 use super::hypercall::Pool;
@@ -22,7 +22,7 @@ use crate::abi::{domctl, sysctl};
 use crate::seam::{
     DmOp, ForeignMap, ForeignPages, GrantTableOp, IommuOp, Mapping, MemoryOp, Prot, ResourceMap, Sysctl,
 };
-use crate::{DomId, Errno, Gfn};
+use crate::{DomId, Errno, Gfn, PAGE_SIZE};
 
 /// An open `/dev/xen/privcmd` that may make any hypercall.
 #[derive(Debug)]
@@ -99,14 +99,28 @@ impl Privcmd {
         self.domctl(domctl::XEN_DOMCTL_destroydomain, domid)
     }
 
+    /// Lets a domain have `frames` frames, for instance some more for memory behind a BAR. It may have more than that already:
+    /// then it gets no further ones. ESRCH.
+    pub fn set_max_frames(&self, domid: DomId, frames: u64) -> Result<(), Errno> {
+        let max_memkb = frames.checked_mul(PAGE_SIZE as u64 / 1024).ok_or(Errno::E2BIG)?;
+        let limit = domctl::xen_domctl_max_mem { max_memkb };
+        self.domctl_with(domctl::XEN_DOMCTL_max_mem, domid, limit)
+    }
+
     /// A domctl that has nothing but its domain.
     fn domctl(&self, cmd: u32, domid: DomId) -> Result<(), Errno> {
+        self.domctl_with(cmd, domid, [0u8; 0])
+    }
+
+    /// A domctl whose struct has no addresses and no answer.
+    fn domctl_with(&self, cmd: u32, domid: DomId, payload: impl IntoBytes + Immutable) -> Result<(), Errno> {
         let mut op = domctl::xen_domctl {
             cmd,
             interface_version: domctl::XEN_DOMCTL_INTERFACE_VERSION,
             domain: domid.0,
             ..Default::default()
         };
+        payload.write_to_prefix(op.u.as_mut_bytes()).map_err(|_| Errno::EINVAL)?;
         // SAFETY: a whole struct, and these operations have no addresses.
         unsafe { self.with_bytes(__HYPERVISOR_domctl, None, op.as_mut_bytes(), 0) }?;
         Ok(())

@@ -314,3 +314,48 @@ fn stdvga_writes_go_by_the_ring_and_by_the_slot_when_it_is_full() {
         assert_eq!(guest.join().unwrap(), Ok(0x66));
     });
 }
+
+fn relocate(c: &Caller, d: DomId, src_gfn: u64, dst_gfn: u64, size: u32) -> Result<(), Errno> {
+    dm(c, d, XEN_DMOP_relocate_memory, &mut xen_dm_op_relocate_memory { size, pad: 0, src_gfn, dst_gfn })
+}
+
+#[test]
+fn relocated_memory_keeps_its_frames_and_contents_and_frees_what_was_in_its_way() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let c = m.caller(DOM0).unwrap();
+    let before = [m.mfn(d, Gfn(2)).unwrap(), m.mfn(d, Gfn(3)).unwrap()];
+    m.write_guest(d, 0x2ffe, b"over").unwrap();
+    let free = m.free_frames();
+    assert_eq!(relocate(&c, d, 2, 0xf_0000, 2), Ok(()));
+    assert_eq!([m.mfn(d, Gfn(0xf_0000)).unwrap(), m.mfn(d, Gfn(0xf_0001)).unwrap()], before);
+    assert!(m.mfn(d, Gfn(2)).is_err());
+    let mut seen = [0; 4];
+    m.read_guest(d, 0xf000_0ffe, &mut seen).unwrap();
+    assert_eq!((&seen, m.free_frames()), (b"over", free));
+
+    assert_eq!(relocate(&c, d, 0xf_0000, 4, 2), Ok(()));
+    assert_eq!(
+        (m.mfn(d, Gfn(5)).unwrap(), m.free_frames()),
+        (before[1], free + 2),
+        "4 and 5 were in its way"
+    );
+    assert_eq!(relocate(&c, d, 5, 4, 1), Ok(()));
+    assert_eq!(relocate(&c, d, 4, 4, 1), Ok(()), "where it is");
+    assert_eq!((m.mfn(d, Gfn(4)).unwrap(), m.free_frames()), (before[1], free + 3));
+    m.assert_clean();
+}
+
+#[test]
+fn relocation_stops_at_a_hole_with_einval_and_what_came_before_has_moved() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let c = m.caller(DOM0).unwrap();
+    let mfn = m.mfn(d, Gfn(GUEST_FRAMES - 1)).unwrap();
+    assert_eq!(relocate(&c, d, GUEST_FRAMES - 1, 0x1000, 2), Err(Errno::EINVAL));
+    assert_eq!(m.mfn(d, Gfn(0x1000)), Ok(mfn));
+    assert_eq!(relocate(&c, d, 0x1000, u64::MAX, 2), Err(Errno::EINVAL), "no such place");
+    assert_eq!(m.mfn(d, Gfn(0x1000)), Ok(mfn));
+    assert_eq!(relocate(&c, d, 0x2000, 0x3000, 0), Ok(()), "nothing");
+    m.assert_clean();
+}

@@ -11,6 +11,9 @@
 //! - [`Guest`] joins the two; [`GuestLoop`] serves guests, one or many to a thread.
 //! - [`privilege`] (a feature, on by default): what the process gives up before it serves.
 //!
+//! Two devices that stock Linux guests drive are among the examples: a display (`examples/bochs-display`) and a serial port
+//! with MSI (`examples/serial-port.rs`).
+//!
 //! # What it promises
 //!
 //! Requests are copied out of shared memory once, checked, and used from the copy. A vCPU that has sent one is answered:

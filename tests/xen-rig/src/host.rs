@@ -15,6 +15,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("ldd", "libc-bin"),
     ("gcc", "gcc"),
     ("ld", "binutils"),
+    ("strip", "binutils"),
 ];
 
 /// A header that compiling C needs; gcc comes without it.

@@ -9,11 +9,13 @@ mod error;
 mod host;
 mod images;
 mod kit;
+mod linux;
 mod log;
 mod packages;
 mod qemu;
 mod runner;
 mod scenario;
+mod screen;
 
 pub use cpio::Tree;
 pub use error::{Error, Result};

@@ -9,6 +9,7 @@ mod promise;
 mod sandbox;
 mod serve;
 mod speed;
+mod stock_linux;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,6 +28,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &conformance::Conformance,
     &serve::Serve,
     &promise::Promise,
+    &stock_linux::BochsConsole,
     &sandbox::Sandbox,
     &speed::Speed,
 ];

@@ -11,20 +11,22 @@ use xen_ioreq::abi::iommu_op::{
 };
 use xen_ioreq::abi::memory::{XENMEM_decrease_reservation, xen_memory_reservation};
 use xen_ioreq::seam::{IommuOp, MemoryOp};
-use xen_ioreq::{Bfn, DomId, Errno, Gfn, IoServerId};
+use xen_ioreq::{DomId, Errno, Gfn, IoServerId};
 use zerocopy::IntoBytes;
 
 /// The guest's number, here and on the model.
 pub(super) const GUEST: DomId = DomId(1);
 
 /// Agrees to everything at no cost, and counts the calls. While frames are gone, a frame cannot be mapped; with
-/// [`on_model`](Self::on_model) set, the model says so, and unmaps.
+/// [`on_model`](Self::on_model) set, the model says so, and unmaps. There the frames of a step have the same few numbers on
+/// both sides of a ratio, so that no cache miss of the model's is taken for one of the library's.
 pub(super) struct Hypervisor {
     pub(super) gone: AtomicBool,
     pub(super) on_model: AtomicBool,
     pub(super) calls: AtomicU64,
-    /// Frames that were asked for while gone: they are asked for in the order in which they went.
+    /// Frames of the step that were asked for, and unmapped.
     asked: AtomicU64,
+    unmapped: AtomicU64,
     model: Model,
 }
 
@@ -52,6 +54,7 @@ impl Hypervisor {
             on_model: AtomicBool::new(false),
             calls: AtomicU64::new(0),
             asked: AtomicU64::new(0),
+            unmapped: AtomicU64::new(0),
             model: Model { machine, dom0, server: server.id(), _enabled: Mutex::new(server) },
         }))
     }
@@ -61,20 +64,20 @@ impl Hypervisor {
         self.model.server
     }
 
-    /// Lets the model know these bus frames: each leads to a frame of the guest's that was ballooned out since. How many frames
-    /// are free.
-    pub(super) fn hold_gone_frames(&self, bfns: &[Bfn]) -> Result<u64, String> {
+    /// Prepares a step on the model: so many bus frames lead to frames of the guest's that were ballooned out since. How many
+    /// frames are free.
+    pub(super) fn hold_gone_frames(&self, count: usize) -> Result<u64, String> {
         let Model { machine, dom0, .. } = &self.model;
-        let mut gfns: Vec<u64> = (FIRST..).take(bfns.len()).collect();
-        machine.populate(GUEST, Gfn(FIRST), bfns.len() as u64).map_err(|e| e.to_string())?;
-        let op = |(bfn, gfn): (&Bfn, &u64)| pv_iommu_op {
-            bfn: bfn.0,
+        let mut gfns: Vec<u64> = (FIRST..).take(count).collect();
+        machine.populate(GUEST, Gfn(FIRST), count as u64).map_err(|e| e.to_string())?;
+        let op = |gfn: &u64| pv_iommu_op {
+            bfn: *gfn,
             gfn: *gfn,
             domid: GUEST.0,
             ioserver: self.server().0,
             ..pv_iommu_op::new(IOMMUOP_map_foreign_page, IOMMUOP_readable | IOMMUOP_writeable)
         };
-        let mut ops: Vec<pv_iommu_op> = bfns.iter().zip(&gfns).map(op).collect();
+        let mut ops: Vec<pv_iommu_op> = gfns.iter().map(op).collect();
         dom0.iommu_op(&mut ops).map_err(|e| e.to_string())?;
         let mut arg = xen_memory_reservation {
             nr_extents: gfns.len() as u64,
@@ -82,12 +85,11 @@ impl Hypervisor {
             ..xen_memory_reservation::default()
         };
         let taken = dom0.memory_op(XENMEM_decrease_reservation, arg.as_mut_bytes(), &mut gfns);
-        if ops.iter().any(|op| op.status != 0)
-            || taken != i64::try_from(bfns.len()).map_err(|_| Errno::EINVAL)
-        {
+        if ops.iter().any(|op| op.status != 0) || taken != i64::try_from(count).map_err(|_| Errno::EINVAL) {
             return Err("the model did not take the frames".into());
         }
         self.asked.store(FIRST, Ordering::Relaxed);
+        self.unmapped.store(FIRST, Ordering::Relaxed);
         Ok(machine.free_frames())
     }
 
@@ -104,7 +106,7 @@ fn next(counter: &AtomicU64) -> u64 {
     now
 }
 
-/// First guest frame of a step, on the model.
+/// First guest frame of a step on the model, and the bus frame at which it is mapped.
 const FIRST: u64 = 0x1000;
 
 #[allow(non_upper_case_globals, reason = "patterns use constants that have the names of Xen's headers")]
@@ -113,8 +115,14 @@ impl IommuOp for Hypervisor {
         next(&self.calls);
         let gone = self.gone.load(Ordering::Relaxed);
         if gone && self.on_model.load(Ordering::Relaxed) {
-            for op in ops.iter_mut().filter(|op| op.subop_id == IOMMUOP_map_foreign_page) {
-                op.gfn = next(&self.asked);
+            for op in ops.iter_mut() {
+                match op.subop_id {
+                    IOMMUOP_map_foreign_page => {
+                        op.gfn = next(&self.asked);
+                        op.bfn = op.gfn;
+                    }
+                    _ => op.bfn = next(&self.unmapped),
+                }
             }
             return self.model.dom0.iommu_op(ops);
         }

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use pviommu::{DeviceFlush, EVERYTHING, Mapped};
-use xen_ioreq::{Bfn, Gfn};
+use xen_ioreq::Gfn;
 
 use self::loads::Loads;
 use self::population::Population;
@@ -82,8 +82,7 @@ fn invalidations(p: &mut Population, at_once: usize, on_model: bool) -> Result<f
     for _ in 0..STEPS {
         p.take(STEP, &mut victims);
         let gfns: Vec<Gfn> = victims.iter().map(|(gfn, _)| *gfn).collect();
-        let bfns: Vec<Bfn> = victims.iter().map(|(_, mapped)| mapped.bfn()).collect();
-        let free = if on_model { p.xen.hold_gone_frames(&bfns)? } else { 0 };
+        let free = if on_model { p.xen.hold_gone_frames(STEP)? } else { 0 };
         p.xen.gone.store(true, Ordering::Relaxed);
         let mut released = 0;
         let start = Instant::now();

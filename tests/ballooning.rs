@@ -144,7 +144,8 @@ fn frames_swapped_without_notice_are_found_though_the_guest_does_nothing() {
             assert!(now.replaced >= s.replaced + PAGES);
             assert_eq!(painter.count(COLOUR + 1), guest::scene::PIXELS, "the new ones are reached");
         } else {
-            assert_eq!((now.revoked, now.released), (s.revoked + PAGES, s.released + PAGES));
+            assert_eq!(now.revoked, s.revoked + PAGES);
+            assert!(now.released >= s.released + PAGES);
             assert_eq!(painter.count(0), 16 * PIXELS_A_PAGE, "the new ones are not");
             painter.map_canvas(PAGES);
             assert!(painter.fill(COLOUR + 1));

@@ -83,7 +83,7 @@ pub(crate) struct ClientInner {
 pub struct Stats {
     /// Mappings that exist now, of all guests, draining ones that are not being released included.
     pub mappings: u64,
-    /// Bus frames that are never used again since nobody knows whether a device can reach them.
+    /// Bus frames that are not used again, most of them never, since nobody knows whether a device can reach them.
     pub quarantined: u64,
 }
 

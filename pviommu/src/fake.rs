@@ -46,6 +46,8 @@ struct State {
     unit_broken: bool,
     /// Errors for calls to come: after so many operations, this rc.
     fail: Option<(usize, Errno)>,
+    /// Whether the last operation before that is not said to be done.
+    unsaid: bool,
     /// Errors for unmap operations to come.
     unmap_fails: Option<Errno>,
     foreign_fails: Option<Errno>,
@@ -130,6 +132,12 @@ impl Fake {
 
     pub(crate) fn fail_after(&self, ops: usize, errno: Errno) {
         self.s.lock().fail = Some((ops, errno));
+    }
+
+    /// As [`fail_after`](Self::fail_after), and of the last of these operations nobody is told.
+    pub(crate) fn fail_unsaid(&self, ops: usize, errno: Errno) {
+        let mut s = self.s.lock();
+        (s.fail, s.unsaid) = (Some((ops, errno)), true);
     }
 
     pub(crate) fn unmap_fails(&self, errno: Option<Errno>) {
@@ -257,6 +265,7 @@ impl IommuOp for Fake {
             return Err(Errno::ENOSYS);
         }
         let fail = s.fail.take();
+        let unsaid = std::mem::take(&mut s.unsaid).then_some(fail).flatten().map(|(after, _)| after);
         for (i, op) in ops.iter_mut().enumerate() {
             if let Some((after, errno)) = fail
                 && i == after
@@ -265,7 +274,9 @@ impl IommuOp for Fake {
             }
             s.seen.push(op.subop_id);
             let r = if self.kind == Kind::Draft { s.draft(op) } else { s.shipped(op) };
-            op.status = r.err().map_or(0, |e| e.status());
+            if unsaid != Some(i + 1) {
+                op.status = r.err().map_or(0, |e| e.status());
+            }
         }
         match fail {
             Some((_, errno)) => Err(errno),

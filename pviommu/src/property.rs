@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use xen_ioreq::{Bfn, DomId, Gfn, IoServerId};
 
-use crate::fake::{Fake, Foreign, Gpu, Kind};
+use crate::fake::{Fake, Foreign, Gpu, Kind, OFFSET};
 use crate::*;
 
 const GFNS: u64 = 12;
@@ -177,6 +177,10 @@ impl World {
                 expected.push((key.1, e.bfn));
                 self.table.remove(&key);
                 self.out.insert(e.bfn, e.refs);
+                // Where asking is mapping, the new frame is there, idle.
+                if let Some(mfn) = now.filter(|_| self.kind == Kind::Shipped) {
+                    self.table.insert(key, Entry { bfn: Bfn(mfn + OFFSET), mfn, refs: 0 });
+                }
             }
         }
         let mut found: Vec<(Gfn, Bfn)> =

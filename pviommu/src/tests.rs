@@ -230,7 +230,10 @@ fn a_frame_swapped_without_notice_is_found_by_the_sweep() {
         w.xen.balloon_out(D, Gfn(40));
         w.xen.populate(D, Gfn(40));
         let rounds: Vec<Draining> = (0..8).flat_map(|_| w.guest.sweep(8).unwrap()).collect();
-        assert_eq!(rounds.iter().map(Draining::gfn).collect::<Vec<_>>(), [Gfn(40)]);
+        let found: Vec<_> = rounds.iter().map(|d| (d.gfn(), d.cause())).collect();
+        // Who asks for the new frame gets it, where the hypervisor tells bus frames.
+        let wanted = [(Gfn(40), Cause::Invalidated), (Gfn(40), Cause::LastPut)];
+        assert_eq!(found, wanted[..if kind == Kind::Draft { 1 } else { 2 }]);
         drop(mapped);
         drop(w.out(rounds));
         // What has gone since the round began is not asked about, nor is what has taken its place.
@@ -345,19 +348,39 @@ fn a_failed_unmap_keeps_the_bus_frame_and_can_be_tried_again() {
 }
 
 #[test]
-fn a_call_that_fails_in_the_middle_leaves_nothing_behind() {
+fn a_call_that_fails_in_the_middle_has_mapped_what_it_says_and_leaves_nothing_else_behind() {
     let w = world(Kind::Draft);
     w.xen.fail_after(2, Errno::EFAULT);
     let mapped = w.guest.map(&[Gfn(1), Gfn(2), Gfn(3), Gfn(4)]);
-    for (gfn, r) in (1..).zip(&mapped) {
+    assert_eq!(w.reach(mapped[1].as_ref().unwrap().bfn()), w.xen.mfn(D, Gfn(2)));
+    for (gfn, r) in [(3, &mapped[2]), (4, &mapped[3])] {
         let want =
             MapError::Call { op: Operation::MapForeignPage, domid: D, gfn: Gfn(gfn), errno: Errno::EFAULT };
         assert_eq!(*r.as_ref().unwrap_err(), want);
     }
+    let draining: Vec<Draining> = mapped.into_iter().flatten().filter_map(Mapped::put).collect();
+    assert_eq!(w.out(draining).mappings, 2);
     assert!(w.guest.is_empty());
     (0..64).for_each(|g| w.xen.balloon_out(D, Gfn(g)));
     assert_eq!(w.xen.frames(), 0);
     assert_eq!(w.client.stats(), Stats::default());
+}
+
+#[test]
+fn what_could_not_be_undone_is_undone_later() {
+    let w = world(Kind::Draft);
+    let other = w.guest.map_one(Gfn(9)).unwrap();
+    // The second is mapped, and not said to be; and it cannot be unmapped.
+    w.xen.fail_unsaid(2, Errno::EFAULT);
+    w.xen.unmap_fails(Some(Errno::EIO));
+    let mapped = w.guest.map(&[Gfn(1), Gfn(2), Gfn(3)]);
+    assert!(mapped[0].is_ok() && mapped[1].is_err() && mapped[2].is_err());
+    assert_eq!(w.client.stats().quarantined, 2);
+    w.xen.balloon_out(D, Gfn(2));
+    assert_eq!(w.xen.frames(), 64, "it is held");
+    w.xen.unmap_fails(None);
+    assert_eq!(w.out(other.put()).mappings, 1);
+    assert_eq!((w.xen.frames(), w.client.stats().quarantined), (63, 0));
 }
 
 #[test]

@@ -117,52 +117,36 @@ impl Backend for LookupBackend {
     }
 
     /// By another lookup, which takes no second reference if the frame is the same.
-    fn check(
-        &self,
-        peer: Peer,
-        mappings: &[(Gfn, Bfn)],
-        is_mapped: &dyn Fn(Bfn) -> bool,
-    ) -> Result<Vec<Verdict>, RevalidateError> {
+    fn check(&self, peer: Peer, mappings: &[(Gfn, Bfn)]) -> Result<Vec<Verdict>, RevalidateError> {
         let error = |op, errno| RevalidateError { op, domid: peer.domid, errno };
         let gfns = mappings.iter().map(|(gfn, _)| *gfn);
         let asking = self.ledger.as_ref().map(|l| l.ask(peer, gfns.clone()).map(|seq| (l, seq))).transpose();
         let asking = asking.map_err(|errno| error(Operation::WriteLedger, errno))?;
         let answers = self.wire.lookup_foreign(peer, gfns);
-        let (mut verdicts, mut new) = (Vec::with_capacity(mappings.len()), Vec::new());
-        let (mut failed, mut adrift) = (None, Vec::new());
+        let mut verdicts = Vec::with_capacity(mappings.len());
+        let (mut found, mut unanswered, mut failed) = (Vec::new(), Vec::new(), None);
         for ((gfn, bfn), answer) in mappings.iter().zip(answers) {
             verdicts.push(match answer {
                 Answer::Done(now) | Answer::Unsure(now, _) if now == *bfn => Verdict::Same,
                 Answer::Done(now) | Answer::Unsure(now, _) => {
-                    new.push((*gfn, now));
-                    Verdict::Gone
+                    found.push((*gfn, now));
+                    Verdict::Moved(now)
                 }
                 Answer::Refused(_) => Verdict::Gone,
                 Answer::NotDone(errno) => {
                     failed = Some(errno);
-                    adrift.push(*gfn);
+                    unanswered.push(*gfn);
                     Verdict::Busy
                 }
             });
         }
-        // Looked up by asking, wanted by nobody yet: given back, unless some mapping of ours has it.
-        new.retain(|(_, bfn)| !is_mapped(*bfn));
-        new.sort_unstable_by_key(|(_, bfn)| *bfn);
-        new.dedup_by_key(|(_, bfn)| *bfn);
-        let gone: Vec<Bfn> = new.iter().map(|(_, bfn)| *bfn).collect();
-        if !new.is_empty() {
-            if let Some((ledger, _)) = asking {
-                // Else they are as unknown as before the asking.
-                let _ = ledger.hold(peer, &new);
-            }
-            self.wire.unmap_foreign(peer, gone.iter().copied());
-        }
         if let Some((ledger, seq)) = asking {
-            ledger.asked(seq, peer, &gone, &adrift);
+            ledger.asked(seq, peer, &found, &unanswered);
         }
         match failed {
-            Some(errno) => Err(error(Operation::LookupForeignPage, errno)),
-            None => Ok(verdicts),
+            // What was found must be entered by the caller.
+            Some(errno) if found.is_empty() => Err(error(Operation::LookupForeignPage, errno)),
+            _ => Ok(verdicts),
         }
     }
 

@@ -8,6 +8,7 @@ use crate::error::{MapError, Operation, OwnError, ReleaseError, RevalidateError}
 use crate::ledger::Ledger;
 use crate::own::{OwnBfn, OwnFrame, OwnMemory};
 use crate::reclaim::{self, Reclaimed};
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wire::{Answer, BATCH, Peer, Wire};
 
@@ -17,14 +18,13 @@ const ROUNDS: usize = 4;
 /// Sends a batch: an answer an entry.
 type Sender<'a, T> = dyn Fn(&[T]) -> Vec<Answer> + 'a;
 
-/// A bus frame of which a map may have made something, and what it said.
-type Unknown = (Bfn, Answer);
-
 pub(crate) struct MapBackend {
     wire: Wire,
     bfns: BfnAllocator,
     space: BfnSpace,
     quarantined: AtomicU64,
+    /// Bus frames at which a server's mapping may be, and which could not be unmapped: that is tried again.
+    limbo: Mutex<Vec<(IoServerId, BfnBlock, Errno)>>,
     /// Whether the hypervisor may swap frames out from under our mappings.
     swap: bool,
     /// For own pages: foreign ones are found by unmapping the window, whatever there is of them.
@@ -34,7 +34,8 @@ pub(crate) struct MapBackend {
 impl MapBackend {
     pub(crate) fn new(wire: Wire, space: BfnSpace, swap: bool, ledger: Option<Ledger>) -> Self {
         let bfns = BfnAllocator::new(&space);
-        Self { wire, bfns, space, quarantined: AtomicU64::new(0), swap, ledger }
+        let (quarantined, limbo) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+        Self { wire, bfns, space, quarantined, limbo, swap, ledger }
     }
 
     fn map_foreign(&self, peer: Peer, pairs: impl Iterator<Item = (Gfn, Bfn)>) -> Vec<Answer> {
@@ -63,39 +64,21 @@ impl MapBackend {
         answers
     }
 
-    /// Unmaps own frames that were mapped for certain. Where that is not known the bus frame may be somebody else's,
-    /// of this very domain, and unmap_page would not mind.
-    fn undo_own(&self, unknown: &[Unknown]) -> Vec<Answer> {
-        let certain: Vec<Bfn> =
-            unknown.iter().filter(|(_, a)| matches!(a, Answer::Unsure(..))).map(|(bfn, _)| *bfn).collect();
-        let mut answers = self.unmap_own(&certain).into_iter();
-        let one = |(_, answer): &Unknown| match answer {
-            Answer::Unsure(..) => answers.next().unwrap_or(*answer),
-            other => *other,
-        };
-        unknown.iter().map(one).collect()
-    }
-
     /// Never hands `block` out again.
     fn quarantine(&self, block: BfnBlock, why: Errno) {
         log::warn!("bus frame {}: {why}, not used again", block.first());
         self.quarantined.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Puts each of `n` things at a bus frame: `map` sends (index, bus frame), `unmap` undoes what may or may not have
-    /// been done. A bus frame that turns out to be taken is left for ever, and another one tried; so is one at which the
-    /// IOMMU unit fails, and if it fails at every other, too, the bus frames were not to blame.
-    fn place(
-        &self,
-        n: usize,
-        map: &Sender<'_, (usize, Bfn)>,
-        unmap: &Sender<'_, Unknown>,
-    ) -> Vec<Result<Bfn, Unplaced>> {
-        let mut out: Vec<Result<Bfn, Unplaced>> = vec![Err(Unplaced::NoBusFrames); n];
+    /// Puts each of `n` things at a bus frame: `map` sends (index, bus frame). A bus frame that turns out to be taken is
+    /// left for ever, and another one tried; so is one at which the IOMMU unit fails, and if it fails at every other,
+    /// too, the bus frames were not to blame.
+    fn place(&self, n: usize, map: &Sender<'_, (usize, Bfn)>) -> Placed {
+        let mut out = vec![Err(Unplaced::NoBusFrames); n];
         let mut todo: Vec<usize> = (0..n).collect();
         // Of each thing that was refused: the bus frames that may have been the reason.
         let mut suspects: Vec<(usize, Errno, BfnBlock)> = Vec::new();
-        let mut unknown: Vec<(BfnBlock, Answer)> = Vec::new();
+        let mut unknown = Vec::new();
         for _ in 0..ROUNDS {
             let blocks: Vec<BfnBlock> = todo.iter().map_while(|_| self.bfns.alloc(0)).collect();
             let tries: Vec<(usize, Bfn)> =
@@ -104,8 +87,9 @@ impl MapBackend {
             for (((i, bfn), block), answer) in tries.into_iter().zip(blocks).zip(answers) {
                 let Some(out) = out.get_mut(i) else { continue };
                 match answer {
-                    // What comes back in the field is not looked at: the bus frame is ours to know.
-                    Answer::Done(_) => *out = Ok(bfn),
+                    // What comes back in the field is not looked at: the bus frame is ours to know. If the call failed after
+                    // it, that was the flush of what had been unmapped before.
+                    Answer::Done(_) | Answer::Unsure(..) => *out = Ok(bfn),
                     Answer::Refused(e @ (Errno::EPERM | Errno::EACCES | Errno::EIO)) => {
                         *out = Err(Unplaced::Refused(e));
                         suspects.push((i, e, block));
@@ -115,9 +99,9 @@ impl MapBackend {
                         *out = Err(Unplaced::Refused(e));
                         self.bfns.free(block);
                     }
-                    Answer::Unsure(_, e) | Answer::NotDone(e) => {
+                    Answer::NotDone(e) => {
                         *out = Err(Unplaced::Call(e));
-                        unknown.push((block, answer));
+                        unknown.push((block, e));
                     }
                 }
             }
@@ -134,23 +118,49 @@ impl MapBackend {
                 self.bfns.free(block);
             }
         }
-        self.undo(unknown, unmap);
-        out
+        Placed { places: out, unknown }
     }
 
-    /// Frames of which nobody knows whether they were mapped: unmapped, to be sure, before they can be used again.
-    fn undo(&self, unknown: Vec<(BfnBlock, Answer)>, unmap: &Sender<'_, Unknown>) {
+    /// Bus frames at which there may be something of a server's: unmapped, to be sure, before they can be used again. What
+    /// cannot be unmapped now waits until something else is.
+    fn undo(&self, ioserver: IoServerId, unknown: Vec<(BfnBlock, Errno)>) {
         if unknown.is_empty() {
             return;
         }
-        let bfns: Vec<Unknown> = unknown.iter().map(|(block, answer)| (block.first(), *answer)).collect();
-        for ((block, _), answer) in unknown.into_iter().zip(unmap(&bfns)) {
+        // unmap_foreign_page names no domain: the caller, the bus frame and the server say it all.
+        let peer = Peer { domid: DomId::INVALID, ioserver };
+        let bfns: Vec<Bfn> = unknown.iter().map(|(block, _)| block.first()).collect();
+        let answers = self.wire.unmap_foreign(peer, bfns.into_iter());
+        for ((block, _), answer) in unknown.into_iter().zip(answers) {
             match answer {
                 Answer::Done(_) | Answer::Refused(Errno::ENOENT) => self.bfns.free(block),
-                Answer::Refused(e) | Answer::Unsure(_, e) | Answer::NotDone(e) => self.quarantine(block, e),
+                Answer::Unsure(_, e) => self.quarantine(block, e),
+                Answer::Refused(e) | Answer::NotDone(e) => {
+                    log::warn!("bus frame {}: {e}, unmapped later", block.first());
+                    self.limbo.lock().push((ioserver, block, e));
+                }
             }
         }
     }
+
+    /// Tries once more to unmap what could not be.
+    fn retry(&self) {
+        let mut limbo = std::mem::take(&mut *self.limbo.lock());
+        limbo.sort_by_key(|(ioserver, ..)| *ioserver);
+        while let Some((ioserver, ..)) = limbo.last() {
+            let ioserver = *ioserver;
+            let of_it = limbo.partition_point(|(id, ..)| *id < ioserver);
+            self.undo(ioserver, limbo.drain(of_it..).map(|(_, block, e)| (block, e)).collect());
+        }
+    }
+}
+
+/// Where things are.
+struct Placed {
+    /// An answer each.
+    places: Vec<Result<Bfn, Unplaced>>,
+    /// Bus frames at which some may be, and nobody knows.
+    unknown: Vec<(BfnBlock, Errno)>,
 }
 
 /// Why a thing is at no bus frame.
@@ -167,27 +177,21 @@ impl Backend for MapBackend {
         let pairs = |tries: &[(usize, Bfn)]| -> Vec<(Gfn, Bfn)> {
             tries.iter().filter_map(|(i, bfn)| Some((*gfns.get(*i)?, *bfn))).collect()
         };
-        let placed =
-            self.place(gfns.len(), &|tries| self.map_foreign(peer, pairs(tries).into_iter()), &|unknown| {
-                self.wire.unmap_foreign(peer, unknown.iter().map(|(bfn, _)| *bfn))
-            });
+        let Placed { places, unknown } =
+            self.place(gfns.len(), &|tries| self.map_foreign(peer, pairs(tries).into_iter()));
+        self.undo(peer.ioserver, unknown);
         let error = |gfn, why| match why {
             Unplaced::NoBusFrames => MapError::NoBusFrames { domid, gfn },
             Unplaced::Refused(errno) => MapError::Frame { op, domid, gfn, errno },
             Unplaced::Call(errno) => MapError::Call { op, domid, gfn, errno },
         };
-        placed.into_iter().zip(gfns).map(|(r, &gfn)| r.map_err(|why| error(gfn, why))).collect()
+        places.into_iter().zip(gfns).map(|(r, &gfn)| r.map_err(|why| error(gfn, why))).collect()
     }
 
     /// By mapping it once more at the same bus frame: success without a change if the frame is the same, refusal if
     /// there is another, or none. Where scratch stands for a frame that was swapped out, what the guest has put behind its
     /// number since takes the place of that, which is as good.
-    fn check(
-        &self,
-        peer: Peer,
-        mappings: &[(Gfn, Bfn)],
-        _is_mapped: &dyn Fn(Bfn) -> bool,
-    ) -> Result<Vec<Verdict>, RevalidateError> {
+    fn check(&self, peer: Peer, mappings: &[(Gfn, Bfn)]) -> Result<Vec<Verdict>, RevalidateError> {
         let answers = self.map_foreign(peer, mappings.iter().copied());
         answers
             .into_iter()
@@ -202,6 +206,7 @@ impl Backend for MapBackend {
     }
 
     fn remove(&self, peer: Peer, mappings: &[(Gfn, Bfn)]) -> Vec<Result<(), ReleaseError>> {
+        self.retry();
         let answers = self.wire.unmap_foreign(peer, mappings.iter().map(|(_, bfn)| *bfn));
         let one = |(&mapping, answer): (&(Gfn, Bfn), Answer)| {
             match answer {
@@ -238,14 +243,15 @@ impl Backend for MapBackend {
         let pairs = |tries: &[(usize, Bfn)]| -> Vec<(Gfn, Bfn)> {
             tries.iter().filter_map(|(i, bfn)| Some((*to_map.get(*i)?, *bfn))).collect()
         };
-        let placed =
-            self.place(to_map.len(), &|tries| self.map_own(&pairs(tries)), &|unknown| self.undo_own(unknown));
-        let mapped: Vec<OwnBfn> = placed
+        let Placed { places, unknown } = self.place(to_map.len(), &|tries| self.map_own(&pairs(tries)));
+        // What is there may be somebody else's, of this very domain, and unmap_page would not mind.
+        unknown.into_iter().for_each(|(block, e)| self.quarantine(block, e));
+        let mapped: Vec<OwnBfn> = places
             .iter()
             .filter_map(|r| r.as_ref().ok())
             .map(|&bfn| OwnBfn { bfn, installed: true })
             .collect();
-        if let Some(why) = placed.iter().find_map(|r| r.as_ref().err()) {
+        if let Some(why) = places.iter().find_map(|r| r.as_ref().err()) {
             // No device has been told of the others.
             self.remove_own(&mapped)?;
             return Err(match *why {
@@ -278,7 +284,6 @@ impl Backend for MapBackend {
     }
 
     fn reclaim(&self, ioserver: IoServerId, out: &mut Reclaimed) -> Result<(), Errno> {
-        // unmap_foreign_page names no domain: the caller, the bus frame and the server say it all.
         let peer = Peer { domid: DomId::INVALID, ioserver };
         for range in self.space.ranges() {
             let mut bfns = (range.start.0..range.end.0).map(Bfn).peekable();
@@ -302,6 +307,6 @@ impl Backend for MapBackend {
     }
 
     fn quarantined(&self) -> u64 {
-        self.quarantined.load(Ordering::Relaxed)
+        self.quarantined.load(Ordering::Relaxed) + self.limbo.lock().len() as u64
     }
 }

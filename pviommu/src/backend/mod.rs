@@ -26,6 +26,8 @@ pub(crate) enum Verdict {
     Same,
     /// It is not.
     Gone,
+    /// It is not, and the one that is there now is mapped at this bus frame, for whoever asks for it.
+    Moved(Bfn),
     /// It may be another: a fresh page is behind the bus frame now, the old one waits for a flush.
     Replaced,
     /// Cannot be told until what is draining is released.
@@ -36,13 +38,8 @@ pub(crate) trait Backend: Send + Sync {
     /// Makes each frame reachable; an answer a frame. The frames differ.
     fn install(&self, peer: Peer, gfns: &[Gfn]) -> Vec<Result<Bfn, MapError>>;
 
-    /// Asks again about mappings; an answer each. `is_mapped` tells whether a bus frame is in the table.
-    fn check(
-        &self,
-        peer: Peer,
-        mappings: &[(Gfn, Bfn)],
-        is_mapped: &dyn Fn(Bfn) -> bool,
-    ) -> Result<Vec<Verdict>, RevalidateError>;
+    /// Asks again about mappings; an answer each.
+    fn check(&self, peer: Peer, mappings: &[(Gfn, Bfn)]) -> Result<Vec<Verdict>, RevalidateError>;
 
     /// Ends mappings that no device uses; an answer each. After an error the mapping is as before.
     fn remove(&self, peer: Peer, mappings: &[(Gfn, Bfn)]) -> Vec<Result<(), ReleaseError>>;

@@ -62,12 +62,7 @@ impl Backend for SoftBackend {
 
     /// By mapping every frame afresh: nothing tells whether the frame behind a gfn is still the same, so each one that is
     /// there takes the place of the old mapping.
-    fn check(
-        &self,
-        peer: Peer,
-        mappings: &[(Gfn, Bfn)],
-        _is_mapped: &dyn Fn(Bfn) -> bool,
-    ) -> Result<Vec<Verdict>, RevalidateError> {
+    fn check(&self, peer: Peer, mappings: &[(Gfn, Bfn)]) -> Result<Vec<Verdict>, RevalidateError> {
         let mut verdicts = Vec::with_capacity(mappings.len());
         for batch in mappings.chunks(BATCH) {
             let gfns: Vec<Gfn> = batch.iter().map(|(gfn, _)| *gfn).collect();

@@ -4,10 +4,10 @@ use std::mem;
 
 use xen_ioreq::Bfn;
 
-use super::{EVERYTHING, Guest, GuestInner, Notices};
+use super::{EVERYTHING, Guest, GuestInner, Notices, Slow};
 use crate::backend::Verdict;
 use crate::error::RevalidateError;
-use crate::mapping::{Cause, Drained, Draining, What};
+use crate::mapping::{Cause, Drained, Draining, Mapped, What};
 use crate::sync::atomic::Ordering;
 use crate::table::{Slot, State, Status};
 
@@ -52,13 +52,13 @@ impl Guest {
     /// On an error the notices are kept for the next call.
     pub fn take_draining(&self) -> Result<Vec<Draining>, RevalidateError> {
         let inner = &self.inner;
-        let _slow = inner.slow.lock();
+        let mut slow = inner.slow.lock();
         inner.work.store(false, Ordering::Release);
         let Notices { everything, bfns, orphans } = mem::take(&mut *inner.notices.lock());
         let mut out: Vec<Draining> =
             orphans.into_iter().map(|d| self.draining(d)).filter(|d| !d.is_void()).collect();
         let slots = if everything { inner.by_gfn.slots() } else { self.slots_of(&bfns) };
-        match self.revalidate(&slots, &mut out) {
+        match self.revalidate(&mut slow, &slots, &mut out) {
             Ok(again) => {
                 if again {
                     self.inner.keep(true, Vec::new());
@@ -84,7 +84,7 @@ impl Guest {
         let rest = slow.sweep.len().saturating_sub(at_most);
         let slots = slow.sweep.split_off(rest);
         let mut out = Vec::new();
-        self.revalidate(&slots, &mut out)?;
+        self.revalidate(&mut slow, &slots, &mut out)?;
         Ok(out)
     }
 
@@ -116,7 +116,12 @@ impl Guest {
     }
 
     /// Asks the hypervisor about these mappings and adds what must be drained. Whether some could not be told yet.
-    fn revalidate(&self, slots: &[Slot], out: &mut Vec<Draining>) -> Result<bool, RevalidateError> {
+    fn revalidate(
+        &self,
+        slow: &mut Slow,
+        slots: &[Slot],
+        out: &mut Vec<Draining>,
+    ) -> Result<bool, RevalidateError> {
         let client = &self.inner.client;
         slots.iter().take(AHEAD).for_each(|slot| client.records.prefetch_slot(*slot));
         out.reserve(slots.len().min(AHEAD));
@@ -139,13 +144,19 @@ impl Guest {
         if mappings.is_empty() {
             return Ok(false);
         }
-        let is_mapped = |bfn: Bfn| client.records.find(bfn, |_, _| ()).is_some();
-        let verdicts = client.backend.check(self.inner.peer, &mappings, &is_mapped)?;
+        let verdicts = client.backend.check(self.inner.peer, &mappings)?;
         let mut again = false;
         for ((slot, (gfn, bfn)), verdict) in asked.into_iter().zip(mappings).zip(verdicts) {
             match verdict {
                 Verdict::Same => {}
                 Verdict::Gone => out.extend(self.make_stale(slot, Cause::Invalidated)),
+                Verdict::Moved(now) => {
+                    out.extend(self.make_stale(slot, Cause::Invalidated));
+                    // Mapped by asking, and nobody's yet: idle, unless some mapping has that frame, under another number.
+                    if client.records.find(now, |_, _| ()).is_none() {
+                        out.extend(self.enter(slow, gfn, now).ok().and_then(Mapped::put));
+                    }
+                }
                 Verdict::Replaced => {
                     out.push(self.draining(Drained { what: What::Page, gfn, bfn, cause: Cause::Replaced }));
                 }

@@ -114,7 +114,7 @@ impl Guest {
     }
 
     /// Enters a new mapping into the table.
-    fn enter(&self, slow: &mut Slow, gfn: Gfn, bfn: Bfn) -> Result<Mapped, MapError> {
+    pub(super) fn enter(&self, slow: &mut Slow, gfn: Gfn, bfn: Bfn) -> Result<Mapped, MapError> {
         let inner = &self.inner;
         let client = &inner.client;
         if let Some((slot, guest)) = client.records.find(bfn, |slot, r| (slot, r.guest())) {

@@ -166,11 +166,11 @@ impl Ledger {
         self.append(pairs.iter().map(|&(gfn, bfn)| Record::Known { seq: 0, peer, gfn, bfn }))
     }
 
-    /// The answers to [`ask`](Self::ask) have been dealt with: what was given back, and what was not answered.
-    pub(crate) fn asked(&self, seq: u32, peer: Peer, gone: &[Bfn], adrift: &[Gfn]) {
-        let gone = gone.iter().map(|&bfn| Record::Gone { peer, bfn });
+    /// The answers to [`ask`](Self::ask): frames that were not known, and such as were not answered for.
+    pub(crate) fn asked(&self, seq: u32, peer: Peer, found: &[(Gfn, Bfn)], adrift: &[Gfn]) {
+        let found = found.iter().map(|&(gfn, bfn)| Record::Known { seq: 0, peer, gfn, bfn });
         let adrift = adrift.iter().map(|&gfn| Record::Adrift { seq: 0, peer, gfn });
-        self.append_or_report(gone.chain(adrift).chain(std::iter::once(Record::Nothing { seq })));
+        self.append_or_report(found.chain(adrift).chain(std::iter::once(Record::Nothing { seq })));
     }
 
     /// References were given back.

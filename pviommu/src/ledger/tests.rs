@@ -104,14 +104,12 @@ fn what_was_being_asked_about_is_adrift_and_known() {
     look_up(&ledger, A, &[(1, 101), (2, 102), (9, 109)]);
     look_up(&ledger, B, &[(1, 201)]);
     let seq = ledger.ask(A, [Gfn(9)].into_iter()).unwrap();
-    ledger.hold(A, &[(Gfn(9), Bfn(119))]).unwrap();
-    ledger.asked(seq, A, &[Bfn(119)], &[]);
+    ledger.asked(seq, A, &[(Gfn(9), Bfn(119))], &[Gfn(9)]);
     let _ = ledger.ask(A, [Gfn(2), Gfn(1)].into_iter()).unwrap();
-    ledger.hold(A, &[(Gfn(2), Bfn(112))]).unwrap();
     drop(ledger);
     let left = place.open().take_left();
-    assert_eq!(known(&left), [(3, 1, 101), (3, 2, 102), (3, 2, 112), (3, 9, 109), (4, 1, 201)]);
-    assert_eq!(adrift(&left), [(3, 1), (3, 2)]);
+    assert_eq!(known(&left), [(3, 1, 101), (3, 2, 102), (3, 9, 109), (3, 9, 119), (4, 1, 201)]);
+    assert_eq!(adrift(&left), [(3, 1), (3, 2), (3, 9)]);
 }
 
 #[test]

@@ -74,10 +74,16 @@ pub(crate) struct Page<'m> {
 
 #[cfg(test)]
 impl<'m> Page<'m> {
-    /// The first page of a mapping, as its holder sees it.
-    pub(crate) fn of_mapping(mapping: &'m xen_ioreq::seam::Mapping) -> Self {
-        assert!(mapping.pages() > 0);
-        Self { ptr: mapping.base(), memory: PhantomData }
+    /// A page of a mapping, as its holder sees it.
+    pub(crate) fn of_mapping(mapping: &'m xen_ioreq::seam::Mapping, index: usize) -> Self {
+        assert!(index < mapping.pages());
+        // SAFETY: inside the mapping.
+        Self { ptr: unsafe { mapping.base().add(index * PAGE_SIZE) }, memory: PhantomData }
+    }
+
+    /// The page that a device has a translation of.
+    pub(crate) fn of_pin(pin: &'m crate::BusPin) -> Self {
+        Self { ptr: pin.ptr, memory: PhantomData }
     }
 }
 

@@ -295,17 +295,12 @@ impl Work<'_> {
     /// A frame has left the address space of `d`: tells each server that reaches it by a BFN, once for each BFN.
     fn removed(&mut self, d: &Domain, mfn: Mfn) {
         self.changed = true;
-        let mut told: Vec<Notice> = Vec::new();
         let entries = self.machine.frames(|t| t.m2b(mfn).to_vec());
         // Its mappers hear of it all the same; they have nothing to do.
         iommu::swap_out(self.machine, d.id, mfn);
         for e in entries {
-            let notice = Notice { server: IoServerId(e.ioserver), bfn: e.bfn.0 };
-            if told.contains(&notice) {
-                continue;
-            }
-            told.push(notice);
-            let server = d.servers.read().get(notice.server).cloned();
+            let server = d.servers.read().get(IoServerId(e.ioserver)).cloned();
+            // The number may have come to another emulator's.
             let Some(server) = server.filter(|s| s.emulator == e.by) else { continue };
             let owner = d.id;
             self.machine.frames(|t| t.note(mfn, Event::Notified { owner, bfn: e.bfn, ioserver: e.ioserver }));
@@ -314,7 +309,7 @@ impl Work<'_> {
             if in_the_way || server.send_buffered(self.machine, d, &Request::invalidate_bfn(e.bfn.0)).is_err()
             {
                 self.machine.counters.sync_notices.fetch_add(1, Ordering::Relaxed);
-                self.notices.push(notice);
+                self.notices.push(Notice { server: Arc::downgrade(&server), bfn: e.bfn.0 });
             }
         }
     }

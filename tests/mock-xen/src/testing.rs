@@ -89,17 +89,21 @@ pub(crate) struct Emulator {
 }
 
 fn page(m: &Mapping) -> Page<'_> {
-    Page::of_mapping(m)
+    Page::of_mapping(m, 0)
 }
 
 impl Emulator {
     pub(crate) fn new(machine: &Arc<Machine>, domid: DomId, mode: u8) -> Self {
-        let caller = machine.caller(DOM0).unwrap();
+        Self::of(machine.caller(DOM0).unwrap(), domid, mode)
+    }
+
+    /// One of the caller's domain.
+    pub(crate) fn of(caller: Caller, domid: DomId, mode: u8) -> Self {
         let id = create_server(&caller, domid, mode).unwrap();
         let sync = caller.map_resource(domid, 0, u32::from(id), 1, 1).unwrap();
         let buffered = (mode != 0).then(|| caller.map_resource(domid, 0, u32::from(id), 0, 1).unwrap());
         set_state(&caller, domid, id, true).unwrap();
-        let vcpus = machine.domain_info(domid).unwrap().vcpus as usize;
+        let vcpus = caller.machine().domain_info(domid).unwrap().vcpus as usize;
         let mut ports = Vec::new();
         for v in 0..vcpus {
             let remote = page(&sync).u32(v * 32 + 24).load(Ordering::SeqCst);

@@ -1,4 +1,6 @@
+use xen_ioreq::abi::dm_op::{XEN_DMOP_destroy_ioreq_server, xen_dm_op_destroy_ioreq_server};
 use xen_ioreq::abi::iommu_op::IOMMUOP_map_foreign_page;
+use xen_ioreq::abi::ioreq::HVM_IOREQSRV_BUFIOREQ_ATOMIC;
 use xen_ioreq::abi::memory::{
     XENMEM_current_reservation, XENMEM_decrease_reservation, XENMEM_maximum_gpfn, XENMEM_maximum_reservation,
     XENMEM_populate_physmap, XENMEM_remove_from_physmap, xen_memory_domain, xen_memory_reservation,
@@ -9,9 +11,9 @@ use xen_ioreq::{DomId, Errno, Gfn};
 use zerocopy::IntoBytes;
 
 use crate::testing::{
-    DOM0, Emulator, GUEST_FRAMES, foreign_op, guest, iommu, machine, scope, unmap_foreign, vcpu,
+    DOM0, Emulator, GUEST_FRAMES, dm, foreign_op, guest, iommu, machine, scope, unmap_foreign, vcpu,
 };
-use crate::{Caller, Config, Profile};
+use crate::{Caller, Config, DomainConfig, Profile};
 
 fn reservation(c: &Caller, cmd: u32, d: DomId, gfns: &[u64], order: u32) -> i64 {
     let mut arg = xen_memory_reservation {
@@ -275,4 +277,36 @@ fn on_stock_xen_the_toolstack_s_decreases_reach_each_vcpu_once_at_its_next_resum
     assert_eq!(vcpu(&m, d, 0).mmio_read(0, 4), Ok(0), "a hole changes nothing");
     assert_eq!(populate(&c, d, &[5]), 1);
     assert_eq!(vcpu(&m, d, 0).mmio_read(0, 4), Ok(0), "neither does a populate");
+}
+
+#[test]
+fn a_notice_is_for_the_server_that_mapped_and_not_for_another_with_its_number() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let c = m.caller(DOM0).unwrap();
+    let destroy = |e: Emulator| {
+        let mut arg = xen_dm_op_destroy_ioreq_server { id: e.id, pad: 0 };
+        dm(&c, d, XEN_DMOP_destroy_ioreq_server, &mut arg).unwrap();
+    };
+    let old = Emulator::atomic(&m, d);
+    map(&old, 0x10, 3, old.id);
+    // By the slot, which the vCPU has not come to when the server ends.
+    old.fill_ring();
+    assert_eq!(decrease(&c, d, &[3]), 1);
+    destroy(old);
+    let new = Emulator::atomic(&m, d);
+    let v = vcpu(&m, d, 0);
+    assert_eq!(v.ram_read(0, &mut [0]), Ok(()), "nobody is waited for");
+    assert_eq!(new.take_invalidates(), vec![]);
+
+    // Another domain's server with the same number, which has mapped the same frame at the same bus frame.
+    let stub = DomainConfig { hvm: false, target: Some(d), device_assigned: true, ..DomainConfig::default() };
+    let stub = m.create_domain(&stub).unwrap();
+    map(&new, 0x20, 4, new.id);
+    destroy(new);
+    let theirs = Emulator::of(m.caller(stub).unwrap(), d, HVM_IOREQSRV_BUFIOREQ_ATOMIC);
+    map(&theirs, 0x20, 4, theirs.id);
+    assert_eq!(v.decrease_reservation(&[Gfn(4)]), Ok(1));
+    assert_eq!(theirs.take_invalidates(), [0x20]);
+    m.assert_clean();
 }

@@ -11,11 +11,11 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use xen_ioreq::{DomId, Errno, IoServerId, VcpuId};
+use xen_ioreq::{DomId, Errno, VcpuId};
 
 pub(crate) use self::wake::Wake;
 use crate::domain::{Domain, ShutdownReason};
@@ -46,9 +46,9 @@ pub enum VcpuError {
 }
 
 /// A notice that found no room in the buffered ring and goes by the vCPU's slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Notice {
-    pub(crate) server: IoServerId,
+    /// Itself, not its number: that may be another's by the time.
+    pub(crate) server: Weak<Server>,
     pub(crate) bfn: u64,
 }
 
@@ -169,8 +169,7 @@ impl Vcpu {
 
     /// Sends a notice by this vCPU's slot and waits for the answer. A server that has gone or is disabled gets none.
     fn deliver(&self, notice: Notice) -> Result<(), VcpuError> {
-        let server = self.domain.servers.read().get(notice.server).cloned();
-        if let Some(server) = server.filter(|s| s.is_enabled()) {
+        if let Some(server) = notice.server.upgrade().filter(|s| s.is_enabled()) {
             self.send(&server, &Request::invalidate_bfn(notice.bfn))?;
         }
         Ok(())

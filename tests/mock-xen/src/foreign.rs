@@ -51,8 +51,9 @@ unsafe impl MappingOwner for Pages {
             self.give_back(first, count);
             Ok(())
         };
-        // A thread that unwinds is not killed once more, and what a dead process holds has been given back.
-        if std::thread::panicking() {
+        // A thread that unwinds is not killed once more. What a dead process held has been given back; its range has not, since
+        // it is part of this one.
+        if std::thread::panicking() || self.process.dead() {
             let _ = let_go(None);
         } else {
             let _ = self.process.call(&self.machine.faults, Site::ForeignUnmap, let_go);

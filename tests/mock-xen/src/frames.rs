@@ -148,6 +148,8 @@ pub(crate) struct Account {
     pub(crate) max: u64,
     /// All frames that belong to it, charged or not.
     pub(crate) owned: u64,
+    /// Its end has begun: it gets no frame any more, and what it gives back is cleared.
+    pub(crate) ending: bool,
     /// Destroyed; the account goes with its last frame.
     pub(crate) dying: bool,
 }
@@ -266,7 +268,7 @@ impl FrameTable {
     }
 
     pub(crate) fn open_account(&mut self, domain: DomId, max: u64) {
-        self.accounts.insert(domain, Account { charged: 0, max, owned: 0, dying: false });
+        self.accounts.insert(domain, Account { charged: 0, max, owned: 0, ending: false, dying: false });
     }
 
     pub(crate) fn account(&self, domain: DomId) -> Option<Account> {
@@ -284,7 +286,7 @@ impl FrameTable {
     /// zeroed. ENOMEM: no free frame, the limit reached, or the domain dying.
     pub(crate) fn allocate(&mut self, owner: DomId, charged: bool) -> Result<Mfn, Errno> {
         let account = self.accounts.get_mut(&owner).ok_or(Errno::ESRCH)?;
-        if account.dying || (charged && account.charged >= account.max) {
+        if account.ending || (charged && account.charged >= account.max) {
             return Err(Errno::ENOMEM);
         }
         let mfn = self.free.pop().ok_or(Errno::ENOMEM)?;
@@ -311,7 +313,7 @@ impl FrameTable {
         }
         let account = self.accounts.get(&owner).ok_or(Errno::ESRCH)?;
         let count = 1usize.checked_shl(order).ok_or(Errno::ENOMEM)?;
-        if account.dying || account.max.saturating_sub(account.charged) < count as u64 {
+        if account.ending || account.max.saturating_sub(account.charged) < count as u64 {
             return Err(Errno::ENOMEM);
         }
         let is_free = |run: &[Frame]| run.len() == count && run.iter().all(|f| f.owner == Owner::Free);
@@ -428,8 +430,8 @@ impl FrameTable {
             self.violation(kind, format!("frame of {owner}"), None, mfn);
         }
         self.free.push(mfn);
-        let dying = self.accounts.get(&owner).is_none_or(|a| a.dying);
-        if let Some(page) = self.memory.page(mfn).filter(|_| dying) {
+        let ending = self.accounts.get(&owner).is_none_or(|a| a.ending);
+        if let Some(page) = self.memory.page(mfn).filter(|_| ending) {
             page.clear();
         }
         if let Some(a) = self.accounts.get_mut(&owner) {
@@ -442,10 +444,17 @@ impl FrameTable {
         }
     }
 
+    /// The end of a domain begins.
+    pub(crate) fn begin_end(&mut self, domain: DomId) {
+        if let Some(a) = self.accounts.get_mut(&domain) {
+            a.ending = true;
+        }
+    }
+
     /// Marks a domain as dying and drops the allocation of every frame that it has; held ones stay.
     pub(crate) fn relinquish(&mut self, domain: DomId) {
         let Some(a) = self.accounts.get_mut(&domain) else { return };
-        a.dying = true;
+        (a.ending, a.dying) = (true, true);
         if a.owned == 0 {
             self.accounts.remove(&domain);
             self.reaped.push(domain);
@@ -453,10 +462,6 @@ impl FrameTable {
         }
         for i in 0..self.frames.len() {
             let mfn = Mfn(i as u64);
-            if self.frame(mfn).is_some_and(|f| f.owner == Owner::Dom(domain) && f.looked_up) {
-                // Not so with an M2B entry, which its holder removes.
-                self.release(mfn, Hold::Lookup(DomId::XEN, Bfn(mfn.0)));
-            }
             if self.frame(mfn).is_some_and(|f| f.owner == Owner::Dom(domain) && f.allocated) {
                 self.note(mfn, Event::OwnerDestroyed { owner: domain });
                 self.release(mfn, Hold::Allocation);
@@ -474,6 +479,12 @@ impl FrameTable {
 
     pub(crate) fn violation(&self, kind: ViolationKind, who: String, bfn: Option<Bfn>, mfn: Mfn) {
         self.oracle.report(Violation { kind, who, bfn, mfn, history: self.history(mfn) });
+    }
+
+    /// The frames of a domain that a lookup holds.
+    pub(crate) fn looked_up_of(&self, owner: DomId) -> Vec<Mfn> {
+        let all = (0..self.frames.len()).map(|i| Mfn(i as u64));
+        all.filter(|mfn| self.owner(*mfn) == Some(Owner::Dom(owner)) && self.looked_up(*mfn)).collect()
     }
 
     /// Every M2B entry that a domain holds, with its frame.

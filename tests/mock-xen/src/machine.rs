@@ -84,8 +84,6 @@ pub struct Machine {
     frames: Mutex<FrameTable>,
     domains: RwLock<BTreeMap<DomId, Arc<Domain>>>,
     next_id: Mutex<u16>,
-    /// Memory as devices see it that no IOMMU translates for.
-    physical: Option<Arc<BusTable>>,
     pub(crate) counters: Counters,
     pub(crate) faults: Faults,
 }
@@ -105,8 +103,6 @@ impl Machine {
         let memory = Arc::new(memory);
         let oracle = Arc::new(Oracle::new(config.fail_fast));
         let table = FrameTable::new(memory.clone(), oracle.clone(), config.frames, config.xen_frames);
-        let physical = matches!(config.iommu, Iommu::Absent | Iommu::Passthrough)
-            .then(|| Arc::new(iommu::one_to_one(0..config.frames as u64, 0)));
         let machine = Arc::new(Self {
             config,
             memory,
@@ -114,7 +110,6 @@ impl Machine {
             frames: Mutex::new(table),
             domains: RwLock::new(BTreeMap::new()),
             next_id: Mutex::new(1),
-            physical,
             counters: Counters::default(),
             faults: Faults::default(),
         });
@@ -162,18 +157,18 @@ impl Machine {
         self.domains.read().get(&id).cloned()
     }
 
-    /// The table of a domain's devices and whether the domain may change it.
+    /// The table of a domain's devices and whether the domain may change it. Where nothing translates, it is memory as the
+    /// devices of that domain see it.
     fn bus_for(&self, privileged: bool) -> (Arc<BusTable>, bool) {
-        match (self.config.iommu, &self.physical) {
-            (Iommu::Absent, Some(p)) => (p.clone(), false),
-            (Iommu::Passthrough, Some(p)) if privileged => (p.clone(), false),
-            (Iommu::OneToOne, _) if privileged => {
-                let frames = self.config.xen_frames as u64..self.config.frames as u64;
-                let offset = if self.config.profile == Profile::Xs { self.config.foreign_offset } else { 0 };
-                (Arc::new(iommu::one_to_one(frames, offset)), true)
-            }
-            _ => (Arc::new(BusTable::default()), true),
-        }
+        let (all, xens) = (self.config.frames as u64, self.config.xen_frames as u64);
+        let offset = if self.config.profile == Profile::Xs { self.config.foreign_offset } else { 0 };
+        let (table, controls) = match self.config.iommu {
+            Iommu::Absent => (iommu::one_to_one(0..all, 0), false),
+            Iommu::Passthrough if privileged => (iommu::one_to_one(0..all, 0), false),
+            Iommu::OneToOne if privileged => (iommu::one_to_one(xens..all, offset), true),
+            Iommu::On | Iommu::Passthrough | Iommu::OneToOne => (BusTable::default(), true),
+        };
+        (Arc::new(table), controls)
     }
 
     fn insert(&self, config: &DomainConfig, id: DomId, privileged: bool) {
@@ -240,6 +235,7 @@ impl Machine {
         if !domain.begin_death() {
             return Ok(());
         }
+        self.frames(|t| t.begin_end(domid));
         ioreq::destroy_all(&domain, None);
         // The servers that it was the emulator of.
         for other in self.domains.read().values().cloned().collect::<Vec<_>>() {
@@ -249,6 +245,7 @@ impl Machine {
         iommu::release_all(self, &domain);
         domain.p2m.write().clear();
         iommu::swap_all(self, &domain);
+        iommu::forget_lookups(self, domid);
         self.frames(|t| t.relinquish(domid));
         Ok(())
     }

@@ -18,6 +18,7 @@ pub(crate) use draft::release_all;
 pub(crate) use lingering::Lingering;
 pub(crate) use swap::{swap_all, swap_out};
 pub(crate) use table::{BFN_BITS_MAX, BusTable, Kind, Translation};
+pub(crate) use xs::forget_lookups;
 
 use std::ops::Range;
 

@@ -13,7 +13,9 @@ use xen_ioreq::{Bfn, DomId, Errno, Gfn, Mfn};
 use super::batch::Batch;
 use super::table::BFN_BITS_MAX;
 use super::{Kind, Translation, alive, control, reserved};
+use crate::domain::Domain;
 use crate::frames::{FrameTable, Hold, Owner};
+use crate::machine::Machine;
 use crate::oracle::ViolationKind;
 
 const NO_SUCH_FRAME: &str = "unmap_foreign_page of a bus frame beyond the frame table";
@@ -142,17 +144,17 @@ fn map_foreign(b: &Batch<'_>, op: &pv_iommu_op) -> Result<(), Errno> {
 }
 
 /// Where all RAM begins in the caller's bus address space.
-fn offset(b: &Batch<'_>) -> u64 {
-    if control(b.caller).is_some() { b.machine.config().foreign_offset } else { 0 }
+fn offset(machine: &Machine, caller: &Domain) -> u64 {
+    if control(caller).is_some() { machine.config().foreign_offset } else { 0 }
 }
 
 /// Says where the frame is, or would be if nobody had punched a hole there.
 fn lookup_foreign(b: &Batch<'_>, op: &mut pv_iommu_op) -> Result<(), Errno> {
     let bfn = foreign(b, op, |t, mfn, domid| {
-        let bfn = Bfn(mfn.0 + offset(b));
+        let bfn = Bfn(mfn.0 + offset(b.machine, b.caller));
         if !t.looked_up(mfn) {
             t.hold(mfn, Hold::Lookup(b.caller.id, bfn))?;
-            sake(b, bfn, mfn, Some(domid));
+            sake(b.caller, bfn, mfn, Some(domid));
         }
         Ok(bfn)
     })?;
@@ -161,8 +163,8 @@ fn lookup_foreign(b: &Batch<'_>, op: &mut pv_iommu_op) -> Result<(), Errno> {
 }
 
 /// Notes for whose sake the 1:1 map is used there, for the oracle.
-fn sake(b: &Batch<'_>, bfn: Bfn, mfn: Mfn, domain: Option<DomId>) {
-    let Some(table) = b.caller.bus.as_deref() else { return };
+fn sake(caller: &Domain, bfn: Bfn, mfn: Mfn, domain: Option<DomId>) {
+    let Some(table) = caller.bus.as_deref() else { return };
     if let Some(old) = table.lookup(bfn).filter(|old| old.mfn == mfn && old.kind == Kind::OneToOne) {
         table.update(bfn, &Translation { domain, ..old });
     }
@@ -172,7 +174,7 @@ fn sake(b: &Batch<'_>, bfn: Bfn, mfn: Mfn, domain: Option<DomId>) {
 fn unmap_foreign(b: &mut Batch<'_>, op: &pv_iommu_op) -> Result<(), Errno> {
     let (machine, caller) = (b.machine, b.caller);
     let bfn = Bfn(op.bfn);
-    let offset = offset(b);
+    let offset = offset(machine, caller);
     machine.frames(|t| {
         let mfn = match control(caller) {
             Some(table) => table.lookup(bfn).ok_or(Errno::ENOENT)?.mfn,
@@ -189,8 +191,21 @@ fn unmap_foreign(b: &mut Batch<'_>, op: &pv_iommu_op) -> Result<(), Errno> {
         if let (Some(table), true) = (control(caller), bfn.0 != mfn.0 + offset) {
             b.unmap(t, table, bfn, None);
         }
-        sake(b, Bfn(mfn.0 + offset), mfn, None);
+        sake(caller, Bfn(mfn.0 + offset), mfn, None);
         t.release(mfn, Hold::Lookup(caller.id, bfn));
         Ok(())
     })
+}
+
+/// A guest is being destroyed: unlike an M2B entry, a lookup does not outlive it. What the bus lets through stays.
+pub(crate) fn forget_lookups(machine: &Machine, guest: DomId) {
+    let Some(dom0) = machine.domain(DomId(0)) else { return };
+    let offset = offset(machine, &dom0);
+    machine.frames(|t| {
+        for mfn in t.looked_up_of(guest) {
+            let bfn = Bfn(mfn.0 + offset);
+            sake(&dom0, bfn, mfn, None);
+            t.release(mfn, Hold::Lookup(dom0.id, bfn));
+        }
+    });
 }

@@ -1,4 +1,4 @@
-use xen_ioreq::abi::iommu_op::IOMMUOP_map_foreign_page;
+use xen_ioreq::abi::iommu_op::{IOMMUOP_map_foreign_page, IOMMUOP_map_page};
 use xen_ioreq::seam::{ForeignMap, MemoryOp, Prot};
 
 use super::*;
@@ -124,4 +124,21 @@ fn guest_memory_is_read_and_written_across_pages_by_the_toolstack() {
     assert_eq!(out, [1, 2, 3, 4]);
     assert_eq!(m.write_guest(d, (GUEST_FRAMES << 12) - 1, &[0; 2]), Err(Errno::EINVAL));
     assert_eq!(m.read_guest(DomId(99), 0, &mut out), Err(Errno::ESRCH));
+}
+
+#[test]
+fn what_only_a_device_still_reached_of_a_destroyed_domain_is_cleared_as_well() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let stub = DomainConfig { hvm: false, target: Some(d), device_assigned: true, ..DomainConfig::default() };
+    let stub = m.create_domain(&stub).unwrap();
+    let c = m.caller(stub).unwrap();
+    let own = c.alloc_frames(1).unwrap();
+    let mfn = Mfn(own.gfns()[0].0);
+    iommu(&c, &mut foreign_op(IOMMUOP_map_page, 0x10, mfn.0, stub, 0)).unwrap();
+    drop(own);
+    m.memory().page(mfn).unwrap().write(0, &[0x5a]);
+    m.destroy_domain(stub).unwrap();
+    assert_eq!(m.memory().page(mfn).unwrap().read_scalar(0, 1), 0);
+    m.assert_clean();
 }

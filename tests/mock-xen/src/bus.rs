@@ -73,7 +73,7 @@ impl BusPort {
     pub fn pin(&self, bfn: Bfn, access: BusAccess) -> Result<BusPin, BusFault> {
         let fault = BusFault { bfn, access };
         let Some(pinned) = self.table.pin(bfn, access == BusAccess::Write) else {
-            if let Some(pin) = self.pin_lingering(bfn) {
+            if let Some(pin) = self.pin_lingering(bfn, access) {
                 return Ok(pin);
             }
             self.machine.oracle().count_fault();
@@ -97,11 +97,11 @@ impl BusPort {
     }
 
     /// Translates by what the IOTLB still knows: nothing is mapped there, but a flush was late. The frame counts the pin.
-    fn pin_lingering(&self, bfn: Bfn) -> Option<BusPin> {
+    fn pin_lingering(&self, bfn: Bfn, access: BusAccess) -> Option<BusPin> {
         if self.table.lookup(bfn).is_some() {
             return None;
         }
-        self.lingering.find(bfn, |mfn| {
+        self.lingering.find(bfn, access == BusAccess::Write, |mfn| {
             self.watch.pin(mfn)?;
             // No entry has this generation, so only the frame is looked at when it is given back.
             let token = NO_GENERATION << 33 | COUNTED | mfn.0;

@@ -14,7 +14,7 @@ use xen_ioreq::{Bfn, DomId, Errno, Mfn};
 use super::lingering::Lingering;
 use super::swap::Scratch;
 use super::unmap::unmap;
-use super::{BusTable, Ops, Translation, draft, xs};
+use super::{BusTable, Kind, Ops, Translation, draft, xs};
 use crate::config::Profile;
 use crate::domain::Domain;
 use crate::faults::Site;
@@ -37,7 +37,7 @@ pub(crate) struct PvIommu {
 #[derive(Clone, Copy, Debug)]
 struct Gone {
     bfn: Bfn,
-    mfn: Mfn,
+    was: Translation,
 }
 
 /// A hypercall under way.
@@ -95,8 +95,8 @@ impl<'m> Batch<'m> {
         Self { machine, caller, gone: Vec::new(), dirty: false }
     }
 
-    /// Takes an entry out of the caller's table and tells the oracle if a device still held a translation of it. With
-    /// `hold`, the frame's reference of that name goes, in effect with the flush.
+    /// Takes an entry out of the caller's table and tells the oracle if a device still held a translation of it. Its frame is
+    /// held until the flush, unless Xen itself had mapped it. With `hold`, the frame's reference of that name goes.
     pub(super) fn unmap(
         &mut self,
         t: &mut FrameTable,
@@ -107,15 +107,38 @@ impl<'m> Batch<'m> {
         let translation = unmap(t, table, self.caller.id, bfn)?;
         let mfn = translation.mfn;
         self.dirty = true;
+        if translation.kind != Kind::OneToOne {
+            self.hold_until_flush(t, bfn, translation);
+        }
         if let Some(hold) = hold {
-            let by = self.caller.id;
-            // Of a frame that has an owner, since it is held.
-            if t.hold(mfn, Hold::Flush(by, bfn)).is_ok() {
-                self.gone.push(Gone { bfn, mfn });
-            }
             t.release(mfn, hold);
         }
         Some(translation)
+    }
+
+    /// Leads an entry to another frame than `old`, which is treated as by [`unmap`](Self::unmap).
+    pub(super) fn replace(
+        &mut self,
+        t: &mut FrameTable,
+        table: &BusTable,
+        bfn: Bfn,
+        old: &Translation,
+        new: &Translation,
+    ) {
+        let pins = table.repoint(bfn, new, true).unwrap_or(0);
+        if pins > 0 {
+            t.adopt_pins(old.mfn, pins);
+            self.accuse(t, ViolationKind::UnmappedWhilePinned { pins }, bfn, old.mfn);
+        }
+        self.dirty = true;
+        self.hold_until_flush(t, bfn, *old);
+    }
+
+    fn hold_until_flush(&mut self, t: &mut FrameTable, bfn: Bfn, was: Translation) {
+        // Of a frame that has an owner, since it was held.
+        if t.hold(was.mfn, Hold::Flush(self.caller.id, bfn)).is_ok() {
+            self.gone.push(Gone { bfn, was });
+        }
     }
 
     /// Tells the oracle if a bus frame that is being mapped is still known to the IOTLB from what was there before.
@@ -138,7 +161,7 @@ impl<'m> Batch<'m> {
         }
         if let Err(e) = self.machine.faults.check(&[Site::IotlbFlush]) {
             let gone = std::mem::take(&mut self.gone);
-            gone.iter().for_each(|g| self.caller.pv_iommu.lingering.keep(g.bfn, g.mfn));
+            gone.iter().for_each(|g| self.caller.pv_iommu.lingering.keep(g.bfn, g.was));
             self.caller.pv_iommu.late.lock().extend(gone);
             self.dirty = false;
             return Err(e);
@@ -155,8 +178,8 @@ impl<'m> Batch<'m> {
         let by = self.caller.id;
         let gone = std::mem::take(&mut self.gone);
         self.machine.frames(|t| {
-            for Gone { bfn, mfn } in late.into_iter().chain(gone) {
-                t.release(mfn, Hold::Flush(by, bfn));
+            for Gone { bfn, was } in late.into_iter().chain(gone) {
+                t.release(was.mfn, Hold::Flush(by, bfn));
             }
         });
         self.dirty = false;

@@ -168,8 +168,9 @@ fn foreign<R>(
 enum Place {
     /// An identical entry in the M2B table: nothing to do.
     Entered,
-    /// Nothing, or scratch that only this server still had there.
-    Free(Option<Translation>),
+    Free,
+    /// Scratch, that only this server still had there, in the place of a frame of that guest.
+    Scratch(Translation, DomId),
     /// The same frame, for another server, or one-to-one.
     Same(Translation),
 }
@@ -180,21 +181,22 @@ fn place(t: &FrameTable, table: &BusTable, caller: &Domain, mfn: Mfn, entry: &M2
         return Ok(Place::Entered);
     }
     match table.lookup(entry.bfn) {
-        None => Ok(Place::Free(None)),
+        None => Ok(Place::Free),
         Some(old) if old.mfn == mfn && old.kind != Kind::Own => Ok(Place::Same(old)),
         Some(old @ Translation { kind: Kind::Scratch, domain: Some(guest), .. })
             if swap::servers_at(caller, guest, entry.bfn) == [entry.ioserver] =>
         {
-            Ok(Place::Free(Some(old)))
+            Ok(Place::Scratch(old, guest))
         }
         Some(_) => Err(Errno::EPERM),
     }
 }
 
-fn map_foreign(b: &Batch<'_>, op: &pv_iommu_op) -> Result<(), Errno> {
+fn map_foreign(b: &mut Batch<'_>, op: &pv_iommu_op) -> Result<(), Errno> {
     let frames = frames(b, op, op.bfn | op.gfn)?;
-    let table = control(b.caller).ok_or(Errno::EPERM)?;
-    foreign(b.machine, b.caller, op, frames, |t, mfns, domid| {
+    let (machine, caller) = (b.machine, b.caller);
+    let table = control(caller).ok_or(Errno::EPERM)?;
+    foreign(machine, caller, op, frames, |t, mfns, domid| {
         let (read, write) = permissions(op.flags)?;
         check_bfn(b, op.bfn, frames)?;
         let mut places = Vec::new();
@@ -202,64 +204,48 @@ fn map_foreign(b: &Batch<'_>, op: &pv_iommu_op) -> Result<(), Errno> {
             let entry = M2b { bfn: Bfn(op.bfn + i), by: b.caller.id, ioserver: op.ioserver };
             places.push((mfn, entry, place(t, table, b.caller, mfn, &entry)?));
         }
-        let wanted_swap = op.flags & IOMMUOP_swap_mfn != 0;
-        if wanted_swap {
-            // Or none: what was reserved for those before an ENOMEM is given back.
-            for done in 0..places.len() {
-                if let Err(e) = swap::reserve(t, b.caller, domid) {
-                    (0..done).for_each(|_| swap::unreserve(t, b.caller, domid));
-                    return Err(e);
-                }
+        // The hypervisor's own map is left alone, and what is there already stays as it is.
+        let wanted = op.flags & IOMMUOP_swap_mfn != 0;
+        let swappable = |place: &Place| match place {
+            Place::Entered => false,
+            Place::Same(old) => wanted && old.kind == Kind::Foreign,
+            Place::Free | Place::Scratch(..) => wanted,
+        };
+        let swaps = places.iter().filter(|(_, _, place)| swappable(place)).count();
+        for done in 0..swaps {
+            if let Err(e) = swap::reserve(t, b.caller, domid) {
+                (0..done).for_each(|_| swap::unreserve(t, b.caller, domid));
+                return Err(e);
             }
         }
         for (mfn, entry, place) in places {
             let new = Translation { mfn, domain: Some(domid), kind: Kind::Foreign, read, write };
-            let kind = match place {
-                Place::Entered => {
-                    if wanted_swap {
-                        swap::unreserve(t, b.caller, domid);
-                    }
-                    continue;
-                }
-                Place::Free(None) => {
+            let swap = swappable(&place);
+            match place {
+                Place::Entered => continue,
+                Place::Free => {
                     b.check_flushed(t, entry.bfn, mfn);
                     if !table.map(entry.bfn, &new) {
                         return Err(Errno::EIO);
                     }
-                    Kind::Foreign
                 }
-                Place::Free(Some(scratch)) => {
-                    forget_scratch(t, b.caller, scratch, entry);
-                    if let Some(pins @ 1..) = table.repoint(entry.bfn, &new, true) {
-                        // Whoever has a translation of the scratch frame goes on using that one.
-                        t.adopt_pins(scratch.mfn, pins);
-                    }
-                    Kind::Foreign
+                Place::Scratch(old, guest) => {
+                    b.replace(t, table, entry.bfn, &old, &new);
+                    swap::forget(b.caller, guest, entry.bfn, entry.ioserver);
+                    swap::unreserve(t, b.caller, guest);
                 }
                 Place::Same(old) => {
                     let (read, write) = (old.read || read, old.write || write);
                     table.update(entry.bfn, &Translation { kind: old.kind, read, write, ..new });
-                    old.kind
                 }
-            };
+            }
             t.hold(mfn, Hold::M2b(entry))?;
-            if wanted_swap && kind == Kind::Foreign {
+            if swap {
                 t.allow_swap(mfn, entry);
-            } else if wanted_swap {
-                // The hypervisor's own map is left alone.
-                swap::unreserve(t, b.caller, domid);
             }
         }
         Ok(())
     })
-}
-
-/// One server less that has a bus frame which leads to scratch; whether it was the last.
-fn forget_scratch(t: &mut FrameTable, caller: &Domain, old: Translation, entry: M2b) -> bool {
-    let Some(guest) = old.domain else { return false };
-    let last = swap::forget(caller, guest, entry.bfn, entry.ioserver);
-    swap::unreserve(t, caller, guest);
-    last
 }
 
 fn lookup_foreign(b: &Batch<'_>, op: &mut pv_iommu_op) -> Result<(), Errno> {
@@ -271,11 +257,11 @@ fn lookup_foreign(b: &Batch<'_>, op: &mut pv_iommu_op) -> Result<(), Errno> {
             let known = t.m2b(mfn).iter().find(|e| e.by == caller.id).map(|e| e.bfn);
             // Without control a bus frame is a machine frame, else it may be in the one-to-one map.
             let same = Bfn(mfn.0);
-            let one_to_one = || {
-                let t = bus?.lookup(same)?;
-                (t.kind == Kind::OneToOne && t.mfn == mfn).then_some(same)
+            let one_to_one = || match control(caller)?.lookup(same) {
+                Some(t) if t.kind == Kind::OneToOne && t.mfn == mfn => Some(same),
+                _ => None,
             };
-            known.or_else(one_to_one)
+            known.or_else(|| if control(caller).is_none() { Some(same) } else { one_to_one() })
         };
         let bfns = mfns.iter().map(|m| one(*m)).collect::<Option<Vec<_>>>().ok_or(Errno::ENOENT)?;
         let first = *bfns.first().ok_or(Errno::ENXIO)?;
@@ -301,13 +287,13 @@ fn lookup_foreign(b: &Batch<'_>, op: &mut pv_iommu_op) -> Result<(), Errno> {
 fn unmap_foreign(b: &mut Batch<'_>, op: &pv_iommu_op) -> Result<(), Errno> {
     let frames = frames(b, op, op.bfn)?;
     let (machine, caller) = (b.machine, b.caller);
-    let table = caller.bus.as_deref().ok_or(Errno::ENOENT)?;
+    let table = caller.bus.as_deref();
     machine.frames(|t| {
         let mut found = Vec::new();
         for i in 0..frames {
             let bfn = Bfn(op.bfn).checked_add(i).ok_or(Errno::ENOENT)?;
             let entry = M2b { bfn, by: caller.id, ioserver: op.unmap_ioserver() };
-            let old = table.lookup(bfn).ok_or(Errno::ENOENT)?;
+            let old = leads(table, bfn).ok_or(Errno::ENOENT)?;
             let known = match (old.kind, old.domain) {
                 (Kind::Scratch, Some(guest)) => {
                     swap::servers_at(caller, guest, bfn).contains(&entry.ioserver)
@@ -326,25 +312,37 @@ fn unmap_foreign(b: &mut Batch<'_>, op: &pv_iommu_op) -> Result<(), Errno> {
     })
 }
 
+/// Where a bus frame leads. For a domain that has no device it is the machine frame, as for one whose device nothing
+/// translates for.
+fn leads(table: Option<&BusTable>, bfn: Bfn) -> Option<Translation> {
+    let same = Translation { mfn: Mfn(bfn.0), domain: None, kind: Kind::OneToOne, read: false, write: false };
+    table.map_or(Some(same), |table| table.lookup(bfn))
+}
+
 /// Removes an entry. The translation goes with the last one for that BFN; the reference, in effect, with the flush, so that
 /// the frame is not free while a device can reach it.
-fn forget(b: &mut Batch<'_>, t: &mut FrameTable, table: &BusTable, old: Translation, entry: M2b) {
-    if old.kind == Kind::Scratch {
-        if forget_scratch(t, b.caller, old, entry) {
+fn forget(b: &mut Batch<'_>, t: &mut FrameTable, table: Option<&BusTable>, old: Translation, entry: M2b) {
+    if let (Kind::Scratch, Some(guest)) = (old.kind, old.domain) {
+        if let (true, Some(table)) = (swap::forget(b.caller, guest, entry.bfn, entry.ioserver), table) {
             b.unmap(t, table, entry.bfn, None);
         }
+        // By now the frame is held for the flush.
+        swap::unreserve(t, b.caller, guest);
         return;
     }
     let (mfn, hold) = (old.mfn, Hold::M2b(entry));
     let reserved = t.may_swap(mfn, &entry);
     let last = !t.m2b(mfn).iter().any(|e| *e != entry && e.by == entry.by && e.bfn == entry.bfn);
-    if last && old.kind != Kind::OneToOne {
-        b.unmap(t, table, entry.bfn, Some(hold));
-    } else {
-        if last {
-            table.update(entry.bfn, &Translation { domain: None, ..old });
+    match table.filter(|_| last) {
+        Some(table) if old.kind != Kind::OneToOne => {
+            b.unmap(t, table, entry.bfn, Some(hold));
         }
-        t.release(mfn, hold);
+        there => {
+            if let Some(table) = there {
+                table.update(entry.bfn, &Translation { domain: None, ..old });
+            }
+            t.release(mfn, hold);
+        }
     }
     if let (true, Some(guest)) = (reserved, old.domain) {
         swap::unreserve(t, b.caller, guest);
@@ -353,11 +351,11 @@ fn forget(b: &mut Batch<'_>, t: &mut FrameTable, table: &BusTable, old: Translat
 
 /// The domain is being destroyed: nothing that it mapped for devices outlives it.
 pub(crate) fn release_all(machine: &Machine, domain: &Domain) {
-    let Some(table) = domain.bus.as_deref() else { return };
+    let table = domain.bus.as_deref();
     let mut b = Batch::new(machine, domain);
     machine.frames(|t| {
         for (mfn, entry) in t.m2b_of(domain.id) {
-            let old = table.lookup(entry.bfn).filter(|old| old.mfn == mfn);
+            let old = leads(table, entry.bfn).filter(|old| old.mfn == mfn);
             match old {
                 Some(old) => forget(&mut b, t, table, old, entry),
                 None => {
@@ -365,9 +363,7 @@ pub(crate) fn release_all(machine: &Machine, domain: &Domain) {
                 }
             }
         }
-        if !domain.controls_bus {
-            return;
-        }
+        let Some(table) = control(domain) else { return };
         for bfn in table.mapped() {
             match table.lookup(bfn) {
                 Some(Translation { kind: Kind::Own, .. }) => {
@@ -375,7 +371,7 @@ pub(crate) fn release_all(machine: &Machine, domain: &Domain) {
                 }
                 Some(old @ Translation { kind: Kind::Scratch, domain: Some(guest), .. }) => {
                     for ioserver in swap::servers_at(domain, guest, bfn) {
-                        forget(&mut b, t, table, old, M2b { bfn, by: domain.id, ioserver });
+                        forget(&mut b, t, Some(table), old, M2b { bfn, by: domain.id, ioserver });
                     }
                 }
                 _ => {

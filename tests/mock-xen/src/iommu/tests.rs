@@ -1,15 +1,18 @@
 use xen_ioreq::abi::iommu_op::{
     IOMMU_QUERY_map_all_mfns, IOMMU_QUERY_map_cap, IOMMU_page_order_shift, IOMMUOP_lookup_foreign_page,
     IOMMUOP_map_foreign_page, IOMMUOP_map_page, IOMMUOP_query_caps, IOMMUOP_readable, IOMMUOP_swap_mfn,
-    IOMMUOP_unmap_page, pv_iommu_op,
+    IOMMUOP_unmap_foreign_page, IOMMUOP_unmap_page, pv_iommu_op,
 };
-use xen_ioreq::seam::IommuOp;
-use xen_ioreq::{Bfn, DomId, Errno, Gfn};
+use xen_ioreq::seam::{ForeignMap, IommuOp, Prot};
+use xen_ioreq::{Bfn, DomId, Errno, Gfn, IoServerId};
 
 use crate::testing::{
     DOM0, Emulator, GUEST_FRAMES, RW, foreign_op, guest, iommu, machine, unmap_foreign, vcpu,
 };
-use crate::{BusAccess, Caller, Config, DomainConfig, Iommu, Profile, RmrrRange, VcpuError, ViolationKind};
+use crate::{
+    BusAccess, Caller, Config, DomainConfig, Fault, FaultPlan, Iommu, Profile, RmrrRange, Site, VcpuError,
+    ViolationKind, When,
+};
 
 const MAP: u16 = IOMMUOP_map_foreign_page;
 const LOOKUP: u16 = IOMMUOP_lookup_foreign_page;
@@ -242,4 +245,87 @@ fn a_failing_operation_does_not_stop_the_batch() {
     let failed = ops.iter().filter(|o| o.status == Errno::ENXIO.status()).count();
     assert_eq!((failed, ops.iter().filter(|o| o.status == 0).count()), (64, 64));
     assert_eq!(e.caller.iommu_op(&mut []), Ok(()));
+}
+
+#[test]
+fn scratch_is_held_until_the_iotlb_has_forgotten_it() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let e = Emulator::atomic(&m, d);
+    let c = &e.caller;
+    let swap = |bfn, gfn| pv_iommu_op { flags: RW | IOMMUOP_swap_mfn, ..foreign_op(MAP, bfn, gfn, d, e.id) };
+    let free = m.free_frames();
+    let v = vcpu(&m, d, 0);
+    iommu(c, &mut swap(0x10, 1)).unwrap();
+    iommu(c, &mut swap(0x20, 2)).unwrap();
+    assert_eq!(v.decrease_reservation(&[Gfn(1), Gfn(2)]), Ok(2));
+    assert_eq!(m.free_frames(), free + 2 - 1, "both frames are back, and one is scratch");
+    let flushes = m.iotlb_flushes();
+    // Another frame in the place of the one, without an unmap; the other is unmapped. Nobody needs scratch any more.
+    m.inject(FaultPlan::one(Site::IotlbFlush, When::Always, Fault::Error(Errno::EIO)));
+    assert_eq!(c.iommu_op(&mut [foreign_op(MAP, 0x10, 3, d, e.id)]), Err(Errno::EIO));
+    let mut op = pv_iommu_op { bfn: 0x20, ..pv_iommu_op::new(IOMMUOP_unmap_foreign_page, 0) };
+    op.set_unmap_ioserver(e.id);
+    assert_eq!(c.iommu_op(&mut [op]), Err(Errno::EIO));
+    assert_eq!((m.free_frames(), m.iotlb_flushes()), (free + 1, flushes));
+    let port = m.bus_port(DOM0, "device").unwrap();
+    port.unpin(port.pin(Bfn(0x20), BusAccess::Write).unwrap());
+    m.inject(FaultPlan::default());
+    assert_eq!(c.iommu_op(&mut []), Ok(()));
+    assert_eq!((m.free_frames(), m.iotlb_flushes()), (free + 2, flushes + 1));
+    assert!(port.pin(Bfn(0x20), BusAccess::Write).is_err());
+    m.assert_clean();
+}
+
+#[test]
+fn where_nothing_translates_one_domain_s_entries_say_nothing_of_another_s_devices() {
+    let m = machine(Config { iommu: Iommu::Absent, ..Config::default() });
+    let d = guest(&m, 1);
+    let stub = DomainConfig { hvm: false, target: Some(d), device_assigned: true, ..DomainConfig::default() };
+    let stub = m.create_domain(&stub).unwrap();
+    let (e, theirs) = (Emulator::atomic(&m, d), Emulator::of(m.caller(stub).unwrap(), d, 2));
+    let bfn = lookup(&e.caller, 1, d, e.id).unwrap();
+    let device = m.bus_port(stub, "stub device").unwrap();
+    device.unpin(device.pin(Bfn(bfn), BusAccess::Read).unwrap());
+    assert_eq!(m.violation_count(), 1, "nothing holds the frame for it");
+    assert_eq!(lookup(&theirs.caller, 1, d, theirs.id), Ok(bfn));
+    unmap_foreign(&e.caller, bfn, e.id).unwrap();
+    device.unpin(device.pin(Bfn(bfn), BusAccess::Read).unwrap());
+    assert_eq!(m.violation_count(), 1);
+}
+
+#[test]
+fn for_a_domain_without_a_device_a_bus_frame_is_a_machine_frame() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let stub =
+        m.create_domain(&DomainConfig { hvm: false, target: Some(d), ..DomainConfig::default() }).unwrap();
+    let e = Emulator::of(m.caller(stub).unwrap(), d, 2);
+    let mfn = m.mfn(d, Gfn(1)).unwrap().0;
+    assert_eq!(map(&e.caller, 0x10, 1, d, e.id), Err(Errno::EPERM));
+    assert_eq!(lookup(&e.caller, 1, d, e.id), Ok(mfn));
+    assert_eq!(m.m2b(d, Gfn(1)).unwrap(), [(Bfn(mfn), stub, IoServerId(e.id))]);
+    assert_eq!(unmap_foreign(&e.caller, mfn + 1, e.id), Err(Errno::ENOENT));
+    assert_eq!(unmap_foreign(&e.caller, mfn, e.id), Ok(()));
+    assert_eq!(lookup(&e.caller, 2, d, e.id), Ok(m.mfn(d, Gfn(2)).unwrap().0));
+    m.destroy_domain(stub).unwrap();
+    assert_eq!((m.references(d, Gfn(1)), m.references(d, Gfn(2))), (Ok(1), Ok(1)));
+}
+
+#[test]
+fn on_the_shipped_hypervisor_a_lookup_ends_with_the_guest_also_for_the_oracle() {
+    let iommu = Iommu::Passthrough;
+    let m = machine(Config { profile: Profile::Xs, iommu, ..Config::default() });
+    let d = guest(&m, 1);
+    let c = m.caller(DOM0).unwrap();
+    let bfn = lookup(&c, 1, d, 0).unwrap();
+    let pages = c.map_foreign(d, &[Gfn(1)], Prot::Read).unwrap();
+    m.destroy_domain(d).unwrap();
+    // The frame is still the dead guest's, because somebody has it mapped, and nothing holds it for the device.
+    let port = m.bus_port(DOM0, "device").unwrap();
+    port.unpin(port.pin(Bfn(bfn), BusAccess::Read).unwrap());
+    let kinds: Vec<_> = m.violations().iter().map(|v| v.kind).collect();
+    assert_eq!(kinds, [ViolationKind::DmaToForeignFrame { owner: d, expected: None }]);
+    drop(pages);
+    assert_eq!(m.domain_info(d), None);
 }

@@ -1,5 +1,6 @@
 //! What the tests share: a machine with a guest, and an emulator that speaks in raw bytes.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, Scope};
@@ -134,6 +135,14 @@ impl Emulator {
         out[..n].to_vec()
     }
 
+    pub(crate) fn pollable(&self) -> BorrowedFd<'_> {
+        self.caller.pollable()
+    }
+
+    pub(crate) fn has_ring(&self) -> bool {
+        self.buffered.is_some()
+    }
+
     pub(crate) fn buffered_port(&self) -> Port {
         self.buffered_port.unwrap()
     }
@@ -212,6 +221,12 @@ impl Emulator {
                 u64::from(pair[0].data) | u64::from(pair[1].data) << 32
             })
             .collect()
+    }
+
+    /// Forgets what is in the ring.
+    pub(crate) fn empty_ring(&self) {
+        let ring = page(self.buffered.as_ref().unwrap());
+        ring.u32(0).store(ring.u32(4).load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
     /// Makes the ring look full.

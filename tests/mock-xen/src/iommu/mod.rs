@@ -16,6 +16,8 @@ pub(crate) use array::Ops;
 pub(crate) use batch::{PvIommu, iommu_op};
 pub(crate) use draft::release_all;
 pub(crate) use lingering::Lingering;
+#[cfg(test)]
+pub(crate) use swap::scratch_of;
 pub(crate) use swap::{swap_all, swap_out};
 pub(crate) use table::{BFN_BITS_MAX, BusTable, Kind, Translation};
 pub(crate) use xs::forget_lookups;

@@ -53,6 +53,12 @@ pub(super) fn unreserve(t: &mut FrameTable, caller: &Domain, guest: DomId) {
     }
 }
 
+/// The scratch frame of an emulator for a guest.
+#[cfg(test)]
+pub(crate) fn scratch_of(caller: &Domain, guest: DomId) -> Option<Mfn> {
+    caller.pv_iommu.scratch.lock().get(&guest).map(|s| s.mfn)
+}
+
 /// Servers for which a bus frame was mapped that leads to scratch now.
 pub(super) fn servers_at(caller: &Domain, guest: DomId, bfn: Bfn) -> Vec<u16> {
     let scratch = caller.pv_iommu.scratch.lock();

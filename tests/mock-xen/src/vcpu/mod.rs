@@ -96,6 +96,12 @@ impl VcpuState {
         self.attention.store(true, Ordering::SeqCst);
     }
 
+    /// Whether there is something to be delivered at its next resume.
+    #[cfg(test)]
+    pub(crate) fn has_to_tell(&self) -> bool {
+        self.invalidate_all.load(Ordering::SeqCst) || !self.notices.lock().is_empty()
+    }
+
     pub(crate) fn interrupt(&self, vector: u8) {
         let [word, bit] = [vector / 64, vector % 64];
         if let Some(w) = self.irr.get(usize::from(word)) {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Parser;
 use harness::{Model, Result, Slot, Whom};
-use ioreq_server::pci::{Bar, ConfigBuilder, Delivery, Function, MsiLine, PciEndpoint, Sbdf, regs};
+use ioreq_server::pci::{Bar, ConfigBuilder, Delivery, Function, Msi, MsiLine, PciEndpoint, Sbdf, regs};
 use ioreq_server::{Access, Dm, IoError, Outcome, Width};
 use parking_lot::Mutex;
 
@@ -155,7 +155,7 @@ impl Serial {
             .class(0x07, 0x00, 0x02)
             .subsystem(0xa000, 0x1000)
             .bar(0, Bar::io(8))
-            .msi(MSI)
+            .msi(MSI, Msi::new())
             .build()?;
         let msi = config.msi().unwrap_or_default();
         let serial =
@@ -176,7 +176,7 @@ impl Serial {
             match self.msi.raise(&self.dm) {
                 Ok(Delivery::Injected) => drop(self.raised.fetch_add(1, Ordering::Relaxed)),
                 // It polls.
-                Ok(Delivery::Disabled) => {}
+                Ok(Delivery::Disabled | Delivery::Pending) => {}
                 Err(e) => eprintln!("the interrupt is lost: {e}"),
             }
         }

@@ -10,6 +10,9 @@ use parking_lot::Mutex;
 
 use super::bar::Placement;
 use super::config::{ConfigError, ConfigSpace};
+use super::intx::IntxLine;
+use super::msix::{MsixPart, MsixTable, PlacedMsix};
+use super::power::PowerState;
 use super::{MsiLine, Sbdf};
 use crate::bus::{Bus, BusError, DeviceId, Window};
 use crate::device::{Access, Device, MmioDevice, PciConfigDevice, PioDevice, Region, Space};
@@ -34,6 +37,13 @@ pub trait Function: Send + Sync {
     fn config_written(&self, access: &Access, config: &ConfigSpace) {
         let _ = (access, config);
     }
+    /// The function is in another power state; outside of D0 no access to a BAR comes. Under the endpoint's lock.
+    fn power_changed(&self, from: PowerState, to: PowerState) {
+        let _ = (from, to);
+    }
+    /// The function was reset: whatever it keeps is to be as when it was made. Its configuration space is already. Under
+    /// the endpoint's lock.
+    fn reset(&self) {}
 }
 
 /// A function that could not be put on a bus.
@@ -62,6 +72,8 @@ struct State {
 pub struct PciEndpoint {
     sbdf: Sbdf,
     function: Arc<dyn Function>,
+    msix: Option<PlacedMsix>,
+    intx: Option<IntxLine>,
     /// Locked before the bus. Config accesses of a guest come one after another here, as on a real bus.
     state: Mutex<State>,
     bus: Weak<Bus>,
@@ -76,9 +88,12 @@ impl PciEndpoint {
         config: ConfigSpace,
         function: Arc<dyn Function>,
     ) -> Result<Arc<Self>, AttachError> {
+        let (msix, intx) = (config.placed_msix(), config.intx());
         let endpoint = Arc::new(Self {
             sbdf,
             function,
+            msix,
+            intx,
             state: Mutex::new(State { config, mapped: Vec::new() }),
             bus: Arc::downgrade(bus),
             id: OnceLock::new(),
@@ -94,11 +109,17 @@ impl PciEndpoint {
         })?;
         // A configuration that was built, or restored, with decoding on.
         endpoint.follow(&mut endpoint.state.lock());
+        if let Some(pin) = &endpoint.intx {
+            pin.wire(Some(sbdf));
+        }
         Ok(endpoint)
     }
 
-    /// Takes the function off its bus; for the guest it has been unplugged.
+    /// Takes the function off its bus; for the guest it has been unplugged, and its pin is down.
     pub fn detach(&self) -> Result<(), BusError> {
+        if let Some(pin) = &self.intx {
+            pin.wire(None);
+        }
         match (self.bus.upgrade(), self.id.get()) {
             (Some(bus), Some(id)) => bus.detach(*id),
             _ => Err(BusError::NoDevice),
@@ -113,6 +134,32 @@ impl PciEndpoint {
     /// Its MSI, if it has one.
     pub fn msi(&self) -> Option<MsiLine> {
         self.state.lock().config.msi()
+    }
+
+    /// Its MSI-X, if it has one.
+    pub fn msix(&self) -> Option<MsixTable> {
+        self.msix.as_ref().map(|m| m.table.clone())
+    }
+
+    /// Its interrupt pin, if it drives one.
+    pub fn intx(&self) -> Option<IntxLine> {
+        self.intx.clone()
+    }
+
+    fn bar_read(&self, access: &Access) -> Outcome<u64> {
+        match self.msix.as_ref().and_then(|m| Some((&m.table, m.at(access.region.0, access.offset)?))) {
+            Some((table, MsixPart::Table(offset))) => table.read(offset, access.width).into(),
+            Some((table, MsixPart::Pending(offset))) => table.read_pending(offset, access.width).into(),
+            None => self.function.bar_read(access),
+        }
+    }
+
+    fn bar_write(&self, access: &Access, value: u64) -> Outcome<()> {
+        match self.msix.as_ref().and_then(|m| Some((&m.table, m.at(access.region.0, access.offset)?))) {
+            Some((table, MsixPart::Table(offset))) => table.write(offset, access.width, value).into(),
+            Some((_, MsixPart::Pending(_))) => Outcome::Ok(()),
+            None => self.function.bar_write(access, value),
+        }
     }
 
     /// Looks at the configuration space.
@@ -186,21 +233,21 @@ impl Device for PciEndpoint {
 
 impl PioDevice for PciEndpoint {
     fn pio_read(&self, access: &Access) -> Outcome<u64> {
-        self.function.bar_read(access)
+        self.bar_read(access)
     }
 
     fn pio_write(&self, access: &Access, value: u64) -> Outcome<()> {
-        self.function.bar_write(access, value)
+        self.bar_write(access, value)
     }
 }
 
 impl MmioDevice for PciEndpoint {
     fn mmio_read(&self, access: &Access) -> Outcome<u64> {
-        self.function.bar_read(access)
+        self.bar_read(access)
     }
 
     fn mmio_write(&self, access: &Access, value: u64) -> Outcome<()> {
-        self.function.bar_write(access, value)
+        self.bar_write(access, value)
     }
 }
 
@@ -212,10 +259,17 @@ impl PciConfigDevice for PciEndpoint {
     #[expect(clippy::cast_possible_truncation, reason = "configuration accesses are 4 bytes wide at most")]
     fn config_write(&self, access: &Access, value: u64) -> Outcome<()> {
         let mut state = self.state.lock();
-        if let Err(e) = state.config.write(access.offset, access.width, value as u32) {
-            return Outcome::Err(e);
-        }
+        let effect = match state.config.write(access.offset, access.width, value as u32) {
+            Ok(effect) => effect,
+            Err(e) => return Outcome::Err(e),
+        };
         self.follow(&mut state);
+        if effect.reset {
+            self.function.reset();
+        }
+        if let Some((from, to)) = effect.power {
+            self.function.power_changed(from, to);
+        }
         self.function.config_written(access, &state.config);
         Outcome::Ok(())
     }

@@ -6,19 +6,27 @@
 mod bar;
 mod cf8;
 mod config;
+mod ecam;
 mod endpoint;
 mod host_bridge;
+mod intx;
 mod msi;
+mod msix;
+mod power;
 pub mod regs;
 
 use std::fmt;
 
 pub use bar::{Bar, Placement};
 pub use cf8::Cf8Latch;
-pub use config::{ConfigBuilder, ConfigError, ConfigSpace, PowerState};
+pub use config::{ConfigBuilder, ConfigError, ConfigSpace, Effect, Offset};
+pub use ecam::{Ecam, EcamError};
 pub use endpoint::{AttachError, Function, PciEndpoint};
 pub use host_bridge::host_bridge;
-pub use msi::{Delivery, MsiLine};
+pub use intx::IntxLine;
+pub use msi::{Delivery, Msi, MsiLine};
+pub use msix::{MAX_MESSAGES, MsixPlace, MsixTable};
+pub use power::{PowerManagement, PowerState};
 use xen_ioreq::abi::dm_op::pci_sbdf;
 
 /// A PCI function's number: segment 31-16, bus 15-8, device 7-3, function 2-0.

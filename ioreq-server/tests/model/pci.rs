@@ -3,7 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ioreq_server::pci::{Bar, Cf8Latch, ConfigBuilder, Delivery, Function, PciEndpoint, Sbdf, host_bridge};
+use ioreq_server::dm::Pin;
+use ioreq_server::pci::{
+    Bar, Cf8Latch, ConfigBuilder, Delivery, Ecam, Function, Msi, MsixPlace, MsixTable, PciEndpoint, Sbdf,
+    host_bridge,
+};
 use ioreq_server::{Access, Outcome};
 use mock_xen::Vcpu;
 use parking_lot::Mutex;
@@ -33,7 +37,7 @@ fn endpoint(s: &Serving) -> Arc<PciEndpoint> {
         .bar(0, Bar::mem64(16 << 20))
         .bar(2, Bar::mem64(256 << 20).prefetchable())
         .bar(4, Bar::io(64))
-        .msi(0x90)
+        .msi(0x90, Msi::new())
         .build()
         .unwrap();
     PciEndpoint::attach(&s.bus, GPU, config, Arc::new(Scratch(Mutex::default()))).unwrap()
@@ -129,4 +133,76 @@ fn hostile_bars_keep_the_guest_going() {
     }
     e.detach().unwrap();
     assert_eq!(config_read(&v, GPU, 0), u32::MAX);
+}
+
+#[test]
+fn messages_of_a_table_wait_while_the_guest_masks_them_and_then_arrive() {
+    let m = machine();
+    let d = guest(&m, 2);
+    let s = serve(&m, d, Options::default());
+    let table = MsixTable::new(3, connect(&m).dm(d)).unwrap();
+    let config = ConfigBuilder::new(0x1af4, 0x1041)
+        .bar(1, Bar::mem32(0x2000))
+        .msix(0x40, &table, MsixPlace { table: (1, 0), pending: (1, 0x1000) })
+        .build()
+        .unwrap();
+    PciEndpoint::attach(&s.bus, GPU, config, Arc::new(Scratch(Mutex::default()))).unwrap();
+    let (v0, v1) = (vcpu(&m, d, 0), vcpu(&m, d, 1));
+    let bar = 0xf100_0000;
+    config_write(&v0, GPU, 0x14, 4, bar as u32);
+    config_write(&v0, GPU, 4, 2, 6);
+    config_write(&v0, GPU, 0x42, 2, 0x8000);
+    // The third goes to the second vCPU.
+    v0.mmio_write(bar + 32, 8, 0xfee0_2000).unwrap();
+    v0.mmio_write(bar + 40, 4, 0x51).unwrap();
+    assert_eq!(table.raise(2), Ok(Delivery::Pending));
+    assert_eq!(v0.mmio_read(bar + 0x1000, 8), Ok(0b100));
+    assert_eq!(v1.take_interrupt(), Ok(None));
+    v0.mmio_write(bar + 44, 4, 0).unwrap();
+    assert_eq!(v1.wait_interrupt(Some(Duration::from_secs(10))), Ok(Some(0x51)));
+    assert_eq!(v0.mmio_read(bar + 0x1000, 8), Ok(0));
+    assert_eq!(v0.mmio_read(bar + 0x800, 4), Ok(1 << 16 | 0x800), "what is not the table is the device's");
+}
+
+#[test]
+fn a_pin_is_up_while_the_function_wants_it_and_the_guest_lets_it() {
+    let m = machine();
+    let d = guest(&m, 1);
+    let s = serve(&m, d, Options::default());
+    let config = ConfigBuilder::new(1, 1).intx(Pin::A, connect(&m).dm(d)).build().unwrap();
+    let e = PciEndpoint::attach(&s.bus, GPU, config, Arc::new(Scratch(Mutex::default()))).unwrap();
+    let v = vcpu(&m, d, 0);
+    // INTA of device 2
+    let up = || m.interrupt_lines(d).unwrap().asserted(24);
+    let pin = e.intx().unwrap();
+    pin.set(true).unwrap();
+    assert!(up());
+    assert_eq!(config_read(&v, GPU, 4) >> 16 & 8, 8);
+    config_write(&v, GPU, 4, 2, 0x400);
+    assert!(!up());
+    config_write(&v, GPU, 4, 2, 0);
+    assert!(up());
+    e.detach().unwrap();
+    assert!(!up());
+}
+
+#[test]
+fn functions_are_found_by_memory_too() {
+    let m = machine();
+    let d = guest(&m, 1);
+    let s = serve(&m, d, Options::default());
+    host_bridge(&s.bus).unwrap();
+    endpoint(&s);
+    let window = 0xe000_0000;
+    Ecam::attach(&s.bus, window, 0, 0..=63).unwrap();
+    let v = vcpu(&m, d, 0);
+    let found: Vec<_> = (0..32u64)
+        .filter_map(|device| Some((device, v.mmio_read(window + (device << 15), 4).ok()?)))
+        .filter(|(_, id)| *id != 0xffff_ffff)
+        .collect();
+    assert_eq!(found, [(0, 0x1237_8086), (2, 0x1616_8086)]);
+    v.mmio_write(window + (2 << 15) + 0x3c, 1, 11).unwrap();
+    assert_eq!(v.mmio_read(window + (2 << 15) + 0x3c, 1), Ok(11));
+    assert_eq!(v.mmio_read(window + (63 << 20), 4), Ok(0xffff_ffff));
+    assert_eq!(v.mmio_read(window + (2 << 15), 8), Ok(u64::MAX), "no access is that wide");
 }

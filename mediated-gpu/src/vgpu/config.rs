@@ -1,6 +1,6 @@
 //! The PCI function of a vGPU: a Broadwell GT2 (8086:1616) as a stock driver expects it.
 
-use ioreq_server::pci::{Bar, ConfigBuilder, ConfigError, ConfigSpace, Sbdf};
+use ioreq_server::pci::{Bar, ConfigBuilder, ConfigError, ConfigSpace, Msi, Sbdf};
 
 /// Where Intel graphics always is: 0000:00:02.0.
 pub const SBDF: Sbdf = Sbdf::new(0, 0, 2, 0);
@@ -27,7 +27,7 @@ pub fn config(aperture: u64) -> Result<ConfigSpace, ConfigError> {
         .bar(BAR_MMIO, Bar::mem64(MMIO_SIZE))
         .bar(BAR_APERTURE, Bar::mem64(aperture).prefetchable())
         .bar(BAR_IO, Bar::io(64))
-        .msi(MSI)
+        .msi(MSI, Msi::new())
         .register(GGC, &GGC_VALUE.to_le_bytes(), &[0, 0])
         .build()
 }

@@ -33,17 +33,37 @@ use xen_ioreq::abi::dm_op::pci_sbdf;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sbdf(pub u32);
 
+#[expect(clippy::cast_possible_truncation, reason = "a number is taken apart")]
 impl Sbdf {
     /// From its parts; those that are too large are cut to their 16, 8, 5 and 3 bits.
     pub const fn new(segment: u16, bus: u8, device: u8, function: u8) -> Self {
         Self(pci_sbdf(segment, bus, device, function))
     }
+
+    /// Segment.
+    pub const fn segment(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// Bus.
+    pub const fn bus(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    /// Device, 0 to 31.
+    pub const fn device(self) -> u8 {
+        (self.0 >> 3 & 0x1f) as u8
+    }
+
+    /// Function, 0 to 7.
+    pub const fn function(self) -> u8 {
+        (self.0 & 7) as u8
+    }
 }
 
 impl fmt::Display for Sbdf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let n = self.0;
-        write!(f, "{:04x}:{:02x}:{:02x}.{}", n >> 16, n >> 8 & 0xff, n >> 3 & 0x1f, n & 7)
+        write!(f, "{:04x}:{:02x}:{:02x}.{}", self.segment(), self.bus(), self.device(), self.function())
     }
 }
 

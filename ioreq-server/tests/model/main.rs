@@ -3,6 +3,7 @@
 
 mod accesses;
 mod alone;
+mod dm;
 mod event_loop;
 mod failures;
 mod lifecycle;

@@ -9,6 +9,7 @@ use xen_ioreq::abi::sched::{SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, 
 use xen_ioreq::{DomId, Errno, Gfn, Mfn};
 
 use crate::config::{DomainConfig, RmrrRange};
+use crate::dm_op::InterruptLines;
 use crate::evtchn::Ports;
 use crate::iommu::{BusTable, PvIommu};
 use crate::ioreq::Servers;
@@ -59,20 +60,11 @@ pub struct DomainInfo {
     pub vcpus: u32,
 }
 
-/// Levels of interrupt lines, kept so that a device model can be observed.
-#[derive(Default, Debug)]
-pub(crate) struct Lines {
-    /// One bit for each of 32 devices × 4 pins.
-    pub(crate) intx: [u32; 4],
-    pub(crate) isa: u16,
-    pub(crate) link_route: [u8; 4],
-}
-
 const RUNNING: u32 = 0;
 const DYING: u32 = u32::MAX;
 
-/// Locks, in the order in which they may be taken: `servers`, `p2m`, then the machine's frame table; `lines` and the
-/// port table are leaves.
+/// Locks, in the order in which they may be taken: `servers`, `p2m`, then the machine's frame table; `lines`,
+/// `pinned` and the port table are leaves.
 pub(crate) struct Domain {
     pub(crate) id: DomId,
     pub(crate) hvm: bool,
@@ -93,7 +85,9 @@ pub(crate) struct Domain {
     pub(crate) pv_iommu: PvIommu,
     /// The frame that Xen shares with it, once it has asked for it.
     pub(crate) shared_info: Mutex<Option<Mfn>>,
-    pub(crate) lines: Mutex<Lines>,
+    pub(crate) lines: Mutex<InterruptLines>,
+    /// Frames whose caching is pinned: first, last, how.
+    pub(crate) pinned: Mutex<Vec<(u64, u64, u32)>>,
     /// The latch of port 0xcf8.
     pub(crate) cf8: AtomicU32,
     pub(crate) paused: AtomicUsize,
@@ -131,7 +125,8 @@ impl Domain {
             rmrrs: config.rmrrs.clone(),
             pv_iommu: PvIommu::default(),
             shared_info: Mutex::new(None),
-            lines: Mutex::new(Lines::default()),
+            lines: Mutex::default(),
+            pinned: Mutex::default(),
             cf8: AtomicU32::new(0),
             paused: AtomicUsize::new(0),
             stop: AtomicU32::new(RUNNING),

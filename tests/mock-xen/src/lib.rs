@@ -56,6 +56,7 @@ mod vcpu;
 pub use bus::{BusAccess, BusFault, BusPin, BusPort};
 pub use caller::{Caller, RestrictedCaller};
 pub use config::{Config, DomainConfig, Iommu, Profile, RmrrRange};
+pub use dm_op::{InjectedEvent, InterruptLines};
 pub use domain::{DomainInfo, ShutdownReason};
 pub use evtchn::EvtchnDevice;
 pub use faults::{Fault, FaultPlan, Killed, Moment, Rule, Site, When};

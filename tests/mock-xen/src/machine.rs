@@ -11,6 +11,7 @@ use xen_ioreq::{Bfn, DomId, Errno, Gfn, IoServerId, Mfn, PAGE_MASK, PAGE_SIZE, V
 use crate::bus::BusPort;
 use crate::caller::Caller;
 use crate::config::{Config, DomainConfig, Iommu, Profile};
+use crate::dm_op::InterruptLines;
 use crate::domain::{Domain, DomainInfo};
 use crate::evtchn::{self, EvtchnDevice};
 use crate::faults::{FaultPlan, Faults};
@@ -385,6 +386,11 @@ impl Machine {
         let (mfn, _) = p2m.get(gfn).ok_or(Errno::ENOENT)?;
         let entry = |e: &M2b| (e.bfn, e.by, IoServerId(e.ioserver));
         Ok(self.frames(|t| t.m2b(mfn).iter().map(entry).collect()))
+    }
+
+    /// A domain's interrupt lines, as its device models have set them. ESRCH: no such domain.
+    pub fn interrupt_lines(&self, domid: DomId) -> Result<InterruptLines, Errno> {
+        Ok(*self.domain(domid).ok_or(Errno::ESRCH)?.lines.lock())
     }
 
     /// What holds a machine frame: `None` where there is no RAM.

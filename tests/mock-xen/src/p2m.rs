@@ -1,6 +1,7 @@
 //! A guest's physical memory: GFN to MFN and what kind of memory it is.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use xen_ioreq::{Gfn, Mfn};
 
@@ -19,6 +20,8 @@ pub(crate) enum P2mType {
     MmioDm,
     /// Reads are RAM, writes go to the server that claimed this type.
     IoreqServer,
+    /// RAM whose next write is to be noticed: it makes ordinary RAM of the frame.
+    LogDirty,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -31,6 +34,7 @@ impl Entry {
             P2mType::RamRo => 2,
             P2mType::MmioDm => 3,
             P2mType::IoreqServer => 4,
+            P2mType::LogDirty => 5,
         };
         Self(mfn.0 << 3 | t)
     }
@@ -41,6 +45,7 @@ impl Entry {
             2 => P2mType::RamRo,
             3 => P2mType::MmioDm,
             4 => P2mType::IoreqServer,
+            5 => P2mType::LogDirty,
             _ => return None,
         };
         Some((Mfn(self.0 >> 3), ty))
@@ -51,6 +56,8 @@ impl Entry {
 #[derive(Default)]
 pub(crate) struct P2m {
     chunks: BTreeMap<u64, Box<[Entry; CHUNK]>>,
+    /// Frames whose writes are tracked.
+    tracked: Option<Range<u64>>,
 }
 
 fn split(gfn: Gfn) -> (u64, usize) {
@@ -107,6 +114,33 @@ impl P2m {
             let low = entries.iter().position(|e| e.get().is_some_and(|(m, _)| m == mfn))?;
             Some(Gfn(c * CHUNK as u64 + low as u64))
         })
+    }
+
+    /// Makes `to` of the frame at `gfn`, if it is `from`.
+    pub(crate) fn retype(&mut self, gfn: Gfn, from: P2mType, to: P2mType) -> bool {
+        match self.get(gfn) {
+            Some((mfn, old)) if old == from => {
+                self.set(gfn, mfn, to);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Frames whose writes are tracked.
+    pub(crate) fn tracked(&self) -> Option<&Range<u64>> {
+        self.tracked.as_ref()
+    }
+
+    /// Tracks writes to these frames, and to no others any more.
+    pub(crate) fn track(&mut self, range: Option<Range<u64>>) {
+        for gfn in self.tracked.take().into_iter().flatten() {
+            self.retype(Gfn(gfn), P2mType::LogDirty, P2mType::RamRw);
+        }
+        self.tracked = range;
+        for gfn in self.tracked.clone().into_iter().flatten() {
+            self.retype(Gfn(gfn), P2mType::RamRw, P2mType::LogDirty);
+        }
     }
 
     /// Turns every `from` into `to`.

@@ -1,5 +1,8 @@
-use xen_ioreq::VcpuId;
-use xen_ioreq::abi::hvm_op::HVMMEM_unused;
+use xen_ioreq::abi::dm_op::*;
+use xen_ioreq::abi::hvm_op::{
+    HVMMEM_ioreq_server, HVMMEM_mmio_dm, HVMMEM_ram_ro, HVMMEM_ram_rw, HVMMEM_unused,
+};
+use xen_ioreq::{Gfn, VcpuId};
 
 use super::*;
 use crate::testing::{
@@ -179,8 +182,12 @@ fn an_msi_reaches_the_vcpus_that_it_names_and_ends_their_halt() {
     assert_eq!((v0.take_interrupt().unwrap(), v1.take_interrupt().unwrap()), (Some(0x50), Some(0x50)));
     msi(&c, d, 0xfeef_f000, 0x151).unwrap();
     assert_eq!((v0.take_interrupt().unwrap(), v1.take_interrupt().unwrap()), (Some(0x51), None));
-    assert_eq!(msi(&c, d, 0xfee0_0000, 0), Err(Errno::EINVAL));
+    assert_eq!(msi(&c, d, 0xfee0_0000, 0), Err(Errno::ERANGE), "an event channel of number 0");
+    assert_eq!(msi(&c, d, 0xfee0_5000, 0), Ok(()), "an event channel that nobody has bound");
     assert_eq!(msi(&c, d, 0xfee0_0000, 0x440), Err(Errno::EINVAL), "NMI");
+    assert_eq!(msi(&c, d, 0xfee0_9000, 0x150), Err(Errno::ESRCH), "lowest priority of nobody");
+    assert_eq!(msi(&c, d, 0xfee0_0000, 0xf), Ok(()), "no such vector: dropped");
+    assert_eq!(v0.take_interrupt().unwrap(), None);
     scope(&m, d, |s| {
         let halted = s.spawn(move || v0.wait_interrupt(None));
         msi(&c, d, 0xfee0_0000, 0x60).unwrap();
@@ -265,6 +272,14 @@ fn interrupt_lines_keep_their_levels_and_refuse_what_does_not_exist() {
         let lines = domain.lines.lock();
         assert_eq!((lines.intx, lines.isa, lines.link_route), ([0, 4, 0, 0], 1 << 5, [0, 0, 11, 0]));
     }
+    // INTB of device 2 is GSI 16 + 9, and its link is number 3, which goes nowhere.
+    let asserted = |m: &Machine| {
+        let lines = m.interrupt_lines(d).unwrap();
+        (0..64).filter(|gsi| lines.asserted(*gsi)).collect::<Vec<_>>()
+    };
+    assert_eq!(asserted(&m), [5, 25]);
+    assert_eq!(link(3, 10), Ok(()));
+    assert_eq!(asserted(&m), [5, 10, 25]);
     assert_eq!([intx(0, 0, 2, 1, 0), isa(5, 0)], [Ok(()); 2]);
     assert_eq!(m.domain(d).unwrap().lines.lock().intx, [0; 4]);
     let bad = [
@@ -358,4 +373,130 @@ fn relocation_stops_at_a_hole_with_einval_and_what_came_before_has_moved() {
     assert_eq!(m.mfn(d, Gfn(0x1000)), Ok(mfn));
     assert_eq!(relocate(&c, d, 0x2000, 0x3000, 0), Ok(()), "nothing");
     m.assert_clean();
+}
+
+#[test]
+fn relocation_beyond_the_last_frame_number_is_refused_before_anything_moves() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let c = m.caller(DOM0).unwrap();
+    let before = m.mfn(d, Gfn(8));
+    assert_eq!(relocate(&c, d, 8, u64::MAX, 1), Err(Errno::EINVAL));
+    assert_eq!(relocate(&c, d, 8, u64::MAX - 1, 2), Err(Errno::EOVERFLOW));
+    assert_eq!(relocate(&c, d, u64::MAX, 8, 1), Err(Errno::EOVERFLOW));
+    let mut padded = xen_dm_op_relocate_memory { size: 1, pad: 1, src_gfn: 8, dst_gfn: 9 };
+    assert_eq!(dm(&c, d, XEN_DMOP_relocate_memory, &mut padded), Err(Errno::EINVAL));
+    assert_eq!(m.mfn(d, Gfn(8)), before);
+    m.destroy_domain(d).unwrap();
+    m.assert_clean();
+}
+
+fn track(c: &Caller, d: DomId, first_pfn: u64, nr: u32, bitmap: &mut [u8]) -> Result<(), Errno> {
+    let mut whole = xen_dm_op { op: XEN_DMOP_track_dirty_vram, ..Default::default() };
+    xen_dm_op_track_dirty_vram { nr, pad: 0, first_pfn }.write_to_prefix(whole.u.as_mut_bytes()).unwrap();
+    c.dm_op(d, &mut [whole.as_mut_bytes(), bitmap])
+}
+
+#[test]
+fn tracked_frames_are_all_written_at_first_and_then_those_that_the_guest_has_written() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let c = m.caller(DOM0).unwrap();
+    let v = vcpu(&m, d, 0);
+    let mut bits = [0u8; 2];
+    let mut look = |first, nr| track(&c, d, first, nr, &mut bits).map(|()| bits);
+    assert_eq!(look(4, 10), Ok([0xff, 0xff]), "the rest of the last byte too");
+    assert_eq!(look(4, 10), Ok([0, 0]));
+    v.ram_write(0x5ffe, &[1; 4]).unwrap();
+    v.mmio_write(0xd000, 4, 7).unwrap();
+    assert_eq!(v.mmio_read(0x5ffe, 4), Ok(0x0101_0101), "the writes arrive");
+    v.mmio_write(0x3000, 4, 7).unwrap();
+    m.write_guest(d, 0x8000, &[1]).unwrap();
+    assert_eq!(look(4, 10), Ok([0b110, 0b10]), "frames 5, 6 and 13; not another's, nor those outside");
+    assert_eq!(look(4, 10), Ok([0, 0]));
+    // A frame that was ballooned out and in is RAM anew, and so counts as written.
+    let mfn = m.domain(d).unwrap().p2m.write().remove(Gfn(7)).unwrap();
+    assert_eq!(look(4, 10), Ok([0, 0]), "a hole is not");
+    m.domain(d).unwrap().put(Gfn(7), mfn).unwrap();
+    assert_eq!(look(4, 10), Ok([0b1000, 0]));
+    assert_eq!(look(5, 9), Ok([0xff, 0xff]), "another range begins anew");
+    v.mmio_write(0x4000, 4, 7).unwrap();
+    assert_eq!(look(5, 9), Ok([0, 0]), "and the old one is not tracked any more");
+    assert_eq!(look(0, 0), Ok([0, 0]));
+    assert_eq!(look(5, 9), Ok([0xff, 0xff]), "stopped and begun");
+}
+
+#[test]
+fn tracking_fails_in_the_order_of_xen_s_checks() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let c = m.caller(DOM0).unwrap();
+    let mut data = xen_dm_op_track_dirty_vram { nr: 1, pad: 0, first_pfn: 4 };
+    assert_eq!(dm(&c, d, XEN_DMOP_track_dirty_vram, &mut data), Err(Errno::EINVAL), "no second buffer");
+    assert_eq!(track(&c, d, 4, 9, &mut [0]), Err(Errno::EINVAL), "a short one");
+    assert_eq!(track(&c, d, 4, (1 << 18) + 1, &mut [0; 1 << 16]), Err(Errno::EINVAL));
+    assert_eq!(track(&c, d, 0, 1 << 18, &mut [0; 1 << 15]), Ok(()), "1 GiB");
+    assert_eq!(track(&c, d, 0, 0, &mut []), Ok(()), "to stop takes no bits");
+}
+
+#[test]
+fn an_event_waits_for_its_vcpu_and_another_for_that_one() {
+    let m = machine(Config::default());
+    let d = guest(&m, 2);
+    let c = m.caller(DOM0).unwrap();
+    let inject = |vcpuid, vector, pad0, pad1| {
+        let mut data = xen_dm_op_inject_event {
+            vcpuid,
+            vector,
+            r#type: XEN_DMOP_EVENT_hw_exc,
+            pad0,
+            error_code: 2,
+            pad1,
+            cr2: 0xdead,
+            ..Default::default()
+        };
+        dm(&c, d, XEN_DMOP_inject_event, &mut data)
+    };
+    let v = vcpu(&m, d, 1);
+    assert_eq!(v.take_event(), Ok(None));
+    assert_eq!(inject(1, 14, 0, 0), Ok(()));
+    assert_eq!(inject(1, 13, 0, 0), Err(Errno::EBUSY));
+    assert_eq!(inject(0, 13, 0, 0), Ok(()), "another vCPU");
+    let event = v.take_event().unwrap().unwrap();
+    assert_eq!((event.vector, event.kind, event.error_code, event.cr2), (14, 3, 2, 0xdead));
+    assert_eq!(inject(1, 13, 0, 0), Ok(()));
+    assert_eq!([inject(2, 13, 0, 0), inject(0, 13, 1, 0), inject(0, 13, 0, 1)], [Err(Errno::EINVAL); 3]);
+}
+
+#[test]
+fn caching_is_pinned_by_ranges_that_do_not_overlap() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let c = m.caller(DOM0).unwrap();
+    let pin = |start, end, r#type| {
+        let mut data = xen_dm_op_pin_memory_cacheattr { start, end, r#type, pad: 0 };
+        dm(&c, d, XEN_DMOP_pin_memory_cacheattr, &mut data)
+    };
+    let (wc, delete) = (XEN_DMOP_MEM_CACHEATTR_WC, XEN_DMOP_DELETE_MEM_CACHEATTR);
+    assert_eq!(pin(4, 7, wc), Ok(()));
+    assert_eq!(pin(4, 7, XEN_DMOP_MEM_CACHEATTR_WB), Ok(()), "changed");
+    assert_eq!(pin(7, 9, wc), Err(Errno::EBUSY));
+    assert_eq!(pin(4, 6, delete), Err(Errno::ENOENT));
+    assert_eq!(pin(4, 7, delete), Ok(()));
+    assert_eq!(pin(4, 7, delete), Err(Errno::ENOENT));
+    assert_eq!([pin(5, 4, wc), pin(0, 1 << 40, wc), pin(4, 7, 2)], [Err(Errno::EINVAL); 3]);
+    assert!((0..64).all(|i| pin(i, i, wc) == Ok(())));
+    assert_eq!(pin(64, 64, wc), Err(Errno::ENOSPC));
+}
+
+#[test]
+fn modified_memory_takes_two_buffers_and_looks_at_none_while_nothing_is_logged() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let c = m.caller(DOM0).unwrap();
+    let mut data = xen_dm_op_modified_memory { nr_extents: 1, opaque: 0 };
+    assert_eq!(dm(&c, d, XEN_DMOP_modified_memory, &mut data), Err(Errno::EINVAL));
+    let mut whole = xen_dm_op { op: XEN_DMOP_modified_memory, ..Default::default() };
+    data.write_to_prefix(whole.u.as_mut_bytes()).unwrap();
+    assert_eq!(c.dm_op(d, &mut [whole.as_mut_bytes(), &mut []]), Ok(()));
 }

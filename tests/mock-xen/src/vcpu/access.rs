@@ -344,7 +344,14 @@ impl Vcpu {
 
     /// As `load`, for a write: what the page's type says of it.
     fn store(&self, gpa: u64, f: impl FnOnce(Page<'_>)) -> Store {
-        let p2m = self.domain.p2m.read();
+        let here = Gfn::of_addr(gpa);
+        let mut p2m = self.domain.p2m.read();
+        while p2m.ram(here).is_some_and(|(_, t)| t == P2mType::LogDirty) {
+            // Where the guest traps: the frame counts as written from here on.
+            drop(p2m);
+            self.domain.p2m.write().retype(here, P2mType::LogDirty, P2mType::RamRw);
+            p2m = self.domain.p2m.read();
+        }
         let page = |mfn: Mfn| self.machine.memory().page(mfn);
         match p2m.ram(Gfn::of_addr(gpa)) {
             Some((mfn, P2mType::RamRw)) => {
@@ -354,7 +361,7 @@ impl Vcpu {
             }
             Some((_, P2mType::RamRo)) => Store::Done,
             Some((_, P2mType::IoreqServer)) => Store::Forward,
-            Some((_, P2mType::MmioDm)) | None => Store::NoRam,
+            Some((_, P2mType::MmioDm | P2mType::LogDirty)) | None => Store::NoRam,
         }
     }
 

@@ -1,9 +1,10 @@
-//! Interrupts of a vCPU: vectors that wait to be taken, as in a local APIC's request register.
+//! Interrupts of a vCPU: vectors that wait to be taken, as in a local APIC's request register; an injected event.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{Vcpu, VcpuError, VcpuState};
+use crate::dm_op::InjectedEvent;
 
 fn take(state: &VcpuState) -> Option<u8> {
     for (word, bits) in (0u8..4).zip(&state.irr).rev() {
@@ -23,6 +24,12 @@ impl Vcpu {
     pub fn take_interrupt(&self) -> Result<Option<u8>, VcpuError> {
         self.resume()?;
         Ok(take(&self.state))
+    }
+
+    /// Takes the event that a device model has injected, if there is one. Until then there is no room for another.
+    pub fn take_event(&self) -> Result<Option<InjectedEvent>, VcpuError> {
+        self.resume()?;
+        Ok(self.state.event.lock().take())
     }
 
     /// Halts until an interrupt comes, at most for `timeout` (for ever without one); takes it. `None`: none came.

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use xen_ioreq::{DomId, Errno, VcpuId};
 
 pub(crate) use self::wake::Wake;
+use crate::dm_op::InjectedEvent;
 use crate::domain::{Domain, ShutdownReason};
 use crate::evtchn;
 use crate::ioreq::Server;
@@ -63,6 +64,8 @@ pub(crate) struct VcpuState {
     notices: Mutex<VecDeque<Notice>>,
     /// Interrupts that wait, one bit a vector.
     irr: [AtomicU64; 4],
+    /// What a device model has injected and the guest has not met yet.
+    event: Mutex<Option<InjectedEvent>>,
     taken: AtomicBool,
 }
 
@@ -75,6 +78,7 @@ impl VcpuState {
             invalidate_all: AtomicBool::new(false),
             notices: Mutex::new(VecDeque::new()),
             irr: Default::default(),
+            event: Mutex::new(None),
             taken: AtomicBool::new(false),
         }
     }
@@ -100,6 +104,14 @@ impl VcpuState {
     #[cfg(test)]
     pub(crate) fn has_to_tell(&self) -> bool {
         self.invalidate_all.load(Ordering::SeqCst) || !self.notices.lock().is_empty()
+    }
+
+    /// Injects an event. `false`: there is one already.
+    pub(crate) fn inject(&self, event: InjectedEvent) -> bool {
+        let mut slot = self.event.lock();
+        let free = slot.is_none();
+        slot.get_or_insert(event);
+        free
     }
 
     pub(crate) fn interrupt(&self, vector: u8) {

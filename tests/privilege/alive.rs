@@ -22,6 +22,11 @@ fn the_run_time_works_in_threads_of_every_kind() {
 }
 
 #[test]
+fn a_loop_has_its_timers_and_its_control_socket() {
+    everywhere("sources");
+}
+
+#[test]
 fn a_panic_is_caught_and_does_not_end_the_process() {
     everywhere("panic");
 }

@@ -68,7 +68,9 @@ pub use files::LandlockState;
 pub use filter::{Arg, Filter, FilterError, Syscalls, Verdict, Violation};
 pub use identity::{Identity, IdentityError};
 pub use limits::Limits;
-pub use profile::{ThreadKind, files_below, hypercalls, polling, runtime, starting, starting_to_serve};
+pub use profile::{
+    ThreadKind, control_socket, files_below, hypercalls, polling, runtime, starting, starting_to_serve,
+};
 pub use report::InForce;
 
 /// A step that failed. What was given up before it stays so: end the process.

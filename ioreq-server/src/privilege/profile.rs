@@ -128,6 +128,12 @@ pub fn polling() -> Syscalls {
     ])
 }
 
+/// What a loop with a [control socket](crate::sources::Control) needs besides [`polling`]. The socket is bound before, and its
+/// file stays at the end, as nobody can remove it then.
+pub fn control_socket() -> Syscalls {
+    Syscalls::none().allow(&[l::SYS_accept4])
+}
+
 /// What only a start needs: threads (no processes, no namespaces), event loops, wakers, filters of their own for
 /// threads.
 pub fn starting() -> Syscalls {

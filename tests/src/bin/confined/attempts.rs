@@ -94,6 +94,7 @@ pub(crate) fn by_name(name: &str) -> Option<Attempt> {
         ("service-draft", |_| service::on_the_model(integration::Profile::Draft)),
         ("service-stock", |_| service::on_the_model(integration::Profile::Stock)),
         ("hold", |_| service::hold()),
+        ("sources", service::sources),
     ];
     all.iter().find(|(n, _)| *n == name).map(|(_, attempt)| *attempt)
 }

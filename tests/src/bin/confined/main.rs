@@ -9,13 +9,16 @@ mod service;
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ioreq_server::privilege::{
-    Confinement, Filters, Identity, Limits, Syscalls, ThreadKind, Violation, files_below, narrow,
-    starting_to_serve,
+    Confinement, Filters, Identity, Limits, Syscalls, ThreadKind, Violation, control_socket, files_below,
+    narrow, starting_to_serve,
 };
+use ioreq_server::sources::Control;
+use parking_lot::Mutex;
 use xen_ioreq::Errno;
 
 /// What is open before privileges are given up.
@@ -31,6 +34,9 @@ pub(crate) struct Ground {
     socket: OwnedFd,
     /// A program.
     program: OwnedFd,
+    /// A control socket, and a peer that waits to be accepted.
+    control: Mutex<Option<Control>>,
+    peer: UnixStream,
 }
 
 /// The user that it becomes.
@@ -62,6 +68,11 @@ fn run(
     dir: &Path,
 ) -> Result<Outcome, Box<dyn std::error::Error + Send + Sync>> {
     let null = || File::options().read(true).write(true).open("/dev/null");
+    // The directory is for files that are made later.
+    let at = std::env::temp_dir().join(format!("confined-control-{}", std::process::id()));
+    let control = Control::bind(&at)?;
+    let peer = UnixStream::connect(&at)?;
+    std::fs::remove_file(&at)?;
     let ground = Ground {
         dir: File::open(dir)?.into(),
         path: dir.to_owned(),
@@ -69,6 +80,8 @@ fn run(
         other: null()?.into(),
         socket: attempts::tcp_socket()?,
         program: File::open("/bin/true")?.into(),
+        control: Mutex::new(Some(control)),
+        peer,
     };
     let say = attempt == "say";
     let attempt = attempts::by_name(attempt).ok_or_else(|| format!("no attempt {attempt}"))?;
@@ -125,7 +138,11 @@ fn confinement(layers: &str, ground: &Ground) -> Result<Confinement, String> {
 /// What a thread of this kind may do here.
 pub(crate) fn needs(kind: ThreadKind, ground: &Ground) -> Syscalls {
     let set = kind.serving(&ground.guest);
-    if kind == ThreadKind::Main { set.and(&files_below(&ground.dir.as_fd())) } else { set }
+    match kind {
+        ThreadKind::Main => set.and(&files_below(&ground.dir.as_fd())),
+        ThreadKind::EventLoop => set.and(&control_socket()),
+        _ => set,
+    }
 }
 
 fn filters(violation: Violation, ground: &Ground) -> Filters {

@@ -1,7 +1,7 @@
 //! What must go on working: the run-time, and a whole service with guests on the model hypervisor.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::panic::catch_unwind;
 use std::sync::mpsc;
 use std::thread;
@@ -10,11 +10,13 @@ use std::time::{Duration, Instant, SystemTime};
 use guest::run::Config;
 use integration::world::{final_picture, shown};
 use integration::{Drawing, Profile, World};
+use ioreq_server::GuestLoop;
 use ioreq_server::privilege::{ThreadKind, narrow};
+use ioreq_server::sources::Timer;
 use parking_lot::{Condvar, Mutex};
 use xen_ioreq::{DomId, Errno};
 
-use crate::Outcome;
+use crate::{Ground, Outcome};
 
 /// Threads of every kind use locks, clocks, channels, the allocator at all sizes, hash tables and the log, and end.
 pub(crate) fn run_time() -> Outcome {
@@ -67,6 +69,32 @@ pub(crate) fn panic() -> Outcome {
     });
     assert!(caught.join().expect("caught"));
     Ok(())
+}
+
+/// A loop on a thread of its own has a timer and a control socket, whose peer asks and then ends it.
+pub(crate) fn sources(ground: &Ground) -> Outcome {
+    let system = |e: std::io::Error| Errno(e.raw_os_error().unwrap_or(0));
+    let control = ground.control.lock().take().ok_or(Errno::EINVAL)?;
+    let (sender, ticks) = mpsc::channel();
+    let (timer, alarm) = Timer::new(move |_, _| {
+        let _ = sender.send(());
+        Ok(())
+    })
+    .map_err(system)?;
+    let mut serving = GuestLoop::new().map_err(system)?;
+    serving.add_source(Box::new(timer)).map_err(system)?;
+    serving.add_source(Box::new(control)).map_err(system)?;
+    let thread = thread::spawn(move || {
+        narrow(ThreadKind::EventLoop).expect("the kernel has filters");
+        serving.run()
+    });
+    alarm.every(Duration::from_millis(1)).map_err(system)?;
+    assert!(ticks.recv().is_ok() && ticks.recv().is_ok(), "the timer ticks");
+    let mut peer = &ground.peer;
+    peer.write_all(b"stats\nstop\n").map_err(system)?;
+    let answers = BufReader::new(peer).lines().map_while(Result::ok).filter(|line| line == "ok").count();
+    assert_eq!(answers, 2, "both commands are answered, and then the peer hears of the end");
+    thread.join().expect("no panic").map_err(system)
 }
 
 /// A guest is served until somebody closes our input, so that the test can look at the process.

@@ -50,6 +50,30 @@ impl Answer {
     }
 }
 
+/// How often the hypervisor is asked once more about a frame of which its answer says nothing.
+const ASKED_AGAIN: usize = 3;
+
+/// Asks again where the hypervisor refused for a reason that says nothing of the frame (a unit that failed, no memory). `ask`
+/// asks about the questions of these numbers; what it answers then is what counts.
+pub(crate) fn settle(mut answers: Vec<Answer>, ask: impl Fn(&[usize]) -> Vec<Answer>) -> Vec<Answer> {
+    let says_nothing = |a: &Answer| {
+        matches!(a, Answer::Refused(Errno::EIO | Errno::ENOMEM | Errno::EAGAIN | Errno::EBUSY | Errno::EINTR))
+    };
+    for _ in 0..ASKED_AGAIN {
+        let open: Vec<usize> =
+            answers.iter().enumerate().filter(|(_, a)| says_nothing(a)).map(|(i, _)| i).collect();
+        if open.is_empty() {
+            break;
+        }
+        for (&i, again) in open.iter().zip(ask(&open)) {
+            if let Some(answer) = answers.get_mut(i) {
+                *answer = again;
+            }
+        }
+    }
+    answers
+}
+
 pub(crate) struct Wire(pub(crate) Arc<dyn IommuOp>);
 
 /// Answer to query_caps.

@@ -13,7 +13,7 @@ use crate::own::{OwnBfn, OwnFrame, OwnMemory};
 use crate::reclaim::{self, Reclaimed};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::wire::{Answer, Peer, Wire};
+use crate::wire::{Answer, Peer, Wire, settle};
 
 /// Frames that are tried until one is there to prove the 1:1 map by.
 const TRIES: usize = 16;
@@ -122,7 +122,11 @@ impl Backend for LookupBackend {
         let gfns = mappings.iter().map(|(gfn, _)| *gfn);
         let asking = self.ledger.as_ref().map(|l| l.ask(peer, gfns.clone()).map(|seq| (l, seq))).transpose();
         let asking = asking.map_err(|errno| error(Operation::WriteLedger, errno))?;
-        let answers = self.wire.lookup_foreign(peer, gfns);
+        let ask = |some: &[usize]| {
+            let gfns = some.iter().filter_map(|i| mappings.get(*i)).map(|(gfn, _)| *gfn);
+            self.wire.lookup_foreign(peer, gfns)
+        };
+        let answers = settle(self.wire.lookup_foreign(peer, gfns), ask);
         let mut verdicts = Vec::with_capacity(mappings.len());
         let (mut found, mut unanswered, mut failed) = (Vec::new(), Vec::new(), None);
         for ((gfn, bfn), answer) in mappings.iter().zip(answers) {

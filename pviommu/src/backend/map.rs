@@ -10,7 +10,7 @@ use crate::own::{OwnBfn, OwnFrame, OwnMemory};
 use crate::reclaim::{self, Reclaimed};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::wire::{Answer, BATCH, Peer, Wire};
+use crate::wire::{Answer, BATCH, Peer, Wire, settle};
 
 /// How many bus frames are tried for one guest frame when the hypervisor says that they are taken, or the unit fails at them.
 const ROUNDS: usize = 4;
@@ -192,7 +192,9 @@ impl Backend for MapBackend {
     /// there is another, or none. Where scratch stands for a frame that was swapped out, what the guest has put behind its
     /// number since takes the place of that, which is as good.
     fn check(&self, peer: Peer, mappings: &[(Gfn, Bfn)]) -> Result<Vec<Verdict>, RevalidateError> {
-        let answers = self.map_foreign(peer, mappings.iter().copied());
+        let ask =
+            |some: &[usize]| self.map_foreign(peer, some.iter().filter_map(|i| mappings.get(*i)).copied());
+        let answers = settle(self.map_foreign(peer, mappings.iter().copied()), ask);
         answers
             .into_iter()
             .map(|a| match a {

@@ -50,6 +50,10 @@ pub(crate) struct Demo {
     /// This many of the guests are hostile: they program garbage, and must harm nobody but themselves.
     #[arg(long, default_value_t = 0)]
     pub(crate) hostile: u16,
+    /// Things go wrong below the program: PLACE:FAULT:1/N, with commas between them. Without a plan, a bit of everything.
+    /// Places: map, unmap, call, flush, notice, foreign. Faults: an errno (EIO), late (flush), full (notice), delay=5ms.
+    #[arg(long, value_name = "PLAN", num_args = 0..=1, require_equals = true, default_missing_value = crate::demo::USUAL_FAULTS)]
+    pub(crate) faults: Option<crate::demo::Faults>,
     /// What the modelled hypervisor offers.
     #[arg(long, value_enum, default_value_t = Hypervisor::Draft)]
     pub(crate) hypervisor: Hypervisor,

@@ -3,6 +3,7 @@
 //! Ends well only if the oracle saw nothing, every frame and every host page is accounted for, and each guest's last
 //! picture is the one that its seed and number demand.
 
+mod faults;
 mod guests;
 mod table;
 mod world;
@@ -14,7 +15,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use guest::scene;
+use mock_xen::FaultPlan;
 
+pub(crate) use self::faults::{Faults, USUAL as USUAL_FAULTS};
 use self::guests::{Done, Running};
 use self::world::World;
 use crate::{Error, cli, picture};
@@ -33,7 +36,11 @@ pub(crate) fn run(args: &cli::Demo) -> Result<ExitCode, Error> {
     let mut running = (1..=args.guests)
         .map(|n| Running::start(&world, args, n, n > args.guests - args.hostile))
         .collect::<Result<Vec<_>, _>>()?;
+    if let Some(faults) = &args.faults {
+        world.machine.inject(faults.plan(args.seed));
+    }
     let drawn_for = watch(&mut running, Duration::from_secs(args.seconds.into()));
+    world.machine.inject(FaultPlan::default());
 
     // The guests draw their last picture, undisturbed, then everything is taken down.
     let mut done = Vec::new();
@@ -44,6 +51,12 @@ pub(crate) fn run(args: &cli::Demo) -> Result<ExitCode, Error> {
     sheet(&done, &args.out)?;
     print!("{}", table::table(&done, drawn_for));
     let pins = world.pins();
+    if args.faults.is_some() {
+        println!("{} faults were made on the way", world.machine.faults_met());
+        if world.machine.faults_met() == 0 && args.seconds > 0 {
+            problems.push("no fault of the plan was met".into());
+        }
+    }
     world.judge(&mut problems);
     for problem in &problems {
         eprintln!("mgpu: {problem}");

@@ -66,6 +66,20 @@ fn demo_ends_well_and_its_pictures_are_the_reference() {
 }
 
 #[test]
+fn demo_ends_as_well_while_things_go_wrong_below() {
+    for hypervisor in ["draft", "stock"] {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().to_str().unwrap();
+        let args = ["demo", "--seconds", "2", "--guests", "2", "--faults", "--out", out, "--hypervisor"];
+        let done = mgpu(&[&args[..], &[hypervisor]].concat());
+        let (said, wrong) = (text(&done.stdout), text(&done.stderr));
+        assert!(done.status.success(), "{said}{wrong}");
+        assert!(said.contains("faults were made") && !said.contains("\n0 faults"), "{said}");
+        (1..=2).for_each(|n| shows_the_reference(&dir.path().join(format!("dom{n}.png")), 1, n));
+    }
+}
+
+#[test]
 fn demo_ends_well_with_a_hostile_guest_among_three() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().to_str().unwrap();
@@ -89,6 +103,7 @@ fn picture_is_the_reference_and_says_where_it_cannot_be_written() {
 fn wrong_arguments_are_refused_with_what_is_wrong() {
     is_refused(&["demo", "--guests", "0"], "--guests");
     is_refused(&["demo", "--seconds", "soon"], "soon");
+    is_refused(&["demo", "--faults=map:EIO"], "PLACE:FAULT:1/N");
     is_refused(&["serve"], "--domid");
     is_refused(&["serve", "--domid", "1", "--type", "V9_9"], "V9_9");
     is_refused(&["serve", "--domid", "1", "--gpu", "i915"], "i915");

@@ -4,14 +4,15 @@
 
 mod world;
 
-use mock_xen::{Iommu, Profile, ViolationKind};
+use mock_xen::{Fault, FaultPlan, Iommu, Profile, Site, ViolationKind, When};
 use pviommu::{Cause, DeviceFlush, Draining, EVERYTHING, MapError, Mapped, Mode};
 use world::{FRAMES, KINDS, Kind, World, own_pages, world};
 use xen_ioreq::abi::iommu_op::{
-    IOMMUOP_map_foreign_page, IOMMUOP_readable, IOMMUOP_unmap_foreign_page, IOMMUOP_writeable, pv_iommu_op,
+    IOMMUOP_lookup_foreign_page, IOMMUOP_map_foreign_page, IOMMUOP_readable, IOMMUOP_unmap_foreign_page,
+    IOMMUOP_writeable, pv_iommu_op,
 };
 use xen_ioreq::seam::IommuOp;
-use xen_ioreq::{Bfn, Gfn};
+use xen_ioreq::{Bfn, Errno, Gfn};
 
 /// Forgets to flush.
 struct Careless;
@@ -170,6 +171,35 @@ fn a_frame_swapped_without_notice_is_found_by_the_next_notice_that_does_not_say_
         w.guest.notice(EVERYTHING);
         w.guest.take_draining().unwrap()
     });
+}
+
+#[test]
+fn a_unit_that_fails_when_it_is_asked_about_a_frame_is_no_end_of_that_frame() {
+    for kind in KINDS {
+        let w = world(kind);
+        let op = match w.client.mode() {
+            Mode::Map { .. } => IOMMUOP_map_foreign_page,
+            Mode::Lookup { .. } => IOMMUOP_lookup_foreign_page,
+            // A mapping made anew has no unit to fail.
+            Mode::Soft { .. } => continue,
+        };
+        let all: Vec<Gfn> = (0..8).map(Gfn).collect();
+        let mapped: Vec<Mapped> = w.guest.map(&all).into_iter().map(Result::unwrap).collect();
+        let fails = |when| FaultPlan::one(Site::IommuOp(Some(op)), when, Fault::Error(Errno::EIO));
+        w.machine.inject(fails(When::Nth(3)));
+        w.guest.notice(EVERYTHING);
+        assert!(w.guest.take_draining().unwrap().is_empty(), "{kind:?}: it was asked once more");
+        assert_eq!(w.machine.faults_met(), 1);
+        // One that goes on failing is as good as gone.
+        w.machine.inject(fails(When::Always));
+        w.guest.notice(EVERYTHING);
+        let draining = w.guest.take_draining().unwrap();
+        assert_eq!(draining.len(), 8, "{kind:?}");
+        w.machine.inject(FaultPlan::default());
+        drop(mapped);
+        assert_eq!(w.release(draining).mappings, 8);
+        w.machine.assert_clean();
+    }
 }
 
 #[test]

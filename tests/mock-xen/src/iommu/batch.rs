@@ -116,7 +116,7 @@ impl<'m> Batch<'m> {
         Some(translation)
     }
 
-    /// Leads an entry to another frame than `old`, which is treated as by [`unmap`](Self::unmap).
+    /// Leads an entry to another frame than `old`, which is held until the flush.
     pub(super) fn replace(
         &mut self,
         t: &mut FrameTable,
@@ -125,10 +125,9 @@ impl<'m> Batch<'m> {
         old: &Translation,
         new: &Translation,
     ) {
-        let pins = table.repoint(bfn, new, true).unwrap_or(0);
-        if pins > 0 {
+        if let Some(pins @ 1..) = table.repoint(bfn, new, true) {
+            // Whoever has a translation of the old frame goes on using that one.
             t.adopt_pins(old.mfn, pins);
-            self.accuse(t, ViolationKind::UnmappedWhilePinned { pins }, bfn, old.mfn);
         }
         self.dirty = true;
         self.hold_until_flush(t, bfn, *old);

@@ -213,7 +213,7 @@ impl World {
         self.book.ringless.extend((mode == 0).then_some((guest, e.id)));
         let domain = self.machine.domain(guest).unwrap();
         let server = domain.servers.read().get(xen_ioreq::IoServerId(e.id)).cloned().unwrap();
-        for mfn in [Shared::Sync, Shared::Buffered].into_iter().filter_map(|which| server.page(which)) {
+        for mfn in [Shared::Sync(0), Shared::Buffered].into_iter().filter_map(|which| server.page(which)) {
             let page = self.book.bear(guest, false, mfn.0);
             // Xen's own mapping, and the emulator's.
             for _ in 0..2 {

@@ -195,12 +195,12 @@ pub fn a_late_flush_beside_a_pin(checker: Checker, flush: Flush) -> usize {
     checker.run(move || {
         let (machine, table, port, mfn, lingering) = machine(Kind::Foreign);
         let hold = Hold::Flush(DOM0, BFN);
-        machine.frames(|t| {
+        let was = machine.frames(|t| {
             t.hold(mfn, hold).expect("it is a guest's");
             t.release(mfn, Hold::Allocation);
-            iommu::unmap(t, &table, DOM0, BFN).expect("it is there");
+            iommu::unmap(t, &table, DOM0, BFN).expect("it is there")
         });
-        lingering.keep(BFN, mfn);
+        lingering.keep(BFN, was);
         let frame = Arc::new(Frame::new());
         let device = {
             let (machine, frame) = (machine.clone(), frame.clone());

@@ -1,6 +1,6 @@
 //! The soft IOMMU's client from map to release: `pviommu`, the software GPU and a guest's frames, on the model and on Xen.
 //!
-//! The guest is paused meanwhile, but for the rows of [`running`]: no vCPU changes a frame between two counts of the
+//! The guest is paused meanwhile, but for the rows of `running`: no vCPU changes a frame between two counts of the
 //! host's free frames. Each count is made right before and after what it is about, in one thread: Xen allocates for
 //! nobody else then, and the guest's page tables come from a pool that was its own before. So counts are exact.
 

@@ -90,6 +90,9 @@ pub mod device;
 pub mod dm;
 mod event_loop;
 mod exec;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod guest;
 mod linger;
 pub mod memory;
@@ -105,7 +108,8 @@ mod slot;
 pub mod sources;
 mod stats;
 mod sync;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), allow(dead_code, reason = "fuzz targets use a part of it"))]
 mod testing;
 
 pub use bus::Bus;

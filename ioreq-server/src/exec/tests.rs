@@ -1,373 +1,18 @@
-//! The executor against an interpreter of the protocol that is slow, written from QEMU's description of it, and works on
-//! arrays and 128-bit numbers.
+//! The executor against an interpreter of the protocol that is slow: [`crate::testing::naive`].
 #![allow(clippy::cast_possible_truncation, reason = "offsets in small arrays")]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
 use proptest::prelude::*;
-use xen_ioreq::abi::ioreq::{Bits, ioreq};
-use xen_ioreq::seam::DmOp;
-use xen_ioreq::{Errno, PAGE_SIZE, Port, VcpuId};
+use xen_ioreq::PAGE_SIZE;
+use xen_ioreq::abi::ioreq::ioreq;
 use zerocopy::IntoBytes;
 
 use super::*;
-use crate::bus::Window;
-use crate::claims::LocalClaims;
-use crate::device::{Access, Device, MmioDevice, PciConfigDevice, PioDevice, Region};
-use crate::outcome::Deferred;
 use crate::request::Invalidation;
-use crate::slot::{Slots, VcpuPort};
-use crate::testing::{Pages, Ram, Sent};
-
-const PORTS: u64 = 0xc000;
-const MEMORY: u64 = 0xf000_0000;
-const FUNCTION: u64 = 0x10;
-const SIZE: usize = 64;
-const RAM_PAGES: usize = 3;
-/// The middle page of guest RAM is ballooned out.
-const HOLE: u64 = 1;
-
-/// How the device answers.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Mood {
-    Prompt,
-    /// Defers everything and answers at once.
-    DefersAnswered,
-    /// Defers everything; the test answers.
-    DefersQueued,
-    /// Fails from the n-th access on.
-    FailsAt(u64),
-    /// Panics at the n-th access.
-    PanicsAt(u64),
-    /// Defers and drops the obligation.
-    Forgets,
-}
-
-type Late = (Deferred, Result<u64, IoError>);
-
-/// Three small memories, one in each space.
-struct Toy {
-    cells: [Mutex<Vec<u8>>; 3],
-    mood: Mood,
-    count: AtomicU64,
-    late: Mutex<Vec<Late>>,
-}
-
-impl Toy {
-    fn access(&self, space: Space, a: &Access, write: Option<u64>) -> Outcome<u64> {
-        let n = self.count.fetch_add(1, Ordering::SeqCst);
-        match self.mood {
-            Mood::FailsAt(at) if n >= at => return Outcome::Err(IoError::Broken("as told")),
-            Mood::PanicsAt(at) if n >= at => panic!("as told"),
-            _ => {}
-        }
-        let mut cells = self.cells[space as usize].lock();
-        let start = a.offset as usize;
-        let Some(part) = cells.get_mut(start..start + a.width.bytes() as usize) else {
-            return Outcome::Err(IoError::NoRegister);
-        };
-        let value = match write {
-            Some(v) => {
-                part.copy_from_slice(&v.to_le_bytes()[..part.len()]);
-                0
-            }
-            None => {
-                let mut bytes = [0xaa; 8];
-                bytes[..part.len()].copy_from_slice(part);
-                u64::from_le_bytes(bytes)
-            }
-        };
-        drop(cells);
-        match self.mood {
-            Mood::DefersAnswered => {
-                let (token, defer) = Deferred::new();
-                token.answer(Ok(value));
-                Outcome::Defer(defer)
-            }
-            Mood::DefersQueued => {
-                let (token, defer) = Deferred::new();
-                self.late.lock().push((token, Ok(value)));
-                Outcome::Defer(defer)
-            }
-            Mood::Forgets => {
-                let (token, defer) = Deferred::new();
-                drop(token);
-                Outcome::Defer(defer)
-            }
-            _ => Outcome::Ok(value),
-        }
-    }
-
-    fn write(&self, space: Space, a: &Access, value: u64) -> Outcome<()> {
-        match self.access(space, a, Some(value)) {
-            Outcome::Ok(_) => Outcome::Ok(()),
-            Outcome::Err(e) => Outcome::Err(e),
-            Outcome::Defer(d) => Outcome::Defer(d),
-        }
-    }
-}
-
-impl Device for Toy {
-    fn name(&self) -> &str {
-        "toy"
-    }
-    fn supports_pio(&self) -> Option<&dyn PioDevice> {
-        Some(self)
-    }
-    fn supports_mmio(&self) -> Option<&dyn MmioDevice> {
-        Some(self)
-    }
-    fn supports_pci(&self) -> Option<&dyn PciConfigDevice> {
-        Some(self)
-    }
-}
-
-impl PioDevice for Toy {
-    fn pio_read(&self, a: &Access) -> Outcome<u64> {
-        self.access(Space::Pio, a, None)
-    }
-    fn pio_write(&self, a: &Access, value: u64) -> Outcome<()> {
-        self.write(Space::Pio, a, value)
-    }
-}
-
-impl MmioDevice for Toy {
-    fn mmio_read(&self, a: &Access) -> Outcome<u64> {
-        self.access(Space::Mmio, a, None)
-    }
-    fn mmio_write(&self, a: &Access, value: u64) -> Outcome<()> {
-        self.write(Space::Mmio, a, value)
-    }
-}
-
-impl PciConfigDevice for Toy {
-    fn config_read(&self, a: &Access) -> Outcome<u64> {
-        self.access(Space::Pci, a, None)
-    }
-    fn config_write(&self, a: &Access, value: u64) -> Outcome<()> {
-        self.write(Space::Pci, a, value)
-    }
-}
-
-#[derive(Default)]
-struct Heard(Mutex<Vec<Invalidation>>, Mutex<Vec<i64>>);
-
-impl Notices for Heard {
-    fn invalidate(&self, what: Invalidation) {
-        self.0.lock().push(what);
-    }
-    fn time_offset(&self, seconds: i64) {
-        self.1.lock().push(seconds);
-        assert_ne!(seconds, 666, "as told");
-    }
-}
-
-#[derive(Default)]
-struct Ops(Mutex<Vec<u32>>);
-
-impl DmOp for Ops {
-    fn dm_op(&self, _: DomId, bufs: &mut [&mut [u8]]) -> Result<(), Errno> {
-        self.0.lock().push(u32::from_le_bytes(bufs[0][..4].try_into().unwrap()));
-        Ok(())
-    }
-}
-
-struct Rig {
-    toy: Arc<Toy>,
-    ram: Arc<Ram>,
-    heard: Arc<Heard>,
-    ops: Arc<Ops>,
-    exec: Arc<Exec>,
-    pages: Pages,
-    slots: Arc<Slots>,
-    sent: Arc<Sent>,
-}
-
-fn pattern(seed: u8, len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i as u8).wrapping_mul(37).wrapping_add(seed)).collect()
-}
-
-fn rig(mood: Mood, on_error: OnError) -> Rig {
-    let cells = [1, 2, 3].map(|seed| Mutex::new(pattern(seed, SIZE)));
-    let toy = Arc::new(Toy { cells, mood, count: AtomicU64::new(0), late: Mutex::default() });
-    let bus = Bus::new(Arc::new(LocalClaims::default()));
-    let id = bus.attach(toy.clone());
-    let size = SIZE as u64;
-    for (space, start, last) in [
-        (Space::Pio, PORTS, PORTS + size - 1),
-        (Space::Mmio, MEMORY, MEMORY + size - 1),
-        (Space::Pci, FUNCTION, FUNCTION),
-    ] {
-        bus.map(id, Window { space, start, last, region: Region(0) }).unwrap();
-    }
-    let ram = Ram::new(RAM_PAGES, &[HOLE]);
-    ram.pages.write(0, &pattern(9, RAM_PAGES * PAGE_SIZE));
-    let heard = Arc::new(Heard::default());
-    let ops = Arc::new(Ops::default());
-    let exec = Arc::new(Exec {
-        bus,
-        memory: GuestMemory::new(ram.clone(), DomId(3)),
-        dm: Dm::new(ops.clone(), DomId(3)),
-        notices: heard.clone(),
-        on_error,
-        stats: Arc::default(),
-    });
-    let pages = Pages::new(1);
-    let sent = Arc::new(Sent::default());
-    let vcpus = vec![VcpuPort { vcpu: VcpuId(0), port: Port(1) }];
-    let slots = Arc::new(Slots::new(pages.mapping(), vcpus, sent.clone()));
-    Rig { toy, ram, heard, ops, exec, pages, slots, sent }
-}
-
-impl Rig {
-    /// Sends a request; the answer, or `None` while it is deferred.
-    fn send(&self, request: &ioreq) -> Option<u64> {
-        self.sent.0.lock().clear();
-        self.pages.write(0, request.as_bytes());
-        self.exec.sync(self.slots.take(0).expect("READY"), &Hint::default());
-        self.answer()
-    }
-
-    fn answer(&self) -> Option<u64> {
-        match Bits::unpack(self.pages.read::<1>(30)[0]).state {
-            2 => {
-                assert!(self.sent.0.lock().is_empty());
-                None
-            }
-            3 => {
-                assert_eq!(*self.sent.0.lock(), [Port(1)]);
-                Some(self.pages.u64(8))
-            }
-            other => panic!("state {other}"),
-        }
-    }
-
-    fn cells(&self) -> [Vec<u8>; 3] {
-        [0, 1, 2].map(|i| self.toy.cells[i].lock().clone())
-    }
-
-    fn ram(&self) -> Vec<u8> {
-        self.ram.pages.read::<{ RAM_PAGES * PAGE_SIZE }>(0).to_vec()
-    }
-}
-
-/// The naive interpreter.
-struct Naive {
-    cells: [Vec<u8>; 3],
-    ram: Vec<u8>,
-    heard: Vec<Invalidation>,
-    offsets: Vec<i64>,
-    /// Accesses that the device may still answer.
-    patience: u64,
-}
-
-impl Naive {
-    fn ram_byte(&mut self, at: i128) -> Option<&mut u8> {
-        let at = usize::try_from(at).ok()?;
-        if at / PAGE_SIZE == HOLE as usize { None } else { self.ram.get_mut(at) }
-    }
-
-    /// The answer in the slot.
-    fn run(&mut self, q: &ioreq) -> u64 {
-        let bits = q.bits;
-        let (ptr, read, df) = (bits & 0x10 != 0, bits & 0x20 != 0, bits & 0x40 != 0);
-        let space = match q.r#type {
-            0 => 0,
-            1 => 1,
-            2 => 2,
-            7 => {
-                self.offsets.push(q.data.cast_signed());
-                return q.data;
-            }
-            8 => {
-                self.heard.push(if q.data == u64::MAX {
-                    Invalidation::All
-                } else {
-                    Invalidation::Frame(xen_ioreq::Bfn(q.data))
-                });
-                return q.data;
-            }
-            _ => return u64::MAX,
-        };
-        let size = i128::from(q.size);
-        let sizes: &[i128] = if space == 1 { &[1, 2, 4, 8] } else { &[1, 2, 4] };
-        if !sizes.contains(&size) || q.count == 0 || q.count > 4096 {
-            return u64::MAX;
-        }
-        let sign = if df { -1 } else { 1 };
-        let step = |i: u32| i128::from(i) * size * sign;
-        let in_64 = |base: u64| {
-            [0, q.count - 1].iter().all(|i| {
-                let at = i128::from(base) + step(*i);
-                at >= 0 && at + size <= 1 << 64
-            })
-        };
-        if space == 0 && i128::from(q.addr) + size > 0x1_0000
-            || space == 1 && !in_64(q.addr)
-            || ptr && !in_64(q.data)
-        {
-            return u64::MAX;
-        }
-        let mut answer = q.data;
-        for i in 0..q.count {
-            let (base, at) = match space {
-                0 => (PORTS as i128, i128::from(q.addr)),
-                1 => (MEMORY as i128, i128::from(q.addr) + step(i)),
-                _ if q.addr >> 32 == FUNCTION => (0, i128::from(q.addr as u32)),
-                _ => return u64::MAX,
-            };
-            let mut value = 0u64;
-            if !read {
-                for b in 0..size {
-                    let byte = if ptr {
-                        match self.ram_byte(i128::from(q.data) + step(i) + b) {
-                            Some(byte) => *byte,
-                            None => return u64::MAX,
-                        }
-                    } else {
-                        (q.data >> (8 * b)) as u8
-                    };
-                    value |= u64::from(byte) << (8 * b);
-                }
-            }
-            let inside = at >= base && at + size <= base + SIZE as i128;
-            // The bus sends a function what it has no register for; elsewhere the device is not reached.
-            if !inside && space != 2 || self.patience == 0 {
-                return u64::MAX;
-            }
-            self.patience -= 1;
-            if !inside {
-                return u64::MAX;
-            }
-            for b in 0..size {
-                let cell = &mut self.cells[space][usize::try_from(at - base + b).unwrap()];
-                if read {
-                    value |= u64::from(*cell) << (8 * b);
-                } else {
-                    *cell = (value >> (8 * b)) as u8;
-                }
-            }
-            if read && !ptr {
-                answer = value;
-            }
-            if read && ptr {
-                // An item across a hole is written up to it, as byte by byte.
-                let aligned = (i128::from(q.data) + step(i)) % size == 0;
-                for b in 0..size {
-                    match self.ram_byte(i128::from(q.data) + step(i) + b) {
-                        Some(byte) => *byte = (value >> (8 * b)) as u8,
-                        None => {
-                            assert!(!aligned || b == 0);
-                            return u64::MAX;
-                        }
-                    }
-                }
-            }
-        }
-        answer
-    }
-}
+use crate::testing::Random;
+use crate::testing::naive::{Naive, compare};
+use crate::testing::toy::{FUNCTION, MEMORY, Mood, PORTS, rig};
 
 fn near(base: u64) -> impl Strategy<Value = u64> {
     (-80i64..80).prop_map(move |d| base.wrapping_add_signed(d))
@@ -406,25 +51,6 @@ fn request() -> impl Strategy<Value = ioreq> {
     })
 }
 
-fn compare(rig: &Rig, requests: &[ioreq], patience: u64) {
-    let mut naive = Naive { cells: rig.cells(), ram: rig.ram(), heard: vec![], offsets: vec![], patience };
-    for q in requests {
-        let want = naive.run(q);
-        let mut got = rig.send(q);
-        // Answer what was deferred until the run is over.
-        while got.is_none() {
-            let (token, value) = rig.toy.late.lock().remove(0);
-            token.answer(value);
-            got = rig.answer();
-        }
-        assert_eq!(got, Some(want), "{q:x?}");
-        assert_eq!(rig.cells(), naive.cells, "{q:x?}");
-        assert!(rig.ram() == naive.ram, "{q:x?}");
-    }
-    assert_eq!(*rig.heard.0.lock(), naive.heard);
-    assert_eq!(*rig.heard.1.lock(), naive.offsets);
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -443,6 +69,105 @@ proptest! {
     ) {
         compare(&rig(Mood::FailsAt(n), OnError::AllOnes), &requests, n);
     }
+}
+
+/// As [`request`], faster.
+fn any_request(random: &mut Random) -> ioreq {
+    let near = |random: &mut Random, base: u64| base.wrapping_add(random.below(160) as u64).wrapping_sub(80);
+    let page = PAGE_SIZE as u64;
+    let addr = match random.below(17) {
+        0..3 => near(random, PORTS + 32),
+        3..9 => near(random, MEMORY + 32),
+        9..13 => FUNCTION << 32 | random.below(80) as u64,
+        13 => near(random, 0x1_0000),
+        14 => near(random, 0),
+        15 => near(random, u64::MAX),
+        _ => random.next(),
+    };
+    let data = match random.below(10) {
+        0..6 => {
+            let base = random.pick(&[page, 2 * page, 3 * page]);
+            near(random, base)
+        }
+        6 => near(random, 0),
+        7 => near(random, 100),
+        8 => u64::MAX,
+        _ => random.next(),
+    };
+    let kind = match random.below(11) {
+        0 => random.next() as u8,
+        _ => random.pick(&[0, 0, 0, 1, 1, 1, 2, 2, 7, 8]),
+    };
+    let size = match random.below(10) {
+        0 => random.below(20) as u32,
+        1 => random.next() as u32,
+        _ => random.pick(&[1, 2, 4, 8]),
+    };
+    let count = match random.below(1000) {
+        0 => 4090 + random.below(10) as u32,
+        1..20 => random.next() as u32,
+        20..500 => random.below(20) as u32,
+        _ => 1,
+    };
+    let bits = (random.next() as u8) << 4 | 1;
+    ioreq {
+        addr,
+        data: if data == 666 { 667 } else { data },
+        size,
+        count,
+        r#type: kind,
+        bits,
+        ..ioreq::default()
+    }
+}
+
+#[test]
+fn a_million_requests_do_what_the_naive_interpreter_says() {
+    for (seed, mood) in [(1, Mood::Prompt), (2, Mood::DefersAnswered), (3, Mood::DefersQueued)] {
+        let rig = rig(mood, OnError::AllOnes);
+        let mut naive = Naive::of(&rig, u64::MAX);
+        let mut random = Random(seed);
+        for n in 0..350_000u32 {
+            naive.check(&rig, &any_request(&mut random), n % 256 == 0);
+        }
+        naive.check_notices(&rig);
+    }
+}
+
+/// Somebody scribbles over the slot, and over the memory that it points to, at any moment. Each request that was taken is
+/// answered once, and what was carried out is what one copy said, so nothing is reached that is not there.
+#[test]
+fn slot_that_changes_under_our_hands_is_answered_once_and_harms_nobody() {
+    let rig = rig(Mood::Prompt, OnError::AllOnes);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            let mut random = Random(7);
+            while !stop.load(Ordering::SeqCst) {
+                let q = any_request(&mut random);
+                let (from, len) = (random.below(32), random.below(9));
+                let bytes = &q.as_bytes()[from..];
+                rig.pages.write(from, &bytes[..len.min(bytes.len())]);
+                rig.ram.pages.write(random.below(PAGE_SIZE), &random.next().to_le_bytes());
+            }
+        });
+        let mut random = Random(8);
+        let hint = Hint::default();
+        let mut taken = 0;
+        for _ in 0..100_000 {
+            rig.pages.write(0, any_request(&mut random).as_bytes());
+            let Some(request) = rig.slots.take(0) else { continue };
+            taken += 1;
+            rig.exec.sync(request, &hint);
+            assert_eq!(rig.sent.0.lock().len(), taken);
+        }
+        stop.store(true, Ordering::SeqCst);
+        assert!(taken > 0);
+    });
+    assert_eq!(
+        rig.exec.stats.snapshot().panics,
+        rig.heard.1.lock().iter().filter(|s| **s == 666).count() as u64
+    );
 }
 
 fn read_of(space: Space, addr: u64, size: u32) -> ioreq {

@@ -1,5 +1,9 @@
-//! What the unit tests share: pages of plain memory behind the seam's types.
+//! What the unit tests and the fuzz targets share: pages of plain memory behind the seam's types, a toy device, a naive
+//! interpreter of the protocol.
 #![expect(unsafe_code, reason = "pages of plain memory stand for shared ones")]
+
+pub(crate) mod naive;
+pub(crate) mod toy;
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::os::fd::BorrowedFd;
@@ -10,6 +14,31 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use parking_lot::Mutex;
 use xen_ioreq::seam::{EventChannels, ForeignMap, ForeignPages, Mapping, MappingOwner, Prot};
 use xen_ioreq::{DomId, Errno, Gfn, PAGE_SIZE, Port};
+
+/// Numbers that look random and are the same each time: splitmix64.
+#[cfg(test)]
+pub(crate) struct Random(pub(crate) u64);
+
+#[cfg(test)]
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// Below `n`, or 0.
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.next() % n.max(1) as u64).unwrap()
+    }
+
+    /// One of a list.
+    pub(crate) fn pick<T: Copy>(&mut self, list: &[T]) -> T {
+        list[self.below(list.len())]
+    }
+}
 
 /// Zeroed pages, alive as long as this or a mapping of them.
 #[derive(Clone)]

@@ -44,6 +44,8 @@ pub struct Config {
     /// mapped, is written there, so that a later life finds it if this one is killed. Beside it a `.lock` and, at times, a
     /// `.new` are made. It need not outlive the host's boot. Without one that is lost until the guest's end, or ours.
     ///
+    /// It is written by whoever maps and rewritten by whoever releases (open, ftruncate, pwrite, rename): a process that has
+    /// given these up leaves it to a broker.
     /// Behind a broker the ledger is the broker's ([`Broker::with_ledger`](crate::Broker::with_ledger)): a broker lets no unmap
     /// pass of what it has not seen mapped.
     pub ledger: Option<PathBuf>,

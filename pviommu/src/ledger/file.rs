@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{FlockOperation, flock};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::LedgerError;
@@ -219,14 +220,27 @@ pub(super) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// A file that is locked as long as it is open.
-pub(super) fn lock(path: &Path) -> Result<File, LedgerError> {
-    let mut options = open_options();
-    let file = options.create(true).open(path).map_err(|e| LedgerError::io("open the lock of", &e))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(LedgerError::Busy),
-        Err(e) => Err(LedgerError::io("lock", &e.into())),
+/// Keeps others from a ledger as long as it lives: also when a process that was forked meanwhile, and has not called exec
+/// yet, holds a copy of the descriptor.
+pub(super) struct Lock(pub(super) File);
+
+impl Lock {
+    pub(super) fn take(path: &Path) -> Result<Self, LedgerError> {
+        let mut options = open_options();
+        let file = options.create(true).open(path).map_err(|e| LedgerError::io("open the lock of", &e))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(LedgerError::Busy),
+            Err(e) => Err(LedgerError::io("lock", &e.into())),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(e) = flock(&self.0, FlockOperation::Unlock) {
+            log::warn!("cannot unlock a ledger: {e}");
+        }
     }
 }
 

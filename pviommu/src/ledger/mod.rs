@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use xen_ioreq::{Bfn, Errno, Gfn};
 
 pub(crate) use book::Book;
-use file::Log;
+use file::{Lock, Log};
 use record::{Boot, Record};
 
 use crate::sync::Mutex;
@@ -86,7 +86,7 @@ pub(crate) struct Ledger {
     /// Length at which the log is rewritten.
     rewrite_at: AtomicU64,
     /// Held as long as this lives.
-    _lock: std::fs::File,
+    _lock: Lock,
 }
 
 impl Ledger {
@@ -96,7 +96,7 @@ impl Ledger {
     }
 
     fn open_in(path: &Path, boot: Boot) -> Result<Self, LedgerError> {
-        let lock = file::lock(&file::suffixed(path, "lock"))?;
+        let lock = Lock::take(&file::suffixed(path, "lock"))?;
         let found = Log::read(path, boot)?.unwrap_or_default();
         let mut left = Book::default();
         found.records.into_iter().for_each(|record| left.enter(record));

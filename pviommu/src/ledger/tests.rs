@@ -163,6 +163,16 @@ fn two_processes_do_not_share_a_ledger() {
 }
 
 #[test]
+fn a_ledger_is_free_for_the_next_though_a_forked_process_still_has_its_descriptors() {
+    let place = Place::new();
+    let ledger = place.open();
+    let copy = ledger._lock.0.try_clone().unwrap();
+    drop(ledger);
+    place.open();
+    drop(copy);
+}
+
+#[test]
 fn of_another_boot_nothing_is_believed() {
     let place = Place::new();
     look_up(&place.open(), A, &[(1, 101)]);

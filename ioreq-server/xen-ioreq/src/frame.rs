@@ -81,6 +81,11 @@ newtype!(
     "port{}"
 );
 newtype!(
+    /// A reference into the grant table of the domain that grants.
+    GrantRef(u32),
+    "ref{}"
+);
+newtype!(
     /// A virtual CPU's number within a domain.
     VcpuId(u32),
     "v{}"

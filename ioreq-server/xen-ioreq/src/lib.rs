@@ -30,4 +30,4 @@ pub mod linux;
 pub mod seam;
 
 pub use errno::Errno;
-pub use frame::{Bfn, DomId, Gfn, IoServerId, Mfn, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Port, VcpuId};
+pub use frame::{Bfn, DomId, Gfn, GrantRef, IoServerId, Mfn, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Port, VcpuId};

@@ -124,6 +124,7 @@ abi_modules! {
     hvm_op,
     iommu_op,
     ioreq,
+    libxenvchan,
     memory,
     params,
     privcmd,
@@ -132,6 +133,7 @@ abi_modules! {
     sysctl,
     version,
     xen,
+    xs_wire,
 }
 
 /// Linux's ioctl number without a direction (`_IOC_NONE`), which all of Xen's devices use.

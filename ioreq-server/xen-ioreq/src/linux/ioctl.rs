@@ -10,14 +10,14 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::Errno;
 
-struct Call<'a, T> {
+struct Call<'a, T: ?Sized> {
     opcode: u32,
     arg: &'a mut T,
 }
 
 // SAFETY: `opcode` and `arg` belong together by the contract of `ioctl` below, the only constructor; the argument
 // outlives the call, and IS_MUTATING is true.
-unsafe impl<T> Ioctl for Call<'_, T> {
+unsafe impl<T: ?Sized> Ioctl for Call<'_, T> {
     type Output = i32;
 
     const IS_MUTATING: bool = true;
@@ -40,7 +40,7 @@ unsafe impl<T> Ioctl for Call<'_, T> {
 /// # Safety
 /// `arg` must be of the type that `opcode` takes, and every address in it must be valid for what the kernel and the
 /// hypervisor do with it, for as long as they do.
-pub(super) unsafe fn ioctl<T: FromBytes + IntoBytes>(
+pub(super) unsafe fn ioctl<T: FromBytes + IntoBytes + ?Sized>(
     fd: BorrowedFd<'_>,
     opcode: u32,
     arg: &mut T,

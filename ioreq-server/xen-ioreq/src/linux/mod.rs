@@ -1,28 +1,36 @@
 //! Typed descriptors for what Linux offers of Xen, each opened once and closed on drop.
 //!
 //! [`Privcmd`] may make any hypercall; [`Privcmd::restrict`] gives a type that has only what the kernel still allows.
-//! [`Evtchn`] is the caller's event channels. All are thin: what Xen answers is what the caller gets. A mapping holds
-//! Xen's reference on each frame until that page is dropped, whatever else was mapped in the same call.
+//! [`Evtchn`] is the caller's event channels, [`Gntalloc`] and [`Gntdev`] the two sides of shared pages, [`Xenbus`] the way to
+//! XenStore. All are thin: what Xen answers is what the caller gets. A foreign mapping holds Xen's reference on each frame
+//! until that page is dropped, whatever else was mapped in the same call.
 
 mod evtchn;
 mod foreign;
+mod gntalloc;
+mod gntdev;
 mod hypercall;
 mod ioctl;
 mod privcmd;
 mod restricted;
 mod shape;
 mod unmap;
+mod xenbus;
 
 pub use evtchn::Evtchn;
+pub use gntalloc::{Gntalloc, Granted};
+pub use gntdev::{CopyEnd, Gntdev, GrantCopy};
 pub use privcmd::Privcmd;
 pub use restricted::RestrictedPrivcmd;
+pub use xenbus::Xenbus;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::Errno;
+use crate::abi::gntdev::{UNMAP_NOTIFY_CLEAR_BYTE, UNMAP_NOTIFY_SEND_EVENT};
+use crate::{Errno, Port};
 
 /// Why a device of `/dev/xen` could not be opened, and what to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +83,25 @@ fn open_error(path: &'static str, module: &'static str, errno: Errno, on_xen: bo
     }
 }
 
+/// What the kernel does for the other side when a shared page goes, also when that is because its process has died.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnmapNotify {
+    /// Write a zero byte at this offset in the mapping (bytes). The page must be writable.
+    pub clear_byte: Option<usize>,
+    /// Send an event through this port, which must be bound through a descriptor of the same process.
+    pub send_event: Option<Port>,
+}
+
+impl UnmapNotify {
+    /// Index, action and port as both ioctls take them, if anything is to be done.
+    fn arguments(self, index: u64) -> Option<(u64, u32, u32)> {
+        let byte = self.clear_byte.map_or(0, |_| UNMAP_NOTIFY_CLEAR_BYTE);
+        let event = self.send_event.map_or(0, |_| UNMAP_NOTIFY_SEND_EVENT);
+        let at = index.checked_add(self.clear_byte.unwrap_or(0) as u64)?;
+        (byte | event != 0).then(|| (at, byte | event, self.send_event.unwrap_or_default().0))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +123,17 @@ mod tests {
         if !Path::new("/sys/hypervisor/type").exists() && !Path::new("/dev/xen").exists() {
             assert_eq!(Privcmd::open().err(), Some(OpenError::NoXen { path: "/dev/xen/privcmd" }));
             assert_eq!(Evtchn::open().err(), Some(OpenError::NoXen { path: "/dev/xen/evtchn" }));
+            assert_eq!(Gntalloc::open().err(), Some(OpenError::NoXen { path: "/dev/xen/gntalloc" }));
+            assert_eq!(Gntdev::open().err(), Some(OpenError::NoXen { path: "/dev/xen/gntdev" }));
+            assert_eq!(Xenbus::open().err(), Some(OpenError::NoXen { path: "/dev/xen/xenbus" }));
         }
+    }
+    #[test]
+    fn an_unmap_notice_names_the_byte_and_the_port_it_was_asked_for() {
+        let notify = |clear_byte, send_event| UnmapNotify { clear_byte, send_event };
+        assert_eq!(UnmapNotify::default().arguments(0x3000), None);
+        assert_eq!(notify(Some(21), None).arguments(0x3000), Some((0x3015, UNMAP_NOTIFY_CLEAR_BYTE, 0)));
+        assert_eq!(notify(None, Some(Port(7))).arguments(0x3000), Some((0x3000, UNMAP_NOTIFY_SEND_EVENT, 7)));
+        assert_eq!(notify(Some(0), Some(Port(7))).arguments(0).map(|a| a.1), Some(3));
     }
 }

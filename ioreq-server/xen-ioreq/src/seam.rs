@@ -43,8 +43,34 @@ pub trait MemoryOp: Send + Sync {
 
 /// `grant_table_op`: a raw hypercall.
 pub trait GrantTableOp: Send + Sync {
-    /// `args` is an array of `count` structs of the operation `cmd`.
+    /// `args` is an array of `count` structs of the operation `cmd`; each one's `status` is written in place. The `Result` is
+    /// the hypercall's own value: ENOSYS for an operation that is not there, EINVAL and EFAULT for a bad array, and what
+    /// `set_version`, `get_version`, `cache_flush` and `revoke` say, whose structs have no status.
     fn grant_table_op(&self, cmd: u32, args: &mut [u8], count: u32) -> Result<i64, Errno>;
+
+    /// `GNTTABOP_setup_table` or `GNTTABOP_get_status_frames`: `arg` is the one struct, `list` the list of frame numbers to
+    /// which its handle leads, and the implementation fills in the handle. EOPNOTSUPP: the table is the kernel's, as on Linux.
+    fn grant_table_frames(&self, cmd: u32, arg: &mut [u8], list: &mut [u64]) -> Result<i64, Errno> {
+        let _ = (cmd, arg, list);
+        Err(Errno::EOPNOTSUPP)
+    }
+}
+
+/// Memory and address space of a domain's own, for who is the domain's kernel: a unikernel, a caller of the model. A Linux
+/// process has gntalloc and gntdev in place of it.
+pub trait OwnMemory: Send + Sync {
+    /// Zeroed frames of the domain's own, side by side, and their numbers; given back with the last page. ENOMEM. EINVAL: none
+    /// asked for.
+    fn allocate(&self, pages: usize) -> Result<(Mapping, Vec<Gfn>), Errno>;
+
+    /// Address space without memory, for `host_addr` of grants to be mapped: a page of it must be touched only while a grant is
+    /// mapped there. What is mapped there when it is dropped is unmapped. ENOMEM. EINVAL: none asked for. EOPNOTSUPP:
+    /// grants of this domain are mapped at guest physical addresses.
+    fn reserve(&self, pages: usize) -> Result<Mapping, Errno>;
+
+    /// Maps frames of the own grant table, by the numbers that [`GrantTableOp::grant_table_frames`] gave. EINVAL: one is no such
+    /// frame.
+    fn map_table(&self, frames: &[u64]) -> Result<Mapping, Errno>;
 }
 
 /// `sysctl`: a raw hypercall, for the toolstack and for tests that count frames.

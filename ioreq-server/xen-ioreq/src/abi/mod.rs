@@ -128,6 +128,7 @@ abi_modules! {
     memory,
     params,
     privcmd,
+    revokable,
     sched,
     start_info,
     sysctl,

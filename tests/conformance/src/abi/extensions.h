@@ -35,3 +35,17 @@ enum {
 #define IOMMU_page_order_shift 10
 #define IOMMU_page_order_mask (0x3f << IOMMU_page_order_shift)
 #define IOMMU_page_order_mask_xs ((uint16_t)(0xf1 << IOMMU_page_order_shift))
+/* Revokable grants, draft B of January 2016: structs as in the draft, numbers ours. */
+struct gnttab_map_revokable {
+    struct gnttab_map_grant_ref map;
+    uint64_t lgfn;
+};
+struct gnttab_revoke {
+    grant_ref_t ref;
+};
+#define GTF_revokable (1 << 9)
+enum {
+    GNTTABOP_map_revokable = 13,
+    GNTTABOP_revoke,
+};
+#define GNTTAB_REVOKABLE_MAX_MAPS 2

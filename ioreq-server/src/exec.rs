@@ -183,7 +183,9 @@ impl Exec {
     /// Leaves the rest of a run to the answer of `defer`, or does it now if that is there already.
     fn wait(self: &Arc<Self>, mut job: Job, mut parked: Parked, mut defer: Defer) {
         loop {
-            let left = defer.then((self.clone(), job, parked), |(exec, mut job, parked), result| {
+            // An answer that never comes must keep nothing that the guest's end waits for: mappings, devices, the promise.
+            let left = defer.then((Arc::downgrade(self), job, parked), |(exec, mut job, parked), result| {
+                let Some(exec) = exec.upgrade() else { return };
                 if let Some((parked, defer)) = exec.resume(&mut job, parked, result) {
                     exec.wait(job, parked, defer);
                 }

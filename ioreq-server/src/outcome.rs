@@ -2,7 +2,8 @@
 //!
 //! A promise is a pair: the device keeps the [`Deferred`] and returns the [`Defer`]. Whichever of "answered" and
 //! "returned" happens last completes the request, on its own thread; a [`Deferred`] that is dropped answers with
-//! [`IoError::Abandoned`]. So no order of events, and no forgotten value, leaves a vCPU waiting.
+//! [`IoError::Abandoned`]. So no order of events, and no forgotten value, leaves a vCPU waiting. One that is leaked is
+//! answered at the server's end, and keeps none of the guest's frames.
 
 use std::fmt;
 use std::sync::Arc;

@@ -311,7 +311,7 @@ impl Drop for Raw {
         }
         self.ring = None;
         self.sync = None;
-        // A deferred access that was never answered may keep these pages; it can no longer write to them.
+        // Unless a deferred access is being answered this moment: then that answer, which comes too late, ends first.
         self.slots = None;
         hush(self.dm.destroy_server(self.id));
     }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use xen_ioreq::abi::ioreq as abi;
 use xen_ioreq::seam::{EventChannels, Mapping};
@@ -170,8 +170,8 @@ struct Debt {
     bits: u8,
 }
 
-// SAFETY: a Debt is where to write and what; it is only followed by `Slots::pay`, which is given the `Slots` that keep
-// the page mapped.
+// SAFETY: a Debt is where to write and what; it is only followed by `Slots::pay`, of the `Slots` from which it came and
+// that keep the page mapped.
 unsafe impl Send for Debt {}
 
 /// A request that was taken from its slot. Dropping it answers all-ones.
@@ -202,7 +202,7 @@ impl Taken<'_> {
     /// Leaves the request INPROCESS, to be answered from wherever.
     pub(crate) fn park(mut self) -> Parked {
         self.paid = true;
-        Parked { slots: self.slots.clone(), debt: self.debt, paid: false }
+        Parked { slots: Arc::downgrade(self.slots), debt: self.debt, paid: false }
     }
 }
 
@@ -215,10 +215,10 @@ impl Drop for Taken<'_> {
 }
 
 /// A taken request that will be answered later. Dropping it answers all-ones; after the server has gone it does
-/// nothing.
+/// nothing. It does not keep the page: whoever never answers must not make a zombie of the guest.
 #[must_use]
 pub(crate) struct Parked {
-    slots: Arc<Slots>,
+    slots: Weak<Slots>,
     debt: Debt,
     paid: bool,
 }
@@ -230,9 +230,10 @@ impl Parked {
 
     fn pay(&mut self, data: u64) {
         if !std::mem::replace(&mut self.paid, true) {
-            let live = self.slots.live.read();
+            let Some(slots) = self.slots.upgrade() else { return };
+            let live = slots.live.read();
             if *live {
-                self.slots.pay(&self.debt, data);
+                slots.pay(&self.debt, data);
             }
         }
     }

@@ -71,7 +71,11 @@ impl Dm {
         self.call("set_ioreq_server_state", abi::XEN_DMOP_set_ioreq_server_state, payload).map(drop)
     }
 
-    /// Destroys a server; what a vCPU still waits for is completed by Xen.
+    /// Destroys a server; what a vCPU still waits for is completed by Xen, with the data that it was sent with: reads give 0.
+    ///
+    /// Also a server that a killed process has left behind: Xen keeps it, and vCPUs wait for it. A successor that first
+    /// claims the same ranges with a server of its own, enabled, and then destroys the old one leaves no access unanswered
+    /// and no moment without a device.
     pub fn destroy_server(&self, server: IoServerId) -> Result<(), DmError> {
         let payload = abi::xen_dm_op_destroy_ioreq_server { id: server.0, ..Default::default() };
         self.call("destroy_ioreq_server", abi::XEN_DMOP_destroy_ioreq_server, payload).map(drop)

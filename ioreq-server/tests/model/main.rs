@@ -11,4 +11,6 @@ mod memory;
 mod notices;
 mod pci;
 mod protocol;
+mod restart;
 mod rig;
+mod under_load;

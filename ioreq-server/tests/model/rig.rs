@@ -114,6 +114,21 @@ impl Serving {
         self.on_loop(|l| l.set_patience(Duration::ZERO));
     }
 
+    /// Leaves it as a process leaves what it has when it is killed: nothing is taken down, and nothing is done any more.
+    pub(crate) fn abandon(mut self) {
+        let (tx, rx) = channel::<()>();
+        self.handle.call(move |_| {
+            drop(tx);
+            loop {
+                std::thread::park();
+            }
+        });
+        // From here on the loop's thread stands still.
+        let _ = rx.recv();
+        drop(self.thread.take());
+        std::mem::forget(self);
+    }
+
     /// Carries something out on the loop's thread and waits for it.
     pub(crate) fn on_loop<T: Send + 'static>(
         &self,

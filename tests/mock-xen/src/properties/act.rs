@@ -13,9 +13,9 @@ use xen_ioreq::seam::{ForeignMap, MemoryOp, Prot};
 use xen_ioreq::{Bfn, DomId, Errno, Gfn};
 use zerocopy::IntoBytes;
 
-use super::facts::{UNKNOWN, Why};
+use super::book::Why;
 use super::step::{At, End, Hindrance, Memory, Step};
-use super::world::{HostMap, Own, World};
+use super::world::{HostMap, Own, UNKNOWN, World};
 use super::{agree, disagree};
 use crate::memory::Page as Bytes;
 use crate::testing::{DOM0, set_state};
@@ -205,7 +205,10 @@ impl World {
                 (XENMEM_add_to_physmap, arg.as_bytes().to_vec())
             }
         };
-        if matches!(what, Memory::Share) && !self.book.shared.contains_key(&guest) && self.book.free() == 0 {
+        if matches!(what, Memory::Share)
+            && self.book.the(Why::Shared(guest)).is_none()
+            && self.book.free() == 0
+        {
             return;
         }
         // By the toolstack: it does not wait, whatever is in the way.
@@ -245,7 +248,15 @@ impl World {
         let mfns: BTreeMap<u64, u64> = (0..16).map(|gfn| (gfn, self.mfn(guest, gfn))).collect();
         let expected = match what {
             Memory::Decrease => Ok(self.book.decrease(guest, gfns, n, vcpu)),
-            Memory::Populate => Ok(self.book.populate(guest, gfns, n, |gfn| mfns[&gfn])),
+            Memory::Populate => {
+                let done = self.book.populate(guest, gfns, n, |gfn| mfns[&gfn]);
+                for (first, gfn) in
+                    gfns[..done].iter().flat_map(|first| (*first..first + n).map(move |g| (first, g)))
+                {
+                    agree("frames of an extent lie in a row", &mfns[&gfn], &(mfns[first] + gfn - first));
+                }
+                Ok(done)
+            }
             Memory::Remove if self.book.p2m.contains_key(&(guest, gfns[0])) => {
                 self.book.take_out(guest, gfns[0], vcpu);
                 Ok(0)
@@ -310,7 +321,7 @@ impl World {
         agree("alloc_frames", &got.as_ref().err().copied(), &(!room).then_some(Errno::ENOMEM));
         let Ok(frames) = got else { return };
         for gfn in frames.gfns() {
-            let page = self.book.bear(by, true, gfn.0);
+            let page = self.book.bear(by, Why::Allocation, true, gfn.0);
             self.book.holds.insert((page, Why::Host(number)));
             self.book.p2m.insert((by, gfn.0), page);
         }

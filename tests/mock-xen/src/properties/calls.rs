@@ -6,9 +6,9 @@ use xen_ioreq::abi::iommu_op::*;
 use xen_ioreq::seam::IommuOp;
 use xen_ioreq::{DomId, Errno};
 
-use super::facts::{UNKNOWN, Why};
+use super::book::Why;
 use super::step::{At, End, Op, To, WINDOW};
-use super::world::World;
+use super::world::{UNKNOWN, World};
 use super::{agree, disagree};
 use crate::testing::DOM0;
 use crate::{Fault, FaultPlan, Iommu, Killed, Moment, Profile, Site, When};
@@ -69,13 +69,12 @@ impl World {
             Op::Lookup { to, flags } => foreign(IOMMUOP_lookup_foreign_page, to, *flags, 0xdead),
             Op::Unmap { at, server, flags } => {
                 let bfn = self.bfn(by, at);
-                let entry = |h: &(u64, Why)| match h.1 {
-                    Why::M2b(b, f, s, _) if (b, f) == (by, bfn) => Some(s),
+                let entry = |h: (u64, Why)| match h.1 {
+                    Why::Map(_, _, s, _) => s,
+                    Why::Swapped(.., s) => Some(s),
                     _ => None,
                 };
-                let mapped = self.book.holds.iter().find_map(entry);
-                let swapped = || self.book.swapped.iter().find(|s| (s.0, s.1) == (by, bfn)).map(|s| s.2);
-                let its = mapped.or_else(swapped).filter(|_| *server == 0);
+                let its = self.book.at(by, bfn).find_map(entry).filter(|_| *server == 0);
                 let mut op = pv_iommu_op { bfn, ..pv_iommu_op::new(IOMMUOP_unmap_foreign_page, *flags) };
                 op.set_unmap_ioserver(its.unwrap_or_else(|| self.server(who, *server)));
                 op

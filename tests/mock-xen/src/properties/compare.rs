@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use xen_ioreq::{Bfn, DomId, Gfn, Mfn};
 
 use super::agree;
-use super::facts::{UNKNOWN, Why};
+use super::book::Why;
 use super::mutants::Mutant;
 use super::step::WINDOW;
-use super::world::{World, stamp_of};
+use super::world::{UNKNOWN, World, stamp_of};
 use crate::frames::Owner;
 use crate::{BusAccess, iommu};
 
@@ -27,12 +27,13 @@ impl World {
 
     /// Where scratch is, is the machine's business; that it is somewhere is not.
     fn find_scratch(&mut self) {
-        let unknown = self.book.scratch.clone().into_iter().filter(|s| self.book.pages[&s.1].1 >= UNKNOWN);
-        for ((by, guest), page) in unknown.collect::<Vec<_>>() {
+        let unknown = self.book.holds.iter().copied().filter(|h| self.book.pages[&h.0].1 >= UNKNOWN);
+        for (page, why) in unknown.collect::<Vec<_>>() {
+            let Why::Scratch(by, guest) = why else { continue };
             let domain = self.machine.domain(by).unwrap();
             let mfn = iommu::scratch_of(&domain, guest).map_or(u64::MAX, |mfn| mfn.0);
             agree("frames given to scratch", &self.book.page_of(mfn), &None);
-            self.book.pages.insert(page, (by, mfn));
+            self.book.pages.insert(page, (by, mfn, false));
         }
     }
 
@@ -53,8 +54,8 @@ impl World {
             };
             self.contents.insert(*mfn, if alive { left } else { 0 });
         }
-        for (page, (owner, mfn)) in &self.book.pages {
-            let cleared = self.book.uncharged.contains(page) || !self.book.domains[owner].guest;
+        for (page, (owner, mfn, counts)) in &self.book.pages {
+            let cleared = !counts || !self.book.domains[owner].guest;
             if !before.contains_key(page) && cleared {
                 self.contents.insert(*mfn, 0);
             }
@@ -63,7 +64,8 @@ impl World {
         let used: BTreeSet<u64> = self.book.pages.values().map(|p| p.1).collect();
         let machine = &self.machine;
         self.contents.retain(|mfn, _| used.contains(mfn) || stamp_of(machine, *mfn) != 0);
-        let now = self.book.pages.iter().map(|(p, (owner, mfn))| (*p, (*owner, *mfn, self.servers_own(*p))));
+        let now =
+            self.book.pages.iter().map(|(p, (owner, mfn, _))| (*p, (*owner, *mfn, self.servers_own(*p))));
         self.before = now.collect();
     }
 
@@ -102,22 +104,23 @@ impl World {
     /// Owner, references, M2B entries and contents of every page.
     fn compare_pages(&self) {
         self.machine.frames(|t| {
-            for (page, (owner, mfn)) in self.book.pages.iter().filter(|p| p.1.1 < UNKNOWN) {
+            for (page, (owner, mfn, _)) in self.book.pages.iter().filter(|p| p.1.1 < UNKNOWN) {
                 let m = Mfn(*mfn);
                 let mut m2b: Vec<_> = t.m2b(m).iter().map(|e| (e.by, e.bfn.0, e.ioserver)).collect();
                 m2b.sort_unstable();
-                let entry = |w| if let Why::M2b(by, f, s, _) = w { Some((by, f, s)) } else { None };
+                let entry = |w| if let Why::Map(by, f, Some(s), _) = w { Some((by, f, s)) } else { None };
                 let mut entries: Vec<_> = self.book.why(*page).filter_map(entry).collect();
                 entries.sort_unstable();
                 let got = (t.owner(m), t.refs(m) as usize, t.looked_up(m), m2b);
-                let why: Vec<_> = self.book.why(*page).collect();
+                let taken = |w: &Why| !matches!(w, Why::Swapped(..));
+                let why: Vec<_> = self.book.why(*page).filter(taken).collect();
                 let expected = (Some(Owner::Dom(*owner)), why.len(), why.contains(&Why::Lookup), entries);
                 if got != expected {
                     agree(&format!("frame {mfn:#x}, held by {why:?}"), &got, &expected);
                 }
             }
         });
-        for (page, (_, mfn)) in self.book.pages.iter().filter(|p| p.1.1 < UNKNOWN) {
+        for (page, (_, mfn, _)) in self.book.pages.iter().filter(|p| p.1.1 < UNKNOWN) {
             if !self.servers_own(*page) {
                 let expected = self.left_in(*page);
                 agree(
@@ -161,11 +164,10 @@ impl World {
     /// Every bus frame of which there is something to say.
     pub(super) fn bfns(&self, of: DomId) -> BTreeSet<u64> {
         let mapped = self.book.holds.iter().filter_map(|h| match h.1 {
-            Why::Own(by, f) | Why::M2b(by, f, ..) | Why::Flush(by, f, ..) => (by == of).then_some(f),
+            Why::Map(by, f, ..) | Why::Flush(by, f, ..) | Why::Swapped(by, f, _) => (by == of).then_some(f),
             Why::Lookup => Some(self.book.pages[&h.0].1 + self.book.domains[&of].offset),
             _ => None,
         });
-        let swapped = self.book.swapped.iter().filter(|s| s.0 == of).map(|s| s.1);
-        mapped.chain(swapped).chain(WINDOW.0..WINDOW.0 + WINDOW.1).collect()
+        mapped.chain(WINDOW.0..WINDOW.0 + WINDOW.1).collect()
     }
 }

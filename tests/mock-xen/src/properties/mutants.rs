@@ -7,7 +7,7 @@ use xen_ioreq::abi::iommu_op::{
     IOMMUOP_unmap_foreign_page, IOMMUOP_writeable, pv_iommu_op,
 };
 
-use super::facts::{Book, Page, Why};
+use super::book::{Book, Page, Why};
 use super::step::Step;
 use super::{LIFE, limits, live, shorten, steps};
 use crate::{Config, Profile};
@@ -75,9 +75,9 @@ impl Mutant {
     /// Before a step is taken by the naive model.
     pub(super) fn before(self, book: &mut Book, step: &Step) {
         if let (OneMapperMaySwap, Step::Memory { .. }) = (self, step) {
-            let may = |page| book.why(page).any(|w| matches!(w, Why::M2b(_, _, _, true)));
+            let may = |page| book.why(page).any(|w| matches!(w, Why::Map(_, _, _, true)));
             let turned = book.holds.iter().map(|h| match h.1 {
-                Why::M2b(by, f, s, _) if may(h.0) => (h.0, Why::M2b(by, f, s, true)),
+                Why::Map(by, f, Some(s), _) if may(h.0) => (h.0, Why::Map(by, f, Some(s), true)),
                 _ => *h,
             });
             book.holds = turned.collect();
@@ -88,7 +88,9 @@ impl Mutant {
     pub(super) fn before_op(self, book: &mut Book, by: DomId, op: &pv_iommu_op, got: &pv_iommu_op) {
         let Some(page) = book.p2m.get(&(DomId(op.domid), op.gfn)).copied() else { return };
         let there = |w| match w {
-            Why::M2b(b, f, s, _) => self == IdenticalEntryCounts && (b, f, s) == (by, got.bfn, op.ioserver),
+            Why::Map(b, f, s, _) => {
+                self == IdenticalEntryCounts && (b, f, s) == (by, got.bfn, Some(op.ioserver))
+            }
             Why::Lookup => self == LookupsCount,
             _ => false,
         };
@@ -103,7 +105,9 @@ impl Mutant {
     pub(super) fn after(self, book: &mut Book, step: &Step, dead: DomId) {
         let there: Vec<Page> = book.p2m.values().copied().collect();
         let wrong = |h: &(Page, Why)| match (self, step) {
-            (HeldPagesAreFree, Step::Memory { .. }) => matches!(h.1, Why::M2b(..)) && !there.contains(&h.0),
+            (HeldPagesAreFree, Step::Memory { .. }) => {
+                matches!(h.1, Why::Map(_, _, Some(_), _)) && !there.contains(&h.0)
+            }
             (LateFlushHoldsNothing, Step::Iommu { .. }) => matches!(h.1, Why::Flush(..)),
             (DeathFreesAll, Step::GuestDies { .. }) => book.pages.get(&h.0).is_some_and(|p| p.0 == dead),
             _ => false,

@@ -15,12 +15,31 @@ use xen_ioreq::seam::ForeignPages;
 use xen_ioreq::{Bfn, DomId, Gfn, Mfn, VcpuId};
 
 use super::agree;
-use super::facts::{Book, Dom, Page, Told, VCPUS, Why};
+use super::book::{Book, Page, Why};
 use super::mutants::Mutant;
 use super::step::{ACTORS, GFNS, MAX_PAGES};
 use crate::ioreq::Shared;
 use crate::testing::{DOM0, Emulator, dm, scope};
 use crate::{BusPort, Caller, Config, DomainConfig, Iommu, Machine, OwnFrames, Profile, RmrrRange, Vcpu};
+
+/// A notice: of which guest, to which server, in which vCPU's slot (none: the ring), its data, frames free by then.
+pub(super) type Told = (DomId, u16, Option<u32>, u64, u64);
+pub(super) const VCPUS: u32 = 2;
+/// Machine frames from here on stand for one that is not known.
+pub(super) const UNKNOWN: u64 = 1 << 60;
+
+/// What kind of domain it is, and how it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dom {
+    pub(super) guest: bool,
+    pub(super) target: Option<DomId>,
+    /// Of its device's table; where all RAM is in there; a BFN that the firmware uses.
+    pub(super) controls: bool,
+    pub(super) offset: u64,
+    pub(super) rmrr: u64,
+    pub(super) max: u64,
+    pub(super) dying: bool,
+}
 
 /// A process of an emulator's, with its server as long as the guest lives.
 pub(super) struct Actor {
@@ -214,7 +233,7 @@ impl World {
         let domain = self.machine.domain(guest).unwrap();
         let server = domain.servers.read().get(xen_ioreq::IoServerId(e.id)).cloned().unwrap();
         for mfn in [Shared::Sync(0), Shared::Buffered].into_iter().filter_map(|which| server.page(which)) {
-            let page = self.book.bear(guest, false, mfn.0);
+            let page = self.book.bear(guest, Why::Allocation, false, mfn.0);
             // Xen's own mapping, and the emulator's.
             for _ in 0..2 {
                 let number = self.fresh();
@@ -238,7 +257,7 @@ impl World {
         let pages = std::mem::take(&mut self.actors[who].pages);
         self.book.holds.retain(|h| !pages.contains(&h.0));
         self.book.servers.remove(&(guest, id));
-        self.book.queued.retain(|q| (q.0, q.2) != (guest, id));
+        self.book.queued.retain(|q| (q.0, q.2) != (guest, Some(id)));
         self.book.settle();
     }
 

@@ -230,6 +230,8 @@ pub const MI_BATCH_BUFFER_END: u32 = mi(op::MI_BATCH_BUFFER_END, 2);
 
 /// b22 of MI commands that address memory: a GGTT address.
 pub const USE_GGTT: u32 = 1 << 22;
+/// MI_COPY_MEM_MEM b21: the destination is a GGTT address; b22 says so of the source.
+pub const COPY_DST_GGTT: u32 = 1 << 21;
 /// MI_NOOP b22: put 21:0 into NOPID.
 pub const NOOP_WRITE_NOPID: u32 = 1 << 22;
 /// MI_STORE_DATA_IMM b21: quadwords.

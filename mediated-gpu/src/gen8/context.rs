@@ -103,6 +103,9 @@ pub mod state {
     pub const PDP0_U: usize = 0x31;
     /// PDP0, lower dword.
     pub const PDP0_L: usize = 0x33;
+    /// PDP0 to PDP3: upper and lower dword.
+    pub const PDPS: [(usize, usize); 4] =
+        [(PDP0_U, PDP0_L), (PDP1_U, PDP1_L), (PDP2_U, PDP2_L), (PDP3_U, PDP3_L)];
     /// R_PWR_CLK_STATE (RCS).
     pub const R_PWR_CLK_STATE: usize = 0x43;
 }

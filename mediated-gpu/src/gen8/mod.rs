@@ -9,4 +9,5 @@ pub mod blt;
 pub mod cmd;
 pub mod context;
 pub mod gtt;
+pub mod ppgtt;
 pub mod regs;

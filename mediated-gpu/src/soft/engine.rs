@@ -9,7 +9,7 @@ use xen_ioreq::PAGE_SIZE;
 use super::blit::{Blit, Refused};
 use super::device::Device;
 use super::port::{Elements, Wait};
-use super::tlb::{Fault, Tlb};
+use super::tlb::{Fault, Space, Tlb};
 use crate::bus::DmaAccess;
 use crate::gen8::blt::Rect;
 use crate::gen8::cmd;
@@ -17,6 +17,7 @@ use crate::gen8::context::{
     CSB_ACTIVE_TO_IDLE, CSB_COMPLETE, CSB_ELEMENT_SWITCH, CSB_ENTRIES, CSB_IDLE_TO_ACTIVE, CSB_LITE_RESTORE,
     CSB_PREEMPTED, Descriptor, STATE_OFFSET, hwsp, state,
 };
+use crate::gen8::ppgtt::Root;
 use crate::gen8::regs::{self, engine as reg, gt};
 use crate::physical::{CsbEntry, Engine, Interrupt};
 
@@ -149,6 +150,9 @@ pub(super) struct Context {
     pub(super) batch: Option<u64>,
     /// Next dword of the second-level batch.
     pub(super) second: Option<u64>,
+    /// Whose addresses `batch` and `second` are.
+    pub(super) batch_space: Space,
+    pub(super) second_space: Space,
     pub(super) arbitration: bool,
     /// XY_SETUP_CLIP_BLT. A context loses the engine only in its ring, so a batch keeps it.
     pub(super) clip: Rect,
@@ -159,6 +163,15 @@ pub(super) struct Context {
 impl Context {
     pub(super) fn in_ring(&self) -> bool {
         self.batch.is_none()
+    }
+
+    /// Whose addresses those of the current command's dwords are.
+    pub(super) fn space(&self) -> Space {
+        match (self.second, self.batch) {
+            (Some(_), _) => self.second_space,
+            (None, Some(_)) => self.batch_space,
+            (None, None) => Space::Global,
+        }
     }
 
     /// Address of a dword of the current command.
@@ -201,15 +214,19 @@ impl Core {
             return Step::Idle(Wait::ForKick);
         }
         let result = match &mut self.blit {
-            Some(blit) => blit
-                .advance(&mut self.tlb, STEP_BYTES)
-                .map(|done| {
+            Some(blit) => {
+                // A blit has no bit that says whose addresses it means: the context's, if it has any.
+                self.tlb.select(Space::Process);
+                let done = blit.advance(&mut self.tlb, STEP_BYTES);
+                self.tlb.select(Space::Global);
+                done.map(|done| {
                     if done {
                         self.blit = None;
                     }
                     Step::Worked
                 })
-                .map_err(Stop::from),
+                .map_err(Stop::from)
+            }
             None => {
                 let result = self.advance(dev);
                 self.publish(dev);
@@ -235,6 +252,7 @@ impl Core {
         self.header = 0;
         self.irqs.clear();
         self.tlb.flush();
+        self.tlb.select(Space::Global);
         dev.regs.reset_engine(self.engine);
         dev.port(self.engine).reset();
     }
@@ -273,7 +291,11 @@ impl Core {
         {
             return Err(Stop::Truncated(decoded.name()));
         }
-        let flow = self.execute(dev, &decoded, self.header)?;
+        let space = self.data_space(&decoded, self.header)?;
+        self.tlb.select(space);
+        let flow = self.execute(dev, &decoded, self.header);
+        self.tlb.select(Space::Global);
+        let flow = flow?;
         if let Some(ctx) = &mut self.running
             && flow != Flow::Jump
         {
@@ -287,8 +309,8 @@ impl Core {
 
     /// A dword of the current command.
     pub(super) fn dword(&mut self, n: u32) -> Result<u32, Stop> {
-        let Some(addr) = self.running.as_ref().map(|c| c.addr(n)) else { return Ok(0) };
-        Ok(self.load32(addr)?)
+        let Some((addr, space)) = self.running.as_ref().map(|c| (c.addr(n), c.space())) else { return Ok(0) };
+        Ok(self.within(space, |core| core.load32(addr))?)
     }
 
     /// The current command, the header included.
@@ -306,12 +328,8 @@ impl Core {
         if !descriptor.valid() {
             return Err(Stop::Descriptor(descriptor.0, "not valid"));
         }
-        if descriptor.ppgtt() {
-            return Err(Stop::Descriptor(
-                descriptor.0,
-                "asks for a PPGTT, which the software GPU does not have",
-            ));
-        }
+        let root = self.read_root(descriptor)?;
+        self.tlb.set_root(root);
         let ring = self.read_ring(descriptor)?;
         let since = dev.clock.ticks();
         let clip = Rect { x1: 0, y1: 0, x2: 0, y2: 0 };
@@ -322,6 +340,8 @@ impl Core {
             ring,
             batch: None,
             second: None,
+            batch_space: Space::Global,
+            second_space: Space::Global,
             arbitration: true,
             clip,
             since,
@@ -336,6 +356,31 @@ impl Core {
             [state::RING_HEAD, state::RING_TAIL, state::RING_START, state::RING_CTL]
                 .map(|i| page.load32(i * 4));
         Ring::new(head, tail, start, ctl).map_err(|why| Stop::Image(descriptor.lrca(), why))
+    }
+
+    /// Where the context's own tables begin, if it has any.
+    fn read_root(&mut self, descriptor: Descriptor) -> Result<Option<Root>, Stop> {
+        if !descriptor.ppgtt() {
+            return Ok(None);
+        }
+        let four_level = match descriptor.0 & Descriptor::ADDRESSING_MODE {
+            Descriptor::LEGACY_64B => true,
+            Descriptor::LEGACY_32B => false,
+            _ => return Err(Stop::Descriptor(descriptor.0, "its addressing mode is none of gen8's")),
+        };
+        let page = self.tlb.page(descriptor.lrca() + STATE_OFFSET, DmaAccess::Read)?;
+        let pointers = state::PDPS.map(|(upper, lower)| {
+            u64::from(page.load32(upper * 4)) << 32 | u64::from(page.load32(lower * 4))
+        });
+        Ok(Some(Root::of_pointers(four_level, pointers)))
+    }
+
+    /// Does something with addresses of another space than the selected one.
+    pub(super) fn within<T>(&mut self, space: Space, f: impl FnOnce(&mut Self) -> T) -> T {
+        let before = self.tlb.select(space);
+        let result = f(self);
+        self.tlb.select(before);
+        result
     }
 
     /// Writes back what the context keeps in its image.

@@ -407,7 +407,9 @@ fn image_or_descriptor_that_makes_no_sense_stops_the_engine() {
         assert_eq!(h.run(), Wait::ForKick, "{index:#x} {value:#x}");
         works_after_reset(&mut h);
     }
-    for descriptor in [0, Hand::descriptor(0).0 | Descriptor::PPGTT, Hand::descriptor(0).0 | 0xffff_f000] {
+    let own = Hand::descriptor(0).0;
+    let no_mode = own & !Descriptor::ADDRESSING_MODE | Descriptor::PPGTT;
+    for descriptor in [0, no_mode, no_mode | 2 << 3, own | 0xffff_f000] {
         let mut h = bcs();
         h.dev.port(Engine::Bcs).submit([Some(Descriptor(descriptor)), None]);
         assert_eq!(h.run(), Wait::ForKick, "{descriptor:#x}");

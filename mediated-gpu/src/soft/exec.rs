@@ -3,6 +3,7 @@
 use super::blit::Blit;
 use super::device::Device;
 use super::engine::{Core, Flow, Stop};
+use super::tlb::Space;
 use crate::gen8::blt::{Rect, XyColorBlt, XySrcCopyBlt};
 use crate::gen8::cmd::{self, Client, Decoded, PostSync, address, op};
 use crate::gen8::regs::{self, engine as reg};
@@ -61,8 +62,10 @@ impl Core {
             }
             op::MI_COPY_MEM_MEM => {
                 let [_, to_lo, to_hi, from_lo, from_hi] = self.exactly(d)?;
-                let value = self.load32(address(from_lo, from_hi))?;
-                self.store32(address(to_lo, to_hi), value)?;
+                let side = |bit| if header & bit != 0 { Space::Global } else { Space::Process };
+                let (from, to) = (address(from_lo, from_hi), address(to_lo, to_hi));
+                let value = self.within(side(cmd::USE_GGTT), |core| core.load32(from))?;
+                self.within(side(cmd::COPY_DST_GGTT), |core| core.store32(to, value))?;
             }
             op::MI_FLUSH_DW => self.flush_dw(dev, d, header)?,
             // Hints, and waits for units that are not there.
@@ -95,21 +98,26 @@ impl Core {
         }
         let target = address(lo, hi);
         let Some(ctx) = &mut self.running else { return Ok(Flow::Next) };
+        // A batch with the context's addresses has no privilege to give.
+        let space = match ctx.space() {
+            Space::Global if header & cmd::BB_PPGTT == 0 => Space::Global,
+            _ => Space::Process,
+        };
         let second = header & cmd::BB_SECOND_LEVEL != 0;
         match (ctx.batch, ctx.second) {
             // From the ring; the batch's end comes back behind this command.
             (None, _) if !second => {
                 ctx.ring.advance(d.dwords * 4);
-                ctx.batch = Some(target);
+                (ctx.batch, ctx.batch_space) = (Some(target), space);
             }
             // Into the second level; its end comes back behind this command.
             (Some(at), None) if second => {
                 ctx.batch = Some(at.saturating_add(u64::from(d.dwords) * 4));
-                ctx.second = Some(target);
+                (ctx.second, ctx.second_space) = (Some(target), space);
             }
             // A chain: this batch has nothing to come back to here.
-            (Some(_), None) => ctx.batch = Some(target),
-            (Some(_), Some(_)) if !second => ctx.second = Some(target),
+            (Some(_), None) => (ctx.batch, ctx.batch_space) = (Some(target), space),
+            (Some(_), Some(_)) if !second => (ctx.second, ctx.second_space) = (Some(target), space),
             // From the ring into the second level, or a third level.
             _ => return Err(Stop::Illegal(d.name())),
         }

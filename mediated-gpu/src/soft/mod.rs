@@ -14,6 +14,7 @@ mod port;
 mod regs;
 pub mod rig;
 mod rop;
+mod space;
 mod tlb;
 
 use std::fmt;
@@ -105,7 +106,7 @@ impl Shared {
 
 /// A gen8 GPU in software. Dropping it stops the engines and gives every pin back.
 ///
-/// Contexts with a PPGTT, tiled surfaces, and the commands that are not executed yet (MI_MATH, semaphores, atomics
+/// Tiled surfaces, and the commands that are not executed yet (MI_MATH, semaphores, atomics
 /// and blits other than XY_COLOR_BLT and XY_SRC_COPY_BLT) stop the engine with an error.
 pub struct SoftGpu {
     shared: Arc<Shared>,

@@ -56,6 +56,13 @@ impl Page<'_> {
         unsafe { AtomicU32::from_ptr(self.at(offset, 4).cast()) }.load(Ordering::Acquire)
     }
 
+    /// Loads the quadword at a byte offset that is a multiple of 8.
+    pub(super) fn load64(&self, offset: usize) -> u64 {
+        assert!(offset.is_multiple_of(8), "quadword at {offset:#x}");
+        // SAFETY: as in `load32`.
+        unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }.load(Ordering::Acquire)
+    }
+
     /// Stores a dword at a byte offset that is a multiple of 4.
     pub(super) fn store32(&self, offset: usize, value: u32) {
         assert!(offset.is_multiple_of(4), "dword at {offset:#x}");

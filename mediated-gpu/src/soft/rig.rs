@@ -13,6 +13,7 @@ use xen_ioreq::{Bfn, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 use super::{ClockKind, SoftGpu, SoftGpuConfig};
 use crate::bus::HeapBus;
 use crate::gen8::context::{Descriptor, STATE_OFFSET, state};
+use crate::gen8::ppgtt::Root;
 use crate::gen8::regs::RING_VALID;
 use crate::physical::{Engine, Interrupt, InterruptSink, PhysicalGpu};
 
@@ -53,6 +54,8 @@ pub struct Rig {
     engine: Engine,
     events: Arc<Events>,
     tail: u32,
+    /// What its descriptor says of its tables.
+    tables: u64,
 }
 
 impl std::fmt::Debug for Rig {
@@ -81,7 +84,7 @@ impl Rig {
             gpu.ggtt_write(index, Some(Bfn(frame)));
         }
         gpu.ggtt_flush();
-        let rig = Self { bus, gpu, engine, events, tail: 0 };
+        let rig = Self { bus, gpu, engine, events, tail: 0, tables: 0 };
         rig.set_state(state::RING_START, RING);
         rig.set_state(state::RING_CTL, (RING_SIZE - 4096) | RING_VALID);
         Ok(rig)
@@ -89,7 +92,25 @@ impl Rig {
 
     /// The descriptor of its context.
     pub fn descriptor(&self) -> Descriptor {
-        Descriptor::ggtt(IMAGE, CONTEXT_ID)
+        let global = Descriptor::ggtt(IMAGE, CONTEXT_ID).0;
+        match self.tables {
+            0 => Descriptor(global),
+            tables => Descriptor(global & !Descriptor::ADDRESSING_MODE | tables),
+        }
+    }
+
+    /// Gives its context tables of its own, which begin there.
+    pub fn set_root(&mut self, root: Root) {
+        let mode = match root {
+            Root::FourLevel(_) => Descriptor::LEGACY_64B,
+            Root::ThreeLevel(_) => Descriptor::LEGACY_32B,
+        };
+        self.tables = Descriptor::PPGTT | mode;
+        for ((upper, lower), pointer) in state::PDPS.into_iter().zip(root.pointers()) {
+            let [low, high] = crate::gen8::cmd::split(pointer);
+            self.set_state(upper, high);
+            self.set_state(lower, low);
+        }
     }
 
     /// Writes a dword of the context image's register state, by its index ([`state`]).

@@ -1,17 +1,20 @@
 //! An engine's translation cache: graphics page to pinned bus frame, two ways a set.
 //!
 //! Every entry is a live pin. An entry goes when its set needs the place, when a store finds a read-only one, and
-//! all go at a flush. Two pages asked for together stay together, whatever sets they are in.
+//! all go at a flush. Two pages asked for together stay together, whatever sets they are in. Addresses are those of
+//! the selected space: the GGTT's, or those of the running context's own tables (PPGTT).
 #![expect(unsafe_code, reason = "pages are made from the pins held here")]
 
+use std::cell::UnsafeCell;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use xen_ioreq::{PAGE_MASK, PAGE_SHIFT};
+use xen_ioreq::{Bfn, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 
 use super::ggtt::Ggtt;
 use super::page::Page;
 use crate::bus::{BusMaster, DmaAccess, DmaFault, Pin};
+use crate::gen8::ppgtt::{self, Entry, Root};
 
 /// Sets: with two ways, room for two surfaces of 8 MiB.
 const SETS: usize = 2048;
@@ -20,7 +23,7 @@ const SETS: usize = 2048;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Fault {
     /// The table ends before the address.
-    #[error("graphics address {0:#x} is beyond the GGTT")]
+    #[error("graphics address {0:#x} is beyond the table")]
     Beyond(u64),
     /// The entry is not present.
     #[error("graphics address {0:#x} is not mapped")]
@@ -39,7 +42,24 @@ impl Fault {
     }
 }
 
+/// Whose addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Space {
+    /// The GPU's.
+    Global,
+    /// The running context's, if it has tables of its own, else the GPU's.
+    Process,
+}
+
+/// Marks a page number as one of the context's own.
+const PROCESS: u64 = 1 << 63;
+
+/// What is written where nothing may be written.
+#[repr(align(4096))]
+struct Sink(UnsafeCell<[u8; PAGE_SIZE]>);
+
 struct Way {
+    /// Number of the page, and [`PROCESS`].
     page: u64,
     access: DmaAccess,
     pin: Pin,
@@ -55,6 +75,10 @@ struct Set {
 pub(super) struct Tlb {
     bus: Arc<dyn BusMaster>,
     ggtt: Arc<Ggtt>,
+    /// Where the context's own tables begin, if it has any.
+    root: Option<Root>,
+    space: Space,
+    sink: Box<Sink>,
     sets: Box<[Set]>,
     /// Sets that hold something.
     used: Vec<usize>,
@@ -63,7 +87,27 @@ pub(super) struct Tlb {
 impl Tlb {
     pub(super) fn new(bus: Arc<dyn BusMaster>, ggtt: Arc<Ggtt>) -> Self {
         let sets = (0..SETS).map(|_| Set::default()).collect();
-        Self { bus, ggtt, sets, used: Vec::new() }
+        let sink = Box::new(Sink(UnsafeCell::new([0; PAGE_SIZE])));
+        Self { bus, ggtt, root: None, space: Space::Global, sink, sets, used: Vec::new() }
+    }
+
+    /// The context that runs from now on has these tables. Translations of others go.
+    pub(super) fn set_root(&mut self, root: Option<Root>) {
+        if root != self.root {
+            self.flush();
+            self.root = root;
+        }
+    }
+
+    /// Selects whose addresses the calls that follow mean. Returns what was selected before.
+    pub(super) fn select(&mut self, space: Space) -> Space {
+        std::mem::replace(&mut self.space, space)
+    }
+
+    /// A page's number, as the cache knows it.
+    fn key(&self, addr: u64) -> u64 {
+        let mark = if self.space == Space::Process && self.root.is_some() { PROCESS } else { 0 };
+        addr >> PAGE_SHIFT | mark
     }
 
     /// The page that holds a graphics address.
@@ -85,16 +129,21 @@ impl Tlb {
 
     /// The page that holds a graphics address, if the cache has it.
     pub(super) fn peek(&self, addr: u64) -> Option<Page<'_>> {
-        let page = addr >> PAGE_SHIFT;
-        let set = self.sets.get(usize::try_from(page).ok()? % SETS)?;
+        let page = self.key(addr);
+        let set = self.sets.get(Self::set_of(page))?;
         let way = set.ways.iter().flatten().find(|w| w.page == page)?;
         // SAFETY: as in `page`.
         Some(unsafe { Page::new(way.pin.ptr) })
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "a remainder of the number of sets")]
+    fn set_of(page: u64) -> usize {
+        (page % SETS as u64) as usize
+    }
+
     fn translate(&mut self, addr: u64, access: DmaAccess) -> Result<NonNull<u8>, Fault> {
-        let page = addr >> PAGE_SHIFT;
-        let at = usize::try_from(page).map_err(|_| Fault::Beyond(addr))? % SETS;
+        let page = self.key(addr);
+        let at = Self::set_of(page);
         let set = &mut self.sets[at];
         let hit = set.ways.iter().position(|w| w.as_ref().is_some_and(|w| w.page == page));
         if let Some((i, way)) = hit.and_then(|i| Some((i, set.ways[i].as_ref()?)))
@@ -103,8 +152,20 @@ impl Tlb {
             set.recent = i;
             return Ok(way.pin.ptr);
         }
-        let bfn =
-            self.ggtt.read(page).ok_or(Fault::Beyond(addr))?.bfn().ok_or(Fault::Absent(addr & !PAGE_MASK))?;
+        let bfn = match self.root.filter(|_| page & PROCESS != 0) {
+            Some(root) => {
+                let leaf = self.walk(root, addr)?;
+                if access == DmaAccess::Write && !leaf.writable {
+                    return NonNull::new(self.sink.0.get().cast()).ok_or(Fault::Absent(addr & !PAGE_MASK));
+                }
+                Bfn(leaf.frame)
+            }
+            None => {
+                let entry = self.ggtt.read(page).ok_or(Fault::Beyond(addr))?;
+                entry.bfn().ok_or(Fault::Absent(addr & !PAGE_MASK))?
+            }
+        };
+        let set = &mut self.sets[at];
         let pin = self.bus.pin(bfn, access).map_err(|f| Fault::Dma(addr, f))?;
         let ptr = pin.ptr;
         if set.ways.iter().all(Option::is_none) {
@@ -118,6 +179,21 @@ impl Tlb {
             self.bus.unpin(old.pin);
         }
         Ok(ptr)
+    }
+
+    /// Walks the context's own tables. Each is pinned for the time of one look.
+    fn walk(&self, root: Root, addr: u64) -> Result<ppgtt::Leaf, Fault> {
+        let read = |frame, index| {
+            let pin = self.bus.pin(Bfn(frame), DmaAccess::Read).map_err(|f| Fault::Dma(addr, f))?;
+            // SAFETY: the pin is given back after the page was read.
+            let entry = unsafe { Page::new(pin.ptr) }.load64(index * ppgtt::ENTRY_SIZE);
+            self.bus.unpin(pin);
+            Ok(Entry(entry))
+        };
+        if addr >> ppgtt::ADDRESS_BITS != 0 {
+            return Err(Fault::Beyond(addr));
+        }
+        ppgtt::walk(root, addr, read)?.ok_or(Fault::Absent(addr & !PAGE_MASK))
     }
 
     /// Gives every pin back.

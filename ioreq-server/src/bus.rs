@@ -4,18 +4,22 @@
 //! ranges from inside an access. Each range is claimed in Xen as well: it is here before requests for it can come, and
 //! stays until they no longer can; a refusal leaves both sides as they were.
 
+mod index;
+mod table;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Cache};
 use parking_lot::Mutex;
 use xen_ioreq::VcpuId;
 
+pub use self::table::Hint;
+use self::table::{Entry, Table};
 use crate::claims::{ClaimError, RangeClaims};
-use crate::device::{Access, Device, Region, Space, Width};
-use crate::outcome::{IoError, Outcome};
+use crate::device::{Device, Region, Space, Width};
+use crate::outcome::Outcome;
 
 /// A device on a bus. Numbers are not used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,55 +88,6 @@ pub struct Target {
     pub vcpu: Option<VcpuId>,
 }
 
-/// Where the last access was found; the next one is likely there too. Keep one for each vCPU.
-#[derive(Debug, Default)]
-pub struct Hint([AtomicUsize; 3]);
-
-#[derive(Clone)]
-struct Entry {
-    start: u64,
-    last: u64,
-    region: Region,
-    owner: DeviceId,
-    device: Arc<dyn Device>,
-}
-
-/// The ranges, sorted, by space.
-#[derive(Clone, Default)]
-struct Table([Vec<Entry>; 3]);
-
-impl Table {
-    fn find(&self, space: Space, addr: u64, last: u64, hint: &Hint) -> Option<&Entry> {
-        let entries = &self.0[space as usize];
-        let hint = &hint.0[space as usize];
-        let holds = |e: &&Entry| e.start <= addr && last <= e.last;
-        // The hint may be of an older table: it is only a place to look first.
-        if let Some(e) = entries.get(hint.load(Ordering::Relaxed)).filter(holds) {
-            return Some(e);
-        }
-        let index = entries.partition_point(|e| e.start <= addr).checked_sub(1)?;
-        let found = entries.get(index).filter(holds)?;
-        hint.store(index, Ordering::Relaxed);
-        Some(found)
-    }
-
-    fn insert(&mut self, space: Space, entry: Entry) -> Result<(), ClaimError> {
-        let entries = &mut self.0[space as usize];
-        let (start, last) = (entry.start, entry.last);
-        if last < start {
-            return Err(ClaimError::Empty { space, start, last });
-        }
-        let at = entries.partition_point(|e| e.start <= last);
-        // Ranges do not overlap, so the one before is the one that reaches furthest.
-        if let Some(with) = at.checked_sub(1).and_then(|i| entries.get(i)).filter(|e| e.last >= start) {
-            let (with_start, with_last) = (with.start, with.last);
-            return Err(ClaimError::Overlap { space, start, last, with_start, with_last });
-        }
-        entries.insert(at, entry);
-        Ok(())
-    }
-}
-
 #[derive(Default)]
 struct Devices {
     next: u64,
@@ -171,7 +126,7 @@ impl Bus {
         let mut table = Table::clone(&self.table.load());
         let mut result = Ok(());
         for space in [Space::Pio, Space::Mmio, Space::Pci] {
-            table.0[space as usize].retain(|e| {
+            table.retain(space, |e| {
                 if e.owner != id {
                     return true;
                 }
@@ -219,12 +174,9 @@ impl Bus {
         let devices = self.devices.lock();
         let device = devices.all.get(&id).ok_or(BusError::NoDevice)?;
         let mut table = Table::clone(&self.table.load());
-        let entries = &mut table.0[space as usize];
-        let index = entries
-            .iter()
-            .position(|e| e.owner == id && e.start == start)
+        let entry = table
+            .remove(space, |e| e.owner == id && e.start == start)
             .ok_or_else(|| BusError::NotMapped { device: device.name().to_owned(), space, start })?;
-        let entry = entries.remove(index);
         match self.claims.release(space, start, entry.last) {
             Ok(()) | Err(ClaimError::Gone) => {}
             Err(source) => return Err(BusError::Claim { device: device.name().to_owned(), source }),
@@ -238,7 +190,7 @@ impl Bus {
         let table = self.table.load();
         let mut out = Vec::new();
         for space in [Space::Pio, Space::Mmio, Space::Pci] {
-            out.extend(table.0[space as usize].iter().filter(|e| e.owner == id).map(|e| Window {
+            out.extend(table.entries(space).iter().filter(|e| e.owner == id).map(|e| Window {
                 space,
                 start: e.start,
                 last: e.last,
@@ -250,52 +202,41 @@ impl Bus {
 
     /// A read by the guest. The value has no bits beyond the width.
     pub fn read(&self, target: &Target, hint: &Hint) -> Outcome<u64> {
-        self.with_device(target, hint, |device, access| {
-            let outcome = match target.space {
-                Space::Pio => device.supports_pio()?.pio_read(access),
-                Space::Mmio => device.supports_mmio()?.mmio_read(access),
-                Space::Pci => device.supports_pci()?.config_read(access),
-            };
-            Some(match outcome {
-                Outcome::Ok(v) => Outcome::Ok(v & target.width.mask()),
-                other => other,
-            })
-        })
+        self.table.load().read(target, hint)
     }
 
     /// A write by the guest.
     pub fn write(&self, target: &Target, value: u64, hint: &Hint) -> Outcome<()> {
-        let value = value & target.width.mask();
-        self.with_device(target, hint, |device, access| {
-            Some(match target.space {
-                Space::Pio => device.supports_pio()?.pio_write(access, value),
-                Space::Mmio => device.supports_mmio()?.mmio_write(access, value),
-                Space::Pci => device.supports_pci()?.config_write(access, value),
-            })
-        })
+        self.table.load().write(target, value, hint)
     }
 
-    fn with_device<T>(
-        &self,
-        target: &Target,
-        hint: &Hint,
-        call: impl FnOnce(&dyn Device, &Access) -> Option<Outcome<T>>,
-    ) -> Outcome<T> {
-        let &Target { space, addr, register, width, vcpu } = target;
-        let last = match space {
-            Space::Pci => Some(addr),
-            Space::Pio | Space::Mmio => addr.checked_add(u64::from(width.bytes()) - 1),
-        };
-        let table = self.table.load();
-        let Some(entry) = last.and_then(|last| table.find(space, addr, last, hint)) else {
-            return Outcome::Err(IoError::NoDevice);
-        };
-        let offset = match space {
-            Space::Pci => u64::from(register),
-            Space::Pio | Space::Mmio => addr - entry.start,
-        };
-        let access = Access { region: entry.region, offset, width, vcpu };
-        call(&*entry.device, &access).unwrap_or(Outcome::Err(IoError::NoDevice))
+    /// For accesses that come in a row.
+    pub fn session(&self) -> Session<'_> {
+        Session(Cache::new(&self.table))
+    }
+}
+
+/// A run of accesses that keeps the table it last used, which saves each the synchronisation with those who replace it. A
+/// change is seen by the next access. Drop it before anything waits: until then a device that was detached may live on.
+pub struct Session<'a>(Cache<&'a ArcSwap<Table>, Arc<Table>>);
+
+impl Session<'_> {
+    /// See [`Bus::read`].
+    #[inline(always)]
+    pub fn read(&mut self, target: &Target, hint: &Hint) -> Outcome<u64> {
+        self.0.load().read(target, hint)
+    }
+
+    /// See [`Bus::write`].
+    #[inline(always)]
+    pub fn write(&mut self, target: &Target, value: u64, hint: &Hint) -> Outcome<()> {
+        self.0.load().write(target, value, hint)
+    }
+}
+
+impl fmt::Debug for Session<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
     }
 }
 
@@ -304,7 +245,7 @@ impl fmt::Debug for Bus {
         let table = self.table.load();
         let mut map = f.debug_map();
         for space in [Space::Pio, Space::Mmio, Space::Pci] {
-            for e in &table.0[space as usize] {
+            for e in table.entries(space) {
                 map.entry(&format_args!("{space} {:#x}-{:#x}", e.start, e.last), &e.device.name());
             }
         }

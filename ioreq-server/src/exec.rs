@@ -1,5 +1,6 @@
 //! Carries requests out: repetitions, data in guest memory, deferral, and what becomes of errors.
 
+use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -7,13 +8,13 @@ use std::sync::Arc;
 use xen_ioreq::DomId;
 use xen_ioreq::abi::ioreq as abi;
 
-use crate::bus::{Bus, Hint, Target};
+use crate::bus::{self, Bus, Hint, Target};
 use crate::device::Space;
 use crate::dm::Dm;
 use crate::guest::{Notices, OnError};
 use crate::memory::GuestMemory;
 use crate::outcome::{Defer, IoError, Outcome};
-use crate::request::{Data, Request, Run};
+use crate::request::{Data, Malformed, Request, Run};
 use crate::slot::{Parked, Taken};
 use crate::stats::Stats;
 
@@ -27,14 +28,20 @@ pub(crate) struct Exec {
     pub(crate) stats: Arc<Stats>,
 }
 
-/// A run of accesses and how far it has come.
+/// How far a run of accesses has come.
 #[derive(Clone, Copy)]
-struct Job {
-    run: Run,
+struct Progress {
     /// The repetition to do next, or, while it is deferred, the one that is being done.
     next: u32,
     /// What goes back to the slot.
     answer: u64,
+}
+
+/// A run that somebody else will go on with.
+#[derive(Clone, Copy)]
+struct Job {
+    run: Run,
+    progress: Progress,
 }
 
 enum Step {
@@ -43,68 +50,100 @@ enum Step {
     Wait(Defer),
 }
 
+/// What the device gave, or how the run ends or pauses here.
+fn settled<T>(outcome: Outcome<T>) -> Result<T, Step> {
+    match outcome {
+        Outcome::Ok(value) => Ok(value),
+        Outcome::Err(e) => Err(Step::Failed(e)),
+        Outcome::Defer(defer) => Err(Step::Wait(defer)),
+    }
+}
+
+impl Run {
+    /// Where repetition `i` goes.
+    fn target(&self, i: u32) -> Target {
+        let &Self { space, register, width, vcpu, .. } = self;
+        Target { space, addr: self.addr_of(i), register, width, vcpu }
+    }
+}
+
 impl Exec {
     /// Carries out a sync request and answers it, now or, if a device defers it, later.
-    pub(crate) fn sync(self: &Arc<Self>, taken: Taken<'_>, hint: &Hint) {
-        let raw = *taken.request();
-        match self.parse(&raw, Some(&taken)) {
+    pub(crate) fn sync(self: &Arc<Self>, taken: Taken<'_>, bus: &mut bus::Session<'_>, hint: &Hint) {
+        let raw = taken.request();
+        let parsed = Request::parse(raw, Some(taken.vcpu()));
+        self.count(&parsed);
+        match &parsed {
             // Dropping answers all-ones.
-            None => drop(taken),
-            Some(Request::Access(run)) => {
-                let mut job = Job { run, next: 0, answer: raw.data };
-                match self.advance(&mut job, hint) {
-                    Step::Done => taken.answer(job.answer),
+            Err(_) => drop(taken),
+            Ok(Request::Access(run)) => {
+                let mut progress = Progress { next: 0, answer: raw.data };
+                match self.advance(run, &mut progress, bus, hint) {
+                    Step::Done => taken.answer(progress.answer),
                     Step::Failed(e) => {
-                        self.failed(&run, &e);
+                        self.failed(run, &e);
                         drop(taken);
                     }
                     Step::Wait(defer) => {
                         self.stats.deferred();
-                        self.wait(job, taken.park(), defer);
+                        self.wait(Job { run: *run, progress }, taken.park(), defer);
                     }
                 }
             }
-            Some(other) => {
+            Ok(other) => {
+                let data = raw.data;
                 self.notice(other);
-                taken.answer(raw.data);
+                taken.answer(data);
             }
         }
     }
 
-    /// Carries out a request of the buffered ring. Nobody waits for it.
-    pub(crate) fn buffered(&self, raw: &abi::ioreq, hint: &Hint) {
-        self.stats.buffered();
-        match self.parse(raw, None) {
-            None => {}
-            Some(Request::Access(run)) => {
-                let mut job = Job { run, next: 0, answer: 0 };
-                match self.advance(&mut job, hint) {
-                    Step::Done => {}
-                    Step::Failed(e) => self.failed(&run, &e),
-                    // The device finishes on its own; its answer goes nowhere.
-                    Step::Wait(defer) => drop(defer),
+    /// Carries out requests of the buffered ring. Nobody waits for them.
+    pub(crate) fn buffered(&self, batch: &[abi::ioreq], bus: &mut bus::Session<'_>, hint: &Hint) {
+        self.stats.buffered(batch.len() as u64);
+        let mut batch = batch.iter();
+        let now = Cell::new(None);
+        let mut rest = || {
+            for raw in batch.by_ref() {
+                now.set(Some(raw));
+                let parsed = Request::parse(raw, None);
+                self.count(&parsed);
+                // By reference, as everywhere here: a copy of what was just put together from small fields stalls.
+                match &parsed {
+                    Err(_) => {}
+                    Ok(Request::Access(run)) => {
+                        match self.accesses(run, &mut Progress { next: 0, answer: 0 }, bus, hint) {
+                            Step::Done => {}
+                            Step::Failed(e) => self.failed(run, &e),
+                            // The device finishes on its own; its answer goes nowhere.
+                            Step::Wait(defer) => drop(defer),
+                        }
+                    }
+                    Ok(other) => self.notice(other),
                 }
             }
-            Some(other) => self.notice(other),
+        };
+        // All of them at once, and once more for those after one that panics.
+        while catch_unwind(AssertUnwindSafe(&mut rest)).is_err() {
+            if let Some(Ok(Request::Access(run))) = now.get().map(|raw| Request::parse(raw, None)) {
+                self.failed(&run, &IoError::Panicked);
+            }
         }
     }
 
-    fn parse(&self, raw: &abi::ioreq, taken: Option<&Taken<'_>>) -> Option<Request> {
-        match Request::parse(raw, taken.map(Taken::vcpu)) {
-            Ok(request) => {
-                match request {
-                    Request::Access(Run { space: Space::Pio, .. }) => self.stats.pio(),
-                    Request::Access(Run { space: Space::Mmio, .. }) => self.stats.mmio(),
-                    Request::Access(Run { space: Space::Pci, .. }) => self.stats.pci(),
-                    Request::TimeOffset(_) => self.stats.time_offset(),
-                    Request::Invalidate(_) => self.stats.invalidate(),
-                }
-                Some(request)
-            }
+    #[inline]
+    fn count(&self, parsed: &Result<Request, Malformed>) {
+        match parsed {
+            Ok(Request::Access(run)) => match run.space {
+                Space::Pio => self.stats.pio(),
+                Space::Mmio => self.stats.mmio(),
+                Space::Pci => self.stats.pci(),
+            },
+            Ok(Request::TimeOffset(_)) => self.stats.time_offset(),
+            Ok(Request::Invalidate(_)) => self.stats.invalidate(),
             Err(e) => {
                 self.stats.malformed();
                 log::debug!("{}: malformed request: {e}", self.domid());
-                None
             }
         }
     }
@@ -113,8 +152,8 @@ impl Exec {
         self.dm.domid()
     }
 
-    fn notice(&self, request: Request) {
-        let told = catch_unwind(AssertUnwindSafe(|| match request {
+    fn notice(&self, request: &Request) {
+        let told = catch_unwind(AssertUnwindSafe(|| match *request {
             Request::TimeOffset(seconds) => self.notices.time_offset(seconds),
             Request::Invalidate(what) => {
                 // Which guest frame a bus frame is we do not know; all of them, then.
@@ -130,54 +169,79 @@ impl Exec {
     }
 
     /// Goes on with a run until it ends or a device defers.
-    fn advance(&self, job: &mut Job, hint: &Hint) -> Step {
-        catch_unwind(AssertUnwindSafe(|| self.accesses(job, hint)))
+    fn advance(&self, run: &Run, progress: &mut Progress, bus: &mut bus::Session<'_>, hint: &Hint) -> Step {
+        catch_unwind(AssertUnwindSafe(|| self.accesses(run, progress, bus, hint)))
             .unwrap_or_else(|_| Step::Failed(IoError::Panicked))
     }
 
-    fn accesses(&self, job: &mut Job, hint: &Hint) -> Step {
-        let run = job.run;
-        let mut memory = self.memory.session();
-        while job.next < run.count {
-            let i = job.next;
-            let target = Target {
-                space: run.space,
-                addr: run.addr_of(i),
-                register: run.register,
-                width: run.width,
-                vcpu: run.vcpu,
-            };
-            if run.read {
-                let value = match self.bus.read(&target, hint) {
-                    Outcome::Ok(value) => value,
-                    Outcome::Err(e) => return Step::Failed(e),
-                    Outcome::Defer(d) => return Step::Wait(d),
-                };
-                match run.data {
-                    Data::Value(_) => job.answer = value,
-                    Data::At(base) => {
-                        if let Err(e) = memory.write_item(run.step(base, i), run.width, value) {
-                            return Step::Failed(e.into());
-                        }
-                    }
-                }
-            } else {
-                let value = match run.data {
-                    Data::Value(value) => value,
-                    Data::At(base) => match memory.read_item(run.step(base, i), run.width) {
-                        Ok(value) => value,
-                        Err(e) => return Step::Failed(e.into()),
-                    },
-                };
-                match self.bus.write(&target, value, hint) {
-                    Outcome::Ok(()) => {}
-                    Outcome::Err(e) => return Step::Failed(e),
-                    Outcome::Defer(d) => return Step::Wait(d),
-                }
+    fn accesses(&self, run: &Run, progress: &mut Progress, bus: &mut bus::Session<'_>, hint: &Hint) -> Step {
+        let done = match run.data {
+            // By far the most, and straight on: what a loop keeps ready for its next turn would cost as much again.
+            Data::Value(value) if run.count - progress.next == 1 => {
+                Self::with_value(run, value, progress, bus, hint)
             }
-            job.next = i + 1;
+            Data::Value(value) => Self::with_values(run, value, progress, bus, hint),
+            Data::At(base) => self.with_memory(run, base, progress, bus, hint),
+        };
+        done.err().unwrap_or(Step::Done)
+    }
+
+    /// The value goes with the request, or comes back in it.
+    #[inline(always)]
+    fn with_value(
+        run: &Run,
+        value: u64,
+        progress: &mut Progress,
+        bus: &mut bus::Session<'_>,
+        hint: &Hint,
+    ) -> Result<(), Step> {
+        let target = run.target(progress.next);
+        if run.read {
+            progress.answer = settled(bus.read(&target, hint))?;
+        } else {
+            settled(bus.write(&target, value, hint))?;
         }
-        Step::Done
+        progress.next += 1;
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn with_values(
+        run: &Run,
+        value: u64,
+        progress: &mut Progress,
+        bus: &mut bus::Session<'_>,
+        hint: &Hint,
+    ) -> Result<(), Step> {
+        while progress.next < run.count {
+            Self::with_value(run, value, progress, bus, hint)?;
+        }
+        Ok(())
+    }
+
+    /// The values are in the guest's memory.
+    #[inline(never)]
+    fn with_memory(
+        &self,
+        run: &Run,
+        base: u64,
+        progress: &mut Progress,
+        bus: &mut bus::Session<'_>,
+        hint: &Hint,
+    ) -> Result<(), Step> {
+        let mut memory = self.memory.session();
+        while progress.next < run.count {
+            let (target, at) = (run.target(progress.next), run.step(base, progress.next));
+            if run.read {
+                let value = settled(bus.read(&target, hint))?;
+                memory.write_item(at, run.width, value).map_err(|e| Step::Failed(e.into()))?;
+            } else {
+                let value = memory.read_item(at, run.width).map_err(|e| Step::Failed(e.into()))?;
+                settled(bus.write(&target, value, hint))?;
+            }
+            progress.next += 1;
+        }
+        Ok(())
     }
 
     /// Leaves the rest of a run to the answer of `defer`, or does it now if that is there already.
@@ -202,13 +266,13 @@ impl Exec {
     /// The repetition that was deferred has its answer: stores it and goes on with the rest. Completes the request, unless
     /// another repetition is deferred.
     fn resume(&self, job: &mut Job, parked: Parked, result: Result<u64, IoError>) -> Option<(Parked, Defer)> {
-        let run = job.run;
+        let Job { run, progress } = job;
         let stored = result.and_then(|value| {
             let value = value & run.width.mask();
             match (run.read, run.data) {
-                (true, Data::Value(_)) => job.answer = value,
+                (true, Data::Value(_)) => progress.answer = value,
                 (true, Data::At(base)) => {
-                    self.memory.session().write_item(run.step(base, job.next), run.width, value)?;
+                    self.memory.session().write_item(run.step(base, progress.next), run.width, value)?;
                 }
                 (false, _) => {}
             }
@@ -217,14 +281,14 @@ impl Exec {
         let step = match stored {
             Err(e) => Step::Failed(e),
             Ok(()) => {
-                job.next = job.next.saturating_add(1);
-                self.advance(job, &Hint::default())
+                progress.next = progress.next.saturating_add(1);
+                self.advance(run, progress, &mut self.bus.session(), &Hint::default())
             }
         };
         match step {
-            Step::Done => parked.answer(job.answer),
+            Step::Done => parked.answer(progress.answer),
             Step::Failed(e) => {
-                self.failed(&run, &e);
+                self.failed(run, &e);
                 drop(parked);
             }
             Step::Wait(defer) => return Some((parked, defer)),

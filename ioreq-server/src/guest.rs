@@ -12,7 +12,7 @@ use xen_ioreq::abi::ioreq as abi;
 use xen_ioreq::seam::EventChannels;
 use xen_ioreq::{DomId, Errno, IoServerId, Port};
 
-use crate::bus::{Bus, Hint};
+use crate::bus::{self, Bus, Hint};
 use crate::exec::Exec;
 use crate::linger::{Linger, Look};
 use crate::memory::GuestMemory;
@@ -97,7 +97,7 @@ struct RingReader {
 impl RingReader {
     /// Carries out what is in the ring now; tells whether that was anything. New entries may come meanwhile; their event
     /// is still to come.
-    fn drain(&mut self, server: &Server<Enabled>, exec: &Exec) -> bool {
+    fn drain(&mut self, server: &Server<Enabled>, exec: &Exec, bus: &mut bus::Session<'_>) -> bool {
         let Some(ring) = server.ring() else { return false };
         self.batch.clear();
         if let Err(fault) = ring.drain(&mut self.batch) {
@@ -109,9 +109,7 @@ impl RingReader {
                 RingFault::Incomplete => log::warn!("{}: buffered ring: half an entry", server.domid()),
             }
         }
-        for request in &self.batch {
-            exec.buffered(request, &self.hint);
-        }
+        exec.buffered(&self.batch, bus, &self.hint);
         !self.batch.is_empty()
     }
 }
@@ -258,17 +256,19 @@ impl Guest {
         if !stay {
             unmask(self)?;
         }
+        let exec = self.exec.clone();
+        let bus = &mut exec.bus.session();
         // Also with no port of its own in the batch: see `sync`.
-        self.ring.drain(&self.server, &self.exec);
+        self.ring.drain(&self.server, &self.exec, bus);
         for port in taken {
             if let Ok(found) = self.by_port.binary_search_by_key(port, |(p, _)| *p)
                 && let Some(&(_, index)) = self.by_port.get(found)
             {
-                self.sync(index);
+                self.sync(index, bus);
             }
         }
         if !more {
-            self.stay();
+            self.stay(bus);
         }
         if stay {
             unmask(self)?;
@@ -277,13 +277,13 @@ impl Guest {
     }
 
     /// Looks at the slots for a while, if that has paid lately.
-    fn stay(&mut self) {
+    fn stay(&mut self, bus: &mut bus::Session<'_>) {
         let mut linger = std::mem::replace(&mut self.linger, Linger::new(Duration::ZERO));
         linger.session(|| {
-            let drained = self.ring.drain(&self.server, &self.exec);
+            let drained = self.ring.drain(&self.server, &self.exec, bus);
             let mut look = if drained { Look::Something } else { Look::Nothing };
             for index in 0..self.hints.len() {
-                if self.sync(index) {
+                if self.sync(index, bus) {
                     self.exec.stats.unannounced();
                     look = Look::Something;
                 }
@@ -294,20 +294,22 @@ impl Guest {
     }
 
     /// One vCPU's request, if it has one.
-    fn sync(&mut self, index: usize) -> bool {
+    fn sync(&mut self, index: usize, bus: &mut bus::Session<'_>) -> bool {
         let Some(taken) = self.server.slots().take(index) else { return false };
         // What this vCPU wrote to the ring before it sent the request comes first.
-        self.ring.drain(&self.server, &self.exec);
+        self.ring.drain(&self.server, &self.exec, bus);
         if let Some(hint) = self.hints.get(index) {
-            self.exec.sync(taken, hint);
+            self.exec.sync(taken, bus, hint);
         }
         true
     }
 
     fn everything(&mut self) {
-        self.ring.drain(&self.server, &self.exec);
+        let exec = self.exec.clone();
+        let bus = &mut exec.bus.session();
+        self.ring.drain(&self.server, &self.exec, bus);
         for index in 0..self.hints.len() {
-            self.sync(index);
+            self.sync(index, bus);
         }
     }
 

@@ -81,6 +81,7 @@ pub(crate) enum Data {
 
 impl Request {
     /// Checks the copy of a slot (`vcpu` says whose) or of a ring entry.
+    #[inline(always)]
     pub(crate) fn parse(raw: &abi::ioreq, vcpu: Option<VcpuId>) -> Result<Self, Malformed> {
         let bits = abi::Bits::unpack(raw.bits);
         let space = match raw.r#type {

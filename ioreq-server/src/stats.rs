@@ -3,64 +3,96 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
-    ($($(#[$m:meta])* $name:ident),* $(,)?) => {
+    (
+        loop { $($(#[$lm:meta])* $l:ident,)* }
+        batches { $($(#[$bm:meta])* $b:ident,)* }
+        anybody { $($(#[$am:meta])* $a:ident,)* }
+    ) => {
         /// Counters of one guest, written by its loop, read by anybody.
         #[derive(Debug, Default)]
-        pub struct Stats { $($(#[$m])* $name: AtomicU64,)* }
+        pub struct Stats {
+            $($(#[$lm])* $l: AtomicU64,)*
+            $($(#[$bm])* $b: AtomicU64,)*
+            $($(#[$am])* $a: AtomicU64,)*
+        }
 
         /// Counters at one moment.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct Snapshot { $($(#[$m])* pub $name: u64,)* }
+        pub struct Snapshot {
+            $($(#[$lm])* pub $l: u64,)*
+            $($(#[$bm])* pub $b: u64,)*
+            $($(#[$am])* pub $a: u64,)*
+        }
 
         impl Snapshot {
             /// Each counter's name and value.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($name), self.$name),)*].into_iter()
+                [$((stringify!($l), self.$l),)* $((stringify!($b), self.$b),)* $((stringify!($a), self.$a),)*].into_iter()
             }
         }
 
         impl Stats {
             /// The counters now. Each is exact; together they are of about the same moment.
             pub fn snapshot(&self) -> Snapshot {
-                Snapshot { $($name: self.$name.load(Ordering::Relaxed),)* }
+                Snapshot {
+                    $($l: self.$l.load(Ordering::Relaxed),)*
+                    $($b: self.$b.load(Ordering::Relaxed),)*
+                    $($a: self.$a.load(Ordering::Relaxed),)*
+                }
             }
 
-            $(pub(crate) fn $name(&self) { self.$name.fetch_add(1, Ordering::Relaxed); })*
+            $(pub(crate) fn $l(&self) { Self::add(&self.$l, 1); })*
+            $(pub(crate) fn $b(&self, n: u64) { Self::add(&self.$b, n); })*
+            $(pub(crate) fn $a(&self) { self.$a.fetch_add(1, Ordering::Relaxed); })*
+
+            /// One thread at a time, so nothing comes between the load and the store.
+            fn add(counter: &AtomicU64, n: u64) {
+                counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+            }
         }
     };
 }
 
 counters! {
-    /// Requests for ports.
-    pio,
-    /// Requests for memory-mapped registers.
-    mmio,
-    /// Requests for configuration space.
-    pci,
-    /// Changes of the guest's clock.
-    time_offset,
-    /// Invalidations.
-    invalidate,
-    /// Requests, of all kinds, that came through the buffered ring.
-    buffered,
-    /// Requests whose answer was deferred.
-    deferred,
-    /// Requests of no known type, width or count, answered with all-ones.
-    malformed,
-    /// Accesses that no device of ours claims.
-    unclaimed,
-    /// Accesses to registers that the device does not have.
-    unknown_register,
-    /// Accesses that failed otherwise.
-    failed,
-    /// Panics of a device or handler that were contained.
-    panics,
-    /// Entries of the buffered ring, or all of it, dropped because they made no sense.
-    ring_faults,
-    /// Times the event ring had overflowed and every slot was looked at.
-    event_ring_resets,
-    /// Sync requests that were found by looking, before their event was taken.
-    unannounced,
-    /// Times the loop woke up for this guest.
-    wakeups,
+    // Only the loop of the guest counts these.
+    loop {
+        /// Requests for ports.
+        pio,
+        /// Requests for memory-mapped registers.
+        mmio,
+        /// Requests for configuration space.
+        pci,
+        /// Changes of the guest's clock.
+        time_offset,
+        /// Invalidations.
+        invalidate,
+        /// Requests whose answer was deferred.
+        deferred,
+        /// Requests of no known type, width or count, answered with all-ones.
+        malformed,
+        /// Entries of the buffered ring, or all of it, dropped because they made no sense.
+        ring_faults,
+        /// Times the event ring had overflowed and every slot was looked at.
+        event_ring_resets,
+        /// Sync requests that were found by looking, before their event was taken.
+        unannounced,
+        /// Times the loop woke up for this guest.
+        wakeups,
+    }
+    // As these, several at once.
+    batches {
+        /// Requests, of all kinds, that came through the buffered ring.
+        buffered,
+    }
+    // These also whoever answers a deferred access.
+    anybody {
+        /// Accesses that no device of ours claims.
+        unclaimed,
+        /// Accesses to registers that the device does not have.
+        unknown_register,
+        /// Accesses that failed otherwise.
+        failed,
+        /// Panics of a device or handler that were contained.
+        panics,
+    }
 }

@@ -1,8 +1,9 @@
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::claims::LocalClaims;
-use crate::device::{MmioDevice, PioDevice};
+use crate::device::{Access, MmioDevice, PioDevice};
+use crate::outcome::IoError;
 
 /// Reads give the region in the high half and the offset in the low one.
 struct Echo(&'static str);
@@ -75,6 +76,39 @@ fn access_finds_its_range_only_as_a_whole() {
     assert_eq!(read(&bus, 0x3000, Width::Byte), Err(IoError::NoDevice));
     assert_eq!(read(&bus, u64::MAX, Width::Byte), Ok(0xff));
     assert_eq!(read(&bus, u64::MAX - 2, Width::Qword), Err(IoError::NoDevice));
+}
+
+#[test]
+fn access_that_wraps_is_nobodys_even_where_a_range_has_every_address() {
+    let bus = Bus::new(Arc::new(LocalClaims::default()));
+    let id = bus.attach(Arc::new(Echo("echo")));
+    bus.map(id, mmio(0, u64::MAX, 1)).unwrap();
+    assert_eq!(read(&bus, u64::MAX - 7, Width::Qword), Ok(1 << 32 | (u64::MAX - 7)));
+    assert_eq!(read(&bus, u64::MAX - 6, Width::Qword), Err(IoError::NoDevice));
+}
+
+#[test]
+fn session_sees_every_change_at_its_next_access() {
+    let bus = Bus::new(Arc::new(LocalClaims::default()));
+    let (mut session, hint) = (bus.session(), Hint::default());
+    let mut read = |addr| {
+        let target = Target { space: Space::Mmio, addr, register: 0, width: Width::Byte, vcpu: None };
+        match session.read(&target, &hint) {
+            Outcome::Ok(v) => Some(v),
+            Outcome::Err(_) => None,
+            Outcome::Defer(_) => unreachable!("nobody defers"),
+        }
+    };
+    assert_eq!(read(0x1000), None);
+    let id = bus.attach(Arc::new(Echo("echo")));
+    bus.map(id, mmio(0x1000, 0x1fff, 0)).unwrap();
+    assert_eq!(read(0x1018), Some(0x18));
+    bus.unmap(id, Space::Mmio, 0x1000).unwrap();
+    assert_eq!(read(0x1018), None);
+    bus.map(id, mmio(0x1010, 0x1fff, 0)).unwrap();
+    assert_eq!(read(0x1018), Some(0x8));
+    bus.detach(id).unwrap();
+    assert_eq!(read(0x1018), None);
 }
 
 #[test]

@@ -158,7 +158,7 @@ fn slot_that_changes_under_our_hands_is_answered_once_and_harms_nobody() {
             rig.pages.write(0, any_request(&mut random).as_bytes());
             let Some(request) = rig.slots.take(0) else { continue };
             taken += 1;
-            rig.exec.sync(request, &hint);
+            rig.exec.sync(request, &mut rig.exec.bus.session(), &hint);
             assert_eq!(rig.sent.0.lock().len(), taken);
         }
         stop.store(true, Ordering::SeqCst);
@@ -229,22 +229,32 @@ fn stock_invalidation_with_count_0_is_heard_and_acknowledged() {
 #[test]
 fn buffered_requests_are_carried_out_and_reads_among_them_refused() {
     let rig = rig(Mood::Prompt, OnError::AllOnes);
-    let hint = Hint::default();
     let write = ioreq { data: 0x77, bits: 0, ..read_of(Space::Pio, PORTS, 1) };
-    rig.exec.buffered(&write, &hint);
+    rig.buffered(&[write]);
     assert_eq!(rig.cells()[0][0], 0x77);
-    rig.exec.buffered(&ioreq { bits: 0x20, ..write }, &hint);
+    rig.buffered(&[ioreq { bits: 0x20, ..write }]);
     for (size, data, what) in [
         (8, u64::MAX, Invalidation::All),
         (4, u64::from(u32::MAX), Invalidation::All),
         (8, u64::from(u32::MAX), Invalidation::Frame(xen_ioreq::Bfn(u64::from(u32::MAX)))),
         (8, 0x1234_5678_9abc, Invalidation::Frame(xen_ioreq::Bfn(0x1234_5678_9abc))),
     ] {
-        rig.exec.buffered(&ioreq { r#type: 8, size, data, count: 1, ..ioreq::default() }, &hint);
+        rig.buffered(&[ioreq { r#type: 8, size, data, count: 1, ..ioreq::default() }]);
         assert_eq!(rig.heard.0.lock().pop(), Some(what));
     }
     let stats = rig.exec.stats.snapshot();
     assert_eq!((stats.buffered, stats.malformed, stats.invalidate, stats.pio), (6, 1, 4, 1));
+}
+
+#[test]
+fn what_comes_after_a_panic_in_the_buffered_ring_is_carried_out() {
+    let rig = rig(Mood::PanicsAt(1), OnError::AllOnes);
+    let write = ioreq { data: 0x55, bits: 0, ..read_of(Space::Pio, PORTS, 1) };
+    let clock = ioreq { data: 60, r#type: 7, size: 8, count: 1, ..ioreq::default() };
+    rig.buffered(&[write, write, write, clock]);
+    assert_eq!(*rig.heard.1.lock(), [60]);
+    let stats = rig.exec.stats.snapshot();
+    assert_eq!((stats.buffered, stats.pio, stats.panics, stats.time_offset), (4, 3, 2, 1));
 }
 
 #[test]

@@ -5,7 +5,6 @@ use xen_ioreq::PAGE_SIZE;
 use xen_ioreq::abi::ioreq::Bits;
 
 use super::Input;
-use crate::bus::Hint;
 use crate::guest::OnError;
 use crate::ring::Ring;
 use crate::testing::toy::{Mood, rig};
@@ -39,10 +38,8 @@ pub fn ring(data: &[u8]) {
     assert!(out.len() <= 511 && out.iter().all(|r| r.count == 1));
 
     let rig = rig(Mood::Prompt, OnError::AllOnes);
-    let hint = Hint::default();
-    for request in out.iter().filter(|r| r.data != 666) {
-        rig.exec.buffered(request, &hint);
-    }
+    out.retain(|r| r.data != 666);
+    rig.buffered(&out);
     // Nobody waits for the answer of what is buffered.
     assert!(rig.sent.0.lock().is_empty());
 }

@@ -228,8 +228,14 @@ impl Rig {
     pub(crate) fn send(&self, request: &ioreq) -> Option<u64> {
         self.sent.0.lock().clear();
         self.pages.write(0, request.as_bytes());
-        self.exec.sync(self.slots.take(0).expect("READY"), &Hint::default());
+        let taken = self.slots.take(0).expect("READY");
+        self.exec.sync(taken, &mut self.exec.bus.session(), &Hint::default());
         self.answer()
+    }
+
+    /// As if these came by the buffered ring.
+    pub(crate) fn buffered(&self, batch: &[ioreq]) {
+        self.exec.buffered(batch, &mut self.exec.bus.session(), &Hint::default());
     }
 
     pub(crate) fn answer(&self) -> Option<u64> {

@@ -4,6 +4,8 @@
 
 mod balloon;
 mod bfn;
+mod dispatch;
+mod drain;
 mod harness;
 mod mappings;
 mod ping_pong;
@@ -27,6 +29,8 @@ const FAMILIES: &[Family] = &[
     Family { names: bfn::NAMES, measure: bfn::measure },
     Family { names: mappings::NAMES, measure: mappings::measure },
     Family { names: balloon::NAMES, measure: balloon::measure },
+    Family { names: dispatch::NAMES, measure: dispatch::measure },
+    Family { names: drain::NAMES, measure: drain::measure },
     Family { names: round_trip::NAMES, measure: round_trip::measure },
     Family { names: soft_gpu::NAMES, measure: soft_gpu::measure },
     Family { names: xen::NAMES, measure: xen::measure },

@@ -1,8 +1,12 @@
 //! The blitter's commands: fields, and which bytes of graphics memory they can reach.
 
+mod fast;
+
 use std::ops::Range;
 
 use super::cmd::{op, split};
+use super::tiling::{BadLayout, Layout, Tiling};
+pub use fast::{FastDepth, FastSurface, FastTiling, XyFastCopyBlt};
 
 /// Bits per pixel: dword 1, 25:24.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,11 +123,43 @@ pub struct Surface {
     pub base: u64,
     /// From a line to the next: bytes, or dwords if tiled.
     pub pitch: i16,
-    /// X- or Y-major tiles.
+    /// X- or Y-major tiles: which of them, [`BltTilings`] says.
     pub tiled: bool,
 }
 
+/// What a blit's bit `tiled` means: BCS_SWCTRL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BltTilings {
+    /// Of a tiled source.
+    pub src: Tiling,
+    /// Of a tiled destination.
+    pub dst: Tiling,
+}
+
+impl BltTilings {
+    /// As after a reset.
+    pub const X: Self = Self { src: Tiling::X, dst: Tiling::X };
+
+    /// Reads [`BCS_SWCTRL`](super::regs::engine::BCS_SWCTRL): b0 source Y-major, b1 destination Y-major.
+    pub const fn of(swctrl: u32) -> Self {
+        const fn tiling(y: bool) -> Tiling {
+            if y { Tiling::Y } else { Tiling::X }
+        }
+        Self { src: tiling(swctrl & 1 != 0), dst: tiling(swctrl & 2 != 0) }
+    }
+}
+
 impl Surface {
+    /// Where its bytes lie, if a tiled one is `tiling`.
+    pub fn layout(self, tiling: Tiling) -> Result<Layout, BadLayout> {
+        let pitch = i32::from(self.pitch);
+        if self.tiled {
+            Layout::new(self.base, 4 * pitch, tiling)
+        } else {
+            Layout::new(self.base, pitch, Tiling::Linear)
+        }
+    }
+
     /// Address of the first byte of a pixel of a linear surface. Negative if it lies before address 0.
     pub fn pixel(self, x: i32, y: i32, depth: Depth) -> i64 {
         let base = (self.base & 0xffff_ffff_ffff).cast_signed();

@@ -34,6 +34,22 @@ fn copy_as_i915_copies_memory_has_its_known_dwords() {
 }
 
 #[test]
+fn fast_copy_as_igt_copies_has_its_known_dwords() {
+    let surface = |base, pitch, tiling| FastSurface { base, pitch, tiling };
+    let blt = XyFastCopyBlt {
+        depth: FastDepth::Bpp32,
+        dst: surface(0x2_0000_3000, 1024, FastTiling::Y),
+        rect: Rect { x1: 0, y1: 0, x2: 1024, y2: 16 },
+        src: surface(0x1_0000, 4096, FastTiling::Linear),
+        src_x: 3,
+        src_y: 4,
+    };
+    let want = [0x5080_4008, 0x0300_0400, 0, 0x0010_0400, 0x3000, 2, 0x0004_0003, 4096, 0x1_0000, 0];
+    assert_eq!(blt.encode(), want);
+    assert_eq!(cmd::decode(want[0]).map(|d| (d.name(), d.dwords)), Some(("XY_FAST_COPY_BLT", 10)));
+}
+
+#[test]
 fn extent_with_negative_pitch_begins_at_the_last_line() {
     let s = Surface { base: 0x1_0000, pitch: -256, tiled: false };
     assert_eq!(s.extent(1, 0, 2, 3, Depth::Bpp32), Some(0x1_0004 - 512..0x1_0004 + 8));
@@ -66,6 +82,12 @@ proptest! {
     fn copy_decodes_and_encodes_to_itself_but_for_reserved_bits(d: [u32; 10]) {
         let once = XySrcCopyBlt::decode(&d);
         prop_assert_eq!(XySrcCopyBlt::decode(&once.encode()), once);
+    }
+
+    #[test]
+    fn fast_copy_decodes_and_encodes_to_itself_but_for_reserved_bits(d: [u32; 10]) {
+        let once = XyFastCopyBlt::decode(&d);
+        prop_assert_eq!(XyFastCopyBlt::decode(&once.encode()), once);
     }
 
     #[test]

@@ -128,6 +128,7 @@ commands! {
     XY_TEXT_BLT = Blt 0x26, Bits(8), BCS;
     XY_TEXT_IMMEDIATE_BLT = Blt 0x31, Bits(8), BCS;
     COLOR_BLT = Blt 0x40, Bits(8), BCS;
+    XY_FAST_COPY_BLT = Blt 0x42, Bits(8), BCS;
     SRC_COPY_BLT = Blt 0x43, Bits(8), BCS;
     XY_COLOR_BLT = Blt 0x50, Bits(8), BCS;
     XY_PAT_BLT = Blt 0x51, Bits(8), BCS;

@@ -11,3 +11,4 @@ pub mod context;
 pub mod gtt;
 pub mod ppgtt;
 pub mod regs;
+pub mod tiling;

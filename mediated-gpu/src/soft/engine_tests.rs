@@ -7,7 +7,7 @@ use xen_ioreq::Bfn;
 
 use super::*;
 use crate::bus::HeapBus;
-use crate::gen8::blt::{Rect, XyColorBlt};
+use crate::gen8::blt::{FastDepth, FastSurface, FastTiling, Rect, XyColorBlt, XyFastCopyBlt};
 use crate::gen8::regs::{RING_VALID, engine as reg};
 use crate::soft::device::ClockKind;
 use crate::soft::ggtt::Ggtt;
@@ -310,6 +310,18 @@ fn clip_rectangle_bounds_the_blits_that_ask_for_it() {
     assert_eq!(lit, [16 + 2]);
 }
 
+#[test]
+fn register_decides_which_tiles_a_blit_means() {
+    let mut h = bcs();
+    let mut fill = XyColorBlt::fill(DATA, 128, Rect { x1: 4, y1: 2, x2: 5, y2: 3 }, 0xff);
+    fill.dst.tiled = true;
+    let y_major = cmd::load_register_imm(0x22000 + reg::BCS_SWCTRL, regs::masked_enable(2));
+    h.run_all(&[&fill.encode()[..], &y_major, &fill.encode()].concat());
+    let lit = (0..1024).map(|n| n * 4).filter(|n| h.read(DATA + n) != 0).collect::<Vec<_>>();
+    // Line 2, byte 16: in an X-major tile, and in a Y-major one's second column.
+    assert_eq!(lit, [512 + 32, 1024 + 16]);
+}
+
 /// Runs commands that must stop the engine, resets it, and shows that it works again.
 fn stops(engine: Engine, commands: &[u32]) {
     let mut h = Hand::new(engine);
@@ -342,7 +354,11 @@ fn what_cannot_be_executed_stops_the_engine() {
     second[0] |= cmd::BB_SECOND_LEVEL;
     let mut tiled = XyColorBlt::fill(DATA, 64, Rect { x1: 0, y1: 0, x2: 1, y2: 1 }, 0);
     tiled.dst.tiled = true;
-    let cases: [&[u32]; 16] = [
+    let yf = FastSurface { base: DATA, pitch: 128, tiling: FastTiling::Yf };
+    let rect = Rect { x1: 0, y1: 0, x2: 1, y2: 1 };
+    let fast = XyFastCopyBlt { depth: FastDepth::Bpp32, dst: yf, rect, src: yf, src_x: 0, src_y: 0 };
+    let cases: [&[u32]; 17] = [
+        &fast.encode(),
         &[0xffff_ffff, 0],
         &[0x8000_0000, 0],
         &[cmd::MI_BATCH_BUFFER_END, 0],

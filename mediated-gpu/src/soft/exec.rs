@@ -4,7 +4,7 @@ use super::blit::Blit;
 use super::device::Device;
 use super::engine::{Core, Flow, Stop};
 use super::tlb::Space;
-use crate::gen8::blt::{Rect, XyColorBlt, XySrcCopyBlt};
+use crate::gen8::blt::{BltTilings, Rect, XyColorBlt, XyFastCopyBlt, XySrcCopyBlt};
 use crate::gen8::cmd::{self, Client, Decoded, PostSync, address, op};
 use crate::gen8::regs::{self, engine as reg};
 use crate::physical::{Engine, Interrupt};
@@ -19,7 +19,7 @@ impl Core {
     pub(super) fn execute(&mut self, dev: &Device, d: &Decoded, header: u32) -> Result<Flow, Stop> {
         match d.client {
             Client::Mi => self.mi(dev, d, header),
-            Client::Blt => self.blt(d),
+            Client::Blt => self.blt(dev, d),
             Client::Pipe if d.def.is_some() && d.opcode == op::PIPE_CONTROL => self.pipe_control(dev, d),
             // 3D and media state: there are no units that it could set up.
             Client::Pipe => Ok(Flow::Next),
@@ -223,11 +223,13 @@ impl Core {
         }
     }
 
-    fn blt(&mut self, d: &Decoded) -> Result<Flow, Stop> {
+    fn blt(&mut self, dev: &Device, d: &Decoded) -> Result<Flow, Stop> {
+        let tilings = BltTilings::of(dev.regs.engine(self.engine).get(reg::BCS_SWCTRL));
         let Some(clip) = self.running.as_ref().map(|c| c.clip) else { return Ok(Flow::Next) };
         let blit = match d.opcode {
-            op::XY_COLOR_BLT => Blit::fill(&XyColorBlt::decode(&self.exactly(d)?), clip)?,
-            op::XY_SRC_COPY_BLT => Blit::copy(&XySrcCopyBlt::decode(&self.exactly(d)?), clip)?,
+            op::XY_COLOR_BLT => Blit::fill(&XyColorBlt::decode(&self.exactly(d)?), clip, tilings)?,
+            op::XY_SRC_COPY_BLT => Blit::copy(&XySrcCopyBlt::decode(&self.exactly(d)?), clip, tilings)?,
+            op::XY_FAST_COPY_BLT => Blit::fast_copy(&XyFastCopyBlt::decode(&self.exactly(d)?))?,
             op::XY_SETUP_CLIP_BLT => {
                 let [_, top_left, bottom_right] = self.exactly(d)?;
                 if let Some(ctx) = &mut self.running {

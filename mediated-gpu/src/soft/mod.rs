@@ -106,8 +106,8 @@ impl Shared {
 
 /// A gen8 GPU in software. Dropping it stops the engines and gives every pin back.
 ///
-/// Tiled surfaces, and the commands that are not executed yet (MI_MATH, semaphores, atomics
-/// and blits other than XY_COLOR_BLT and XY_SRC_COPY_BLT) stop the engine with an error.
+/// The commands that are not executed yet (MI_MATH, semaphores, atomics, and blits other than XY_COLOR_BLT,
+/// XY_SRC_COPY_BLT and XY_FAST_COPY_BLT) stop the engine with an error.
 pub struct SoftGpu {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,

@@ -10,6 +10,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use xen_ioreq::PAGE_SIZE;
 
+use crate::gen8::tiling::{COLUMN_BYTES, COLUMN_STEP};
+
+/// Bytes of a column's line.
+const COLUMN: usize = COLUMN_BYTES as usize;
+/// Bytes from a column to the next.
+const STEP: usize = COLUMN_STEP as usize;
+
 /// Bytes that [`Page::prefetch`] asks for: what the hardware's own prefetch needs to notice a stream.
 const PREFETCH: usize = 512;
 
@@ -91,11 +98,60 @@ impl Page<'_> {
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) }
     }
 
+    /// Copies bytes out of the columns of a Y-major tile: from `offset` to the end of that column, then from the next.
+    pub(super) fn read_columns(&self, offset: usize, to: &mut [u8]) {
+        let base = self.columns(offset, to.len());
+        let mut at = offset % COLUMN;
+        let mut to = to;
+        let mut column = base;
+        while !to.is_empty() {
+            let (piece, rest) = to.split_at_mut(to.len().min(COLUMN - at));
+            // SAFETY: `columns` has checked that each piece is in the page; a private buffer is in none.
+            unsafe { copy_short(column.add(at), piece.as_mut_ptr(), piece.len()) };
+            (to, at, column) = (rest, 0, column.wrapping_add(STEP));
+        }
+    }
+
+    /// Copies bytes into the columns of a Y-major tile, as [`read_columns`](Self::read_columns) takes them out.
+    pub(super) fn write_columns(&self, offset: usize, from: &[u8]) {
+        let base = self.columns(offset, from.len());
+        let mut at = offset % COLUMN;
+        let mut from = from;
+        let mut column = base;
+        while !from.is_empty() {
+            let (piece, rest) = from.split_at(from.len().min(COLUMN - at));
+            // SAFETY: as in `read_columns`.
+            unsafe { copy_short(piece.as_ptr(), column.add(at), piece.len()) };
+            (from, at, column) = (rest, 0, column.wrapping_add(STEP));
+        }
+    }
+
+    /// The first byte of the line in the column that holds `offset`, if `len` bytes from `offset` on stay in the tile.
+    fn columns(&self, offset: usize, len: usize) -> *mut u8 {
+        let at = offset % COLUMN;
+        let columns = (at + len).div_ceil(COLUMN).max(1);
+        self.at(offset - at, (columns - 1) * STEP + COLUMN)
+    }
+
     /// Copies bytes from a page, which may be this one: as if all were read first.
     pub(super) fn copy_from(&self, offset: usize, src: &Page<'_>, src_offset: usize, len: usize) {
         let (to, from) = (self.at(offset, len), src.at(src_offset, len));
         // SAFETY: both spans hold `len` bytes; `copy` allows that they overlap, which they do also where two
         // translations lead to one frame.
         unsafe { ptr::copy(from, to, len) }
+    }
+}
+
+/// Copies at most 16 bytes between places that do not overlap; whole columns by one load and one store.
+///
+/// # Safety
+/// `len` bytes can be read at `from` and written at `to`, in different allocations.
+unsafe fn copy_short(from: *const u8, to: *mut u8, len: usize) {
+    if len == COLUMN {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<u128>().write_unaligned(from.cast::<u128>().read_unaligned()) }
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { ptr::copy_nonoverlapping(from, to, len) }
     }
 }

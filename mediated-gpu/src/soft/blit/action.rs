@@ -1,0 +1,152 @@
+//! What a blit does to each byte of a piece: a piece lies within one page on either side.
+
+use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
+
+use super::super::page::Page;
+use super::super::rop::Rop;
+use super::super::tlb::{Fault, Tlb};
+use crate::bus::DmaAccess;
+
+/// Bytes of a Y-major tile's line: as many as a piece in columns can have.
+const COLUMNS: usize = 128;
+
+/// Where a piece lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// Address of its first byte.
+    pub(super) addr: u64,
+    /// In the columns of a Y-major tile; else its bytes follow each other.
+    pub(super) columns: bool,
+}
+
+impl Place {
+    fn offset(self) -> usize {
+        (self.addr & PAGE_MASK) as usize
+    }
+
+    fn read(self, page: &Page<'_>, to: &mut [u8]) {
+        if self.columns { page.read_columns(self.offset(), to) } else { page.read(self.offset(), to) }
+    }
+
+    fn write(self, page: &Page<'_>, from: &[u8]) {
+        if self.columns { page.write_columns(self.offset(), from) } else { page.write(self.offset(), from) }
+    }
+}
+
+enum Kind {
+    /// Becomes the colour: as many bytes of it as a piece can have, and 3 more to begin at any of the four.
+    Fill(Vec<u8>),
+    Copy,
+    Rop {
+        rop: Rop,
+        pattern: u32,
+        mask: u32,
+    },
+}
+
+/// What happens to the bytes, with room for a piece of source and one of destination.
+pub(super) struct Action {
+    kind: Kind,
+    source: Vec<u8>,
+    destination: Vec<u8>,
+}
+
+impl Action {
+    /// Of colour and destination. Pattern and mask repeat every four bytes of a line.
+    pub(super) fn fill(rop: Rop, pattern: u32, mask: u32) -> Self {
+        if rop == Rop::PATCOPY && mask == u32::MAX {
+            // Copied from a buffer: the C library's copy is faster than any loop over words.
+            let color = pattern.to_le_bytes().repeat(PAGE_SIZE / 4 + 1);
+            return Self { kind: Kind::Fill(color), source: Vec::new(), destination: Vec::new() };
+        }
+        Self::rop(rop, pattern, mask)
+    }
+
+    /// Of source and destination.
+    pub(super) fn copy(rop: Rop, mask: u32) -> Self {
+        if rop == Rop::SRCCOPY && mask == u32::MAX {
+            return Self { kind: Kind::Copy, source: vec![0; PAGE_SIZE], destination: Vec::new() };
+        }
+        Self::rop(rop, 0, mask)
+    }
+
+    fn rop(rop: Rop, pattern: u32, mask: u32) -> Self {
+        let kind = Kind::Rop { rop, pattern, mask };
+        Self { kind, source: vec![0; PAGE_SIZE], destination: vec![0; PAGE_SIZE] }
+    }
+
+    /// Does a piece of `len` bytes, at most a page (128 bytes in columns), which begins `phase` bytes into its line
+    /// (modulo 4).
+    pub(super) fn apply(
+        &mut self,
+        tlb: &mut Tlb,
+        to: Place,
+        from: Option<Place>,
+        phase: usize,
+        len: usize,
+    ) -> Result<(), Fault> {
+        match (&self.kind, from) {
+            (Kind::Fill(color), _) => {
+                to.write(&tlb.page(to.addr, DmaAccess::Write)?, &color[phase..phase + len]);
+            }
+            (Kind::Copy, Some(from)) => {
+                let (d, s) = tlb.pair(to.addr, from.addr)?;
+                if !to.columns && !from.columns {
+                    d.copy_from(to.offset(), &s, from.offset(), len);
+                } else {
+                    let mut line = [0; COLUMNS];
+                    from.read(&s, &mut line[..len]);
+                    to.write(&d, &line[..len]);
+                }
+            }
+            (Kind::Rop { .. }, Some(from)) => {
+                let mut source = std::mem::take(&mut self.source);
+                let done = Self::read(tlb, from, &mut source[..len])
+                    .and_then(|()| self.write(tlb, to, &source[..len], phase));
+                self.source = source;
+                done?;
+            }
+            // No source, or one that does not matter.
+            (Kind::Rop { .. } | Kind::Copy, None) => {
+                let source = std::mem::take(&mut self.source);
+                let done = self.write(tlb, to, &source[..len], phase);
+                self.source = source;
+                done?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a piece of a source.
+    pub(super) fn read(tlb: &mut Tlb, from: Place, to: &mut [u8]) -> Result<(), Fault> {
+        from.read(&tlb.page(from.addr, DmaAccess::Read)?, to);
+        Ok(())
+    }
+
+    /// Does a piece whose source has been read before.
+    pub(super) fn write(
+        &mut self,
+        tlb: &mut Tlb,
+        to: Place,
+        source: &[u8],
+        phase: usize,
+    ) -> Result<(), Fault> {
+        let page = tlb.page(to.addr, DmaAccess::Write)?;
+        match &self.kind {
+            Kind::Fill(color) => to.write(&page, &color[phase..phase + source.len()]),
+            Kind::Copy => to.write(&page, source),
+            Kind::Rop { rop, pattern, mask } => {
+                let turned = |v: &u32| {
+                    let mut bytes = v.to_le_bytes();
+                    bytes.rotate_left(phase);
+                    bytes
+                };
+                let d = &mut self.destination[..source.len()];
+                to.read(&page, d);
+                rop.apply(d, source, turned(pattern), turned(mask));
+                to.write(&page, d);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! Blits between linear surfaces: lines of bytes, worked off in pieces that end at page boundaries.
+//!
+//! Where source and destination overlap, share a pitch and lines do not reach into each other, no byte is
+//! overwritten before it is read: the result is that of reading the whole source first, as the hardware's choice
+//! of direction gives it. Otherwise each line is copied as if read first, lines in order.
+
+use super::super::tlb::{Fault, Tlb};
+use super::action::{Action, Place};
+use super::{Job, Side, checked};
+use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
+
+/// What a piece costs at least, in bytes: pieces of a few bytes take time too.
+const PIECE_COST: u64 = 512;
+
+/// First bytes of lines: of the first to be done, and the distance to the next.
+#[derive(Clone, Copy)]
+struct Run {
+    first: i64,
+    step: i64,
+}
+
+impl Run {
+    fn new(s: Side) -> Self {
+        Self { first: s.address(0, 0), step: s.layout.pitch().into() }
+    }
+
+    fn line(self, n: u64) -> i64 {
+        // Both factors come from 16-bit fields: no product of theirs leaves 64 bits.
+        self.first.wrapping_add(self.step.wrapping_mul(n.cast_signed()))
+    }
+
+    fn reversed(self, lines: u64) -> Self {
+        Self { first: self.line(lines.saturating_sub(1)), step: -self.step }
+    }
+}
+
+pub(super) struct Lines {
+    dst: Run,
+    src: Option<Run>,
+    /// Bytes of a line.
+    width: u64,
+    lines: u64,
+    /// Lines done.
+    line: u64,
+    /// Bytes of the current line done.
+    done: u64,
+}
+
+impl Lines {
+    pub(super) fn new(job: Job) -> Self {
+        let Job { width, lines, .. } = job;
+        let (dst, src) = (Run::new(job.dst), job.src.map(Run::new));
+        let mut b = Self { dst, src, width, lines, line: 0, done: 0 };
+        let whole = |l: Run| l.step == width.cast_signed();
+        if whole(dst) && src.is_none_or(whole) {
+            // Lines without gaps between them are one long line.
+            b.width = width.wrapping_mul(lines);
+            b.lines = 1;
+        } else if let Some(src) = src
+            && src.step == dst.step
+            && width <= dst.step.unsigned_abs()
+            && (dst.first > src.first) == (dst.step > 0)
+            && b.overlap(dst, src)
+        {
+            b.dst = dst.reversed(lines);
+            b.src = Some(src.reversed(lines));
+        }
+        b
+    }
+
+    fn overlap(&self, a: Run, b: Run) -> bool {
+        let width = self.width.cast_signed();
+        let span = |l: Run| {
+            let (first, last) = (l.first, l.line(self.lines.saturating_sub(1)));
+            (first.min(last), first.max(last).saturating_add(width))
+        };
+        let ((a0, a1), (b0, b1)) = (span(a), span(b));
+        a0 < b1 && b0 < a1
+    }
+
+    /// Goes on for about `budget` bytes. `Ok(true)`: the blit is done.
+    pub(super) fn advance(&mut self, action: &mut Action, tlb: &mut Tlb, budget: u64) -> Result<bool, Fault> {
+        let mut budget = budget;
+        while self.line < self.lines {
+            let dst = self.dst.line(self.line);
+            let src = self.src.map(|s| s.line(self.line));
+            let n = self.piece(action, tlb, dst, src)?;
+            self.done += n;
+            if self.done >= self.width {
+                self.done = 0;
+                self.line += 1;
+            }
+            budget = budget.saturating_sub(n.max(PIECE_COST));
+            if budget == 0 {
+                return Ok(self.line >= self.lines);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Lets the CPU fetch the beginning of the piece after this one of `n` bytes: pages lie scattered, so that the
+    /// hardware cannot foresee it.
+    fn prefetch(&self, tlb: &Tlb, n: u64, backward: bool) {
+        if backward {
+            return;
+        }
+        let next = |l: Run| match self.done + n {
+            done if done < self.width => at(l.line(self.line), done),
+            _ => at(l.line(self.line + 1), 0),
+        };
+        for lines in [Some(self.dst), self.src].into_iter().flatten() {
+            if let Ok(addr) = next(lines)
+                && let Some(page) = tlb.peek(addr)
+            {
+                page.prefetch(in_page(addr));
+            }
+        }
+    }
+
+    /// Does the next piece of the line, at most up to the next page boundary of either side. Gives its bytes.
+    fn piece(&self, action: &mut Action, tlb: &mut Tlb, dst: i64, src: Option<i64>) -> Result<u64, Fault> {
+        let left = self.width.saturating_sub(self.done);
+        // A line that begins inside its source is copied from its end, so that the source is read first.
+        let backward = src.is_some_and(|s| s < dst && s.saturating_add_unsigned(self.width) > dst);
+        let room = |line: i64| -> Result<u64, Fault> {
+            if backward {
+                let last = at(line, left.saturating_sub(1))?;
+                Ok((last & PAGE_MASK) + 1)
+            } else {
+                Ok(PAGE_SIZE as u64 - (at(line, self.done)? & PAGE_MASK))
+            }
+        };
+        let n = match src {
+            Some(s) => left.min(room(dst)?).min(room(s)?),
+            None => left.min(room(dst)?),
+        };
+        // Bytes from the line's start to the piece.
+        let offset = if backward { left - n } else { self.done };
+        let to = at(dst, offset)?;
+        let len = in_page_len(n);
+        // Colour and mask repeat every four bytes of a line.
+        let phase = in_page(offset % 4);
+        self.prefetch(tlb, n, backward);
+        let place = |addr| Place { addr, columns: false };
+        let from = src.map(|s| at(s, offset)).transpose()?;
+        action.apply(tlb, place(to), from.map(place), phase, len)?;
+        Ok(n)
+    }
+}
+
+/// The address `offset` bytes into a line.
+fn at(line: i64, offset: u64) -> Result<u64, Fault> {
+    checked(line.checked_add_unsigned(offset).unwrap_or(i64::MIN))
+}
+
+fn in_page(addr: u64) -> usize {
+    (addr & PAGE_MASK) as usize
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "at most a page")]
+fn in_page_len(n: u64) -> usize {
+    n.min(PAGE_SIZE as u64) as usize
+}
+
+#[cfg(test)]
+#[path = "lines_tests.rs"]
+mod tests;

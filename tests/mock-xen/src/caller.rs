@@ -6,18 +6,20 @@ use std::sync::Arc;
 
 use xen_ioreq::abi::iommu_op::pv_iommu_op;
 use xen_ioreq::abi::memory::{
-    XENMEM_resource_grant_table, XENMEM_resource_ioreq_server, XENMEM_resource_ioreq_server_frame_bufioreq,
-    XENMEM_resource_ioreq_server_frame_ioreq0, XENMEM_resource_vmtrace_buf,
+    XENMEM_resource_grant_table, XENMEM_resource_grant_table_id_shared,
+    XENMEM_resource_grant_table_id_status, XENMEM_resource_ioreq_server,
+    XENMEM_resource_ioreq_server_frame_bufioreq, XENMEM_resource_ioreq_server_frame_ioreq0,
+    XENMEM_resource_vmtrace_buf,
 };
 use xen_ioreq::abi::sysctl::{
     XEN_SYSCTL_INTERFACE_VERSION, XEN_SYSCTL_PHYSCAP_directio, XEN_SYSCTL_PHYSCAP_hap,
     XEN_SYSCTL_PHYSCAP_hvm, XEN_SYSCTL_PHYSCAP_pv, XEN_SYSCTL_physinfo, xen_sysctl, xen_sysctl_physinfo,
 };
 use xen_ioreq::seam::{
-    DmOp, EventChannels, ForeignMap, ForeignPages, GrantTableOp, IommuOp, Mapping, MemoryOp, Prot,
+    DmOp, EventChannels, ForeignMap, ForeignPages, GrantTableOp, IommuOp, Mapping, MemoryOp, OwnMemory, Prot,
     ResourceMap, Sysctl,
 };
-use xen_ioreq::{DomId, Errno, Gfn, IoServerId, Port};
+use xen_ioreq::{DomId, Errno, Gfn, IoServerId, Mfn, Port};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::config::Iommu;
@@ -30,7 +32,7 @@ use crate::ioreq::Shared;
 use crate::machine::Machine;
 use crate::own_frames::OwnFrames;
 use crate::process::Process;
-use crate::{dm_op, foreign, iommu, memory_op};
+use crate::{dm_op, foreign, grant, iommu, memory_op};
 
 /// Everything that a domain may ask of the hypervisor. Implements all traits of [`xen_ioreq::seam`].
 pub struct Caller {
@@ -122,10 +124,40 @@ impl MemoryOp for Caller {
     }
 }
 
-/// The model has no grant tables yet, and says so as a Xen built without them does.
 impl GrantTableOp for Caller {
-    fn grant_table_op(&self, _cmd: u32, _args: &mut [u8], _count: u32) -> Result<i64, Errno> {
-        Err(Errno::ENOSYS)
+    fn grant_table_op(&self, cmd: u32, args: &mut [u8], count: u32) -> Result<i64, Errno> {
+        self.call(Site::GrantCall, || {
+            grant::grant_table_op(&self.machine, &self.domain, cmd, args, count, None)
+        })
+    }
+
+    fn grant_table_frames(&self, cmd: u32, arg: &mut [u8], list: &mut [u64]) -> Result<i64, Errno> {
+        self.call(Site::GrantCall, || {
+            grant::grant_table_op(&self.machine, &self.domain, cmd, arg, 1, Some(list))
+        })
+    }
+}
+
+impl OwnMemory for Caller {
+    fn allocate(&self, pages: usize) -> Result<(Mapping, Vec<Gfn>), Errno> {
+        Ok(self.alloc_frames(pages)?.into_mapping())
+    }
+
+    fn reserve(&self, pages: usize) -> Result<Mapping, Errno> {
+        if self.domain.hvm {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        grant::reserve(&self.machine, &self.domain, &self.process, pages)
+    }
+
+    fn map_table(&self, frames: &[u64]) -> Result<Mapping, Errno> {
+        self.call(Site::ForeignMap, || {
+            if frames.is_empty() {
+                return Err(Errno::EINVAL);
+            }
+            let frames = grant::own_frames(&self.domain, frames)?;
+            self.map_held(frames)
+        })
     }
 }
 
@@ -201,6 +233,9 @@ impl Caller {
         if nr == 0 || first.checked_add(nr).is_none_or(|end| end > size) {
             return Err(Errno::EINVAL);
         }
+        if kind == XENMEM_resource_grant_table {
+            return self.map_grant_table(domid, id, first, nr);
+        }
         if kind != XENMEM_resource_ioreq_server {
             return Err(Errno::EOPNOTSUPP);
         }
@@ -225,6 +260,21 @@ impl Caller {
         let frames = frames.into_iter().map(Some).collect();
         foreign::map(&self.machine, self.domain.id, &self.process, frames, Prot::ReadWrite)
     }
+
+    /// Maps frames of the hypervisor's making, which their domain keeps. EINVAL: it has just given one up.
+    fn map_held(&self, frames: Vec<Mfn>) -> Result<Mapping, Errno> {
+        let hold = Hold::HostMap(self.domain.id);
+        self.machine.frames(|t| t.hold_all(frames.iter().map(|mfn| (*mfn, hold))))?;
+        let frames = frames.into_iter().map(Some).collect();
+        foreign::map(&self.machine, self.domain.id, &self.process, frames, Prot::ReadWrite)
+    }
+
+    fn map_grant_table(&self, domid: DomId, id: u32, first: u32, nr: u32) -> Result<Mapping, Errno> {
+        let domain = dm_op::remote(&self.machine, &self.domain, domid)?;
+        let status = id == XENMEM_resource_grant_table_id_status;
+        let frames = (first..first + nr).map(|i| grant::frame_at(&self.machine, &domain, i, status));
+        self.map_held(frames.collect::<Result<_, _>>()?)
+    }
 }
 
 impl ForeignMap for Caller {
@@ -238,13 +288,20 @@ impl ResourceMap for Caller {
         self.call(Site::ForeignMap, || self.map_of_resource(domid, kind, id, first, nr))
     }
 
-    /// The ring and the pages of slots for an IOREQ server, existing or not. Other kinds that Xen knows are not
-    /// modelled.
-    fn resource_size(&self, domid: DomId, kind: u32, _id: u32) -> Result<u32, Errno> {
+    /// The ring and the pages of slots for an IOREQ server, existing or not; the frames that a grant table may have. Other
+    /// kinds that Xen knows are not modelled.
+    fn resource_size(&self, domid: DomId, kind: u32, id: u32) -> Result<u32, Errno> {
         dm_op::remote(&self.machine, &self.domain, domid)?;
         match kind {
             XENMEM_resource_ioreq_server => Ok(1 + self.machine.config().slot_pages),
-            XENMEM_resource_grant_table | XENMEM_resource_vmtrace_buf => Err(Errno::EOPNOTSUPP),
+            XENMEM_resource_grant_table => Ok(match id {
+                XENMEM_resource_grant_table_id_shared => self.machine.config().max_grant_frames,
+                XENMEM_resource_grant_table_id_status => {
+                    grant::Table::status_for(self.machine.config().max_grant_frames)
+                }
+                _ => 0,
+            }),
+            XENMEM_resource_vmtrace_buf => Err(Errno::EOPNOTSUPP),
             // Xen hands its own error out as if it were a size.
             _ => Ok(u32::from_ne_bytes(Errno::EOPNOTSUPP.status().to_ne_bytes())),
         }

@@ -71,6 +71,16 @@ pub struct Config {
     pub evtchn_ring: usize,
     /// Pages of sync slots that an IOREQ server has, each for 128 vCPUs. Xen up to 4.22 has one.
     pub slot_pages: u32,
+    /// Frames that a domain's grant table may have.
+    pub max_grant_frames: u32,
+    /// Frames of 256 handles each, for what a domain has mapped by grants.
+    pub max_maptrack_frames: u32,
+    /// Whether grant tables may be of version 2.
+    pub grant_table_v2: bool,
+    /// Whether a grant may be handed on (`gnttab=transitive`).
+    pub transitive_grants: bool,
+    /// Of [`Profile::Draft`]: whether there are revokable grants.
+    pub revokable: bool,
     /// Panic at the first violation, in the thread that caused it.
     pub fail_fast: bool,
 }
@@ -91,8 +101,20 @@ impl Default for Config {
             bfn_bits: 27,
             evtchn_ring: 1024,
             slot_pages: 1,
+            max_grant_frames: 64,
+            max_maptrack_frames: 1024,
+            grant_table_v2: true,
+            transitive_grants: true,
+            revokable: true,
             fail_fast: false,
         }
+    }
+}
+
+impl Config {
+    /// Whether grants can be revoked. No released hypervisor has that.
+    pub(crate) fn revokable_grants(&self) -> bool {
+        self.revokable && self.profile == Profile::Draft
     }
 }
 

@@ -8,9 +8,10 @@ use parking_lot::{Mutex, RwLock};
 use xen_ioreq::abi::sched::{SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_suspend};
 use xen_ioreq::{DomId, Errno, Gfn, Mfn};
 
-use crate::config::{DomainConfig, RmrrRange};
+use crate::config::{Config, DomainConfig, RmrrRange};
 use crate::dm_op::InterruptLines;
 use crate::evtchn::Ports;
+use crate::grant::Grants;
 use crate::iommu::{BusTable, PvIommu};
 use crate::ioreq::Servers;
 use crate::p2m::{P2m, P2mType};
@@ -63,8 +64,8 @@ pub struct DomainInfo {
 const RUNNING: u32 = 0;
 const DYING: u32 = u32::MAX;
 
-/// Locks, in the order in which they may be taken: `servers`, `p2m`, then the machine's frame table; `lines`,
-/// `pinned` and the port table are leaves.
+/// Locks, in the order in which they may be taken: those of `grants`, `servers`, `p2m`, then the machine's frame table;
+/// `lines`, `pinned` and the port table are leaves.
 pub(crate) struct Domain {
     pub(crate) id: DomId,
     pub(crate) hvm: bool,
@@ -83,6 +84,7 @@ pub(crate) struct Domain {
     pub(crate) rmrrs: Vec<RmrrRange>,
     /// What of its PV-IOMMU is not in the table.
     pub(crate) pv_iommu: PvIommu,
+    pub(crate) grants: Grants,
     /// The frame that Xen shares with it, once it has asked for it.
     pub(crate) shared_info: Mutex<Option<Mfn>>,
     pub(crate) lines: Mutex<InterruptLines>,
@@ -106,6 +108,7 @@ impl Domain {
         id: DomId,
         privileged: bool,
         config: &DomainConfig,
+        machine: &Config,
         bus: Option<(Arc<BusTable>, bool)>,
     ) -> Self {
         let controls_bus = bus.as_ref().is_some_and(|b| b.1);
@@ -124,6 +127,7 @@ impl Domain {
             controls_bus,
             rmrrs: config.rmrrs.clone(),
             pv_iommu: PvIommu::default(),
+            grants: Grants::new(machine),
             shared_info: Mutex::new(None),
             lines: Mutex::default(),
             pinned: Mutex::default(),
@@ -174,11 +178,24 @@ impl Domain {
     }
 
     /// Puts a frame of this domain's at `gfn`; returns what was there. ESRCH: the domain is dying and will not look
-    /// through its address space again; the frame is still the caller's to release.
+    /// through its address space again. EPERM: a grant is mapped there, and the domain crashes for it, as in Xen. Either way
+    /// the frame is still the caller's to release.
     pub(crate) fn put(&self, gfn: Gfn, mfn: Mfn) -> Result<Option<Mfn>, Errno> {
+        self.put_as(gfn, mfn, P2mType::RamRw)
+    }
+
+    /// The same for memory of any type.
+    pub(crate) fn put_as(&self, gfn: Gfn, mfn: Mfn, ty: P2mType) -> Result<Option<Mfn>, Errno> {
         let mut p2m = self.p2m.write();
         // Under the lock that the destruction takes after it has marked the domain.
-        if self.dying() { Err(Errno::ESRCH) } else { Ok(p2m.set(gfn, mfn, P2mType::RamRw)) }
+        if self.dying() {
+            return Err(Errno::ESRCH);
+        }
+        if p2m.get(gfn).is_some_and(|(_, t)| t.granted()) {
+            self.crash("a frame is put where a grant is mapped");
+            return Err(Errno::EPERM);
+        }
+        Ok(p2m.set(gfn, mfn, ty))
     }
 
     /// Makes every vCPU look at what has changed.

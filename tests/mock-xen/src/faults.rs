@@ -24,6 +24,8 @@ pub enum Site {
     IotlbFlush,
     /// The hypercall `memory_op`.
     MemoryCall,
+    /// The hypercall `grant_table_op`.
+    GrantCall,
     /// The hypercall `dm_op`.
     DmOp,
     /// A mapping for the CPU, of guest frames or of a resource.

@@ -119,6 +119,21 @@ pub(crate) enum Hold {
     Lookup(DomId, Bfn),
     /// It was unmapped, and the flush of the IOTLB is still to come.
     Flush(DomId, Bfn),
+    /// A grant is used by this domain.
+    Grant(GrantUse, DomId),
+}
+
+/// What a grant of a frame is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GrantUse {
+    /// It is mapped for the CPU.
+    Host,
+    /// It is mapped for devices.
+    Device,
+    /// It is the frame of the mapper's own that takes the granted one's place, when that is revoked.
+    StandIn,
+    /// Bytes are being copied.
+    Copy,
 }
 
 #[derive(Debug)]
@@ -134,9 +149,23 @@ struct Frame {
     swap: Vec<M2b>,
     looked_up: bool,
     flushes: u32,
+    /// Uses of grants, by kind.
+    grants: [u32; 4],
     /// Shared by Xen with its owner (shared_info): the owner's, but not its to give away.
     xen_heap: bool,
     history: History,
+}
+
+impl Frame {
+    fn granted(&mut self, kind: GrantUse) -> &mut u32 {
+        let [host, device, stand_in, copy] = &mut self.grants;
+        match kind {
+            GrantUse::Host => host,
+            GrantUse::Device => device,
+            GrantUse::StandIn => stand_in,
+            GrantUse::Copy => copy,
+        }
+    }
 }
 
 /// A domain's account.
@@ -191,6 +220,7 @@ impl FrameTable {
                 swap: Vec::new(),
                 looked_up: false,
                 flushes: 0,
+                grants: [0; 4],
                 xen_heap: false,
                 history: History::default(),
             });
@@ -231,6 +261,32 @@ impl FrameTable {
     /// Whether the frame is one that Xen shares with its owner.
     pub(crate) fn xen_heap(&self, mfn: Mfn) -> bool {
         self.frame(mfn).is_some_and(|f| f.xen_heap)
+    }
+
+    /// How often grants of the frame are used: for the CPU, for devices, as a stand-in, by copies.
+    pub(crate) fn granted(&self, mfn: Mfn) -> [u32; 4] {
+        self.frame(mfn).map_or([0; 4], |f| f.grants)
+    }
+
+    /// Takes a frame from its owner, who is the only one to hold it, for another. Both accounts change, the contents do not.
+    /// `false`: somebody else holds it, or the receiver may have no more.
+    pub(crate) fn transfer(&mut self, mfn: Mfn, from: DomId, to: DomId) -> bool {
+        let room = self.accounts.get(&to).is_some_and(|a| !a.ending && a.charged < a.max);
+        let Some(f) = self.frame_mut(mfn) else { return false };
+        let alone = f.owner == Owner::Dom(from) && f.allocated && f.refs == 1 && f.charged;
+        if !alone || !room {
+            return false;
+        }
+        f.owner = Owner::Dom(to);
+        self.watch.set_owner(mfn, Owner::Dom(to));
+        for (domain, change) in [(from, -1), (to, 1)] {
+            if let Some(a) = self.accounts.get_mut(&domain) {
+                a.owned = a.owned.saturating_add_signed(change);
+                a.charged = a.charged.saturating_add_signed(change);
+            }
+        }
+        self.note(mfn, Event::Transferred { from, to });
+        true
     }
 
     /// Whether a lookup holds the frame.
@@ -365,10 +421,32 @@ impl FrameTable {
                 f.flushes += 1;
                 Event::FlushDue { by, bfn }
             }
+            Hold::Grant(kind, by) => {
+                *f.granted(kind) += 1;
+                Event::Granted { by, kind }
+            }
         };
         f.refs += 1;
         self.note(mfn, event);
         Ok(())
+    }
+
+    /// Takes all of these references or none. Errors as [`hold`](Self::hold).
+    pub(crate) fn hold_all(&mut self, holds: impl Iterator<Item = (Mfn, Hold)> + Clone) -> Result<(), Errno> {
+        for (done, (mfn, hold)) in holds.clone().enumerate() {
+            if let Err(e) = self.hold(mfn, hold) {
+                self.release_all(holds.take(done));
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops all of these references.
+    pub(crate) fn release_all(&mut self, holds: impl Iterator<Item = (Mfn, Hold)>) {
+        for (mfn, hold) in holds {
+            self.release(mfn, hold);
+        }
     }
 
     /// Drops a reference; the last one frees the frame. `false` if there was no such reference.
@@ -404,6 +482,10 @@ impl FrameTable {
             Hold::Flush(by, bfn) if f.flushes > 0 => {
                 f.flushes -= 1;
                 Event::Flushed { by, bfn }
+            }
+            Hold::Grant(kind, by) if *f.granted(kind) > 0 => {
+                *f.granted(kind) -= 1;
+                Event::GrantEnded { by, kind }
             }
             _ => return false,
         };
@@ -507,7 +589,8 @@ impl FrameTable {
         for (i, f) in self.frames.iter().enumerate() {
             let parts =
                 u32::from(f.allocated) + f.host_maps + f.bus_maps + u32::from(f.looked_up) + f.flushes;
-            let parts = u64::from(parts) + f.m2b.len() as u64;
+            let parts =
+                u64::from(parts) + f.m2b.len() as u64 + f.grants.iter().map(|n| u64::from(*n)).sum::<u64>();
             if parts != u64::from(f.refs) {
                 wrong.push(format!("mfn {i:#x}: {} references, {parts} reasons for one", f.refs));
             }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use xen_ioreq::{Bfn, DomId, Gfn};
 
+use crate::frames::GrantUse;
+
 /// Events that a frame remembers.
 const DEPTH: usize = 16;
 
@@ -28,6 +30,10 @@ pub(crate) enum Event {
     FlushDue { by: DomId, bfn: Bfn },
     Flushed { by: DomId, bfn: Bfn },
     Notified { owner: DomId, bfn: Bfn, ioserver: u16 },
+    Granted { by: DomId, kind: GrantUse },
+    GrantEnded { by: DomId, kind: GrantUse },
+    Revoked { by: DomId, from: DomId },
+    Transferred { from: DomId, to: DomId },
     Freed,
 }
 
@@ -62,6 +68,10 @@ impl fmt::Display for Event {
             Self::Notified { owner, bfn, ioserver } => {
                 write!(f, "INVALIDATE of bfn {bfn} sent to ios{ioserver} of {owner}")
             }
+            Self::Granted { by, kind } => write!(f, "grant used by {by}: {kind:?}"),
+            Self::GrantEnded { by, kind } => write!(f, "use of the grant by {by} ended: {kind:?}"),
+            Self::Revoked { by, from } => write!(f, "{by} took its grant back from {from}"),
+            Self::Transferred { from, to } => write!(f, "transferred from {from} to {to}"),
             Self::Freed => write!(f, "freed"),
         }
     }

@@ -1,4 +1,4 @@
-//! A model of the Xen hypervisor: frames, domains, event channels, IOREQ servers, PV-IOMMU, devices.
+//! A model of the Xen hypervisor: frames, domains, event channels, IOREQ servers, grant tables, PV-IOMMU, devices.
 //!
 //! It decodes the same bytes as Xen and answers with the same errors, so that a client of the hypervisor runs on
 //! it unchanged through [`xen_ioreq::seam`]; [`Caller`] is a domain's hand on it, [`Vcpu`] a guest's processor,
@@ -34,6 +34,7 @@ mod evtchn;
 mod faults;
 mod foreign;
 mod frames;
+mod grant;
 mod history;
 mod iommu;
 mod ioreq;

@@ -16,6 +16,7 @@ use crate::domain::{Domain, DomainInfo};
 use crate::evtchn::{self, EvtchnDevice};
 use crate::faults::{FaultPlan, Faults};
 use crate::frames::{FrameTable, Hold, M2b, Owner};
+use crate::grant;
 use crate::history::Event;
 use crate::iommu::{self, BFN_BITS_MAX, BusTable};
 use crate::ioreq;
@@ -175,7 +176,7 @@ impl Machine {
     fn insert(&self, config: &DomainConfig, id: DomId, privileged: bool) {
         let bus = config.device_assigned.then(|| self.bus_for(privileged));
         self.frames(|t| t.open_account(id, config.max_pages));
-        self.domains.write().insert(id, Arc::new(Domain::new(id, privileged, config, bus)));
+        self.domains.write().insert(id, Arc::new(Domain::new(id, privileged, config, &self.config, bus)));
     }
 
     /// Builds a domain without memory.
@@ -243,6 +244,7 @@ impl Machine {
             ioreq::destroy_all(&other, Some(domid));
         }
         evtchn::close_all(&domain);
+        grant::end(self, &domain);
         iommu::release_all(self, &domain);
         domain.p2m.write().clear();
         iommu::swap_all(self, &domain);
@@ -440,7 +442,10 @@ impl Machine {
 
     /// Frames, references and accounts that do not add up, one line each; empty when all is well.
     pub fn audit(&self) -> Vec<String> {
-        self.frames(|t| t.audit())
+        let mut wrong = self.frames(|t| t.audit());
+        let domains: Vec<_> = self.domains.read().values().cloned().collect();
+        wrong.extend(grant::audit(self, &domains));
+        wrong
     }
 
     /// Panics with the whole report if the oracle saw anything or the books do not add up.

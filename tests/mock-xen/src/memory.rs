@@ -7,7 +7,7 @@
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use rustix::fs::MemfdFlags;
 use rustix::mm::{MapFlags, ProtFlags};
@@ -106,6 +106,13 @@ impl<'m> Page<'m> {
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), self.ptr.as_ptr().add(offset), data.len()) }
     }
 
+    /// Copies `len` bytes from `offset` on to `at` in another page, or the same. Both ranges must lie inside their page.
+    pub(crate) fn copy_to(self, offset: usize, to: Page<'_>, at: usize, len: usize) {
+        assert!(offset.max(at) <= PAGE_SIZE && len <= PAGE_SIZE - offset.max(at), "copy inside a page");
+        // SAFETY: inside both pages, which may be one.
+        unsafe { std::ptr::copy(self.ptr.as_ptr().add(offset), to.ptr.as_ptr().add(at), len) }
+    }
+
     /// Fills with zeros.
     pub(crate) fn clear(self) {
         // SAFETY: the whole page and no more.
@@ -116,6 +123,12 @@ impl<'m> Page<'m> {
         assert!(offset < PAGE_SIZE);
         // SAFETY: inside the page, which outlives `self`; whoever shares it uses atomics of this width here.
         unsafe { AtomicU8::from_ptr(self.ptr.as_ptr().add(offset)) }
+    }
+
+    pub(crate) fn u16(self, offset: usize) -> &'m AtomicU16 {
+        assert!(offset.is_multiple_of(2) && offset < PAGE_SIZE);
+        // SAFETY: inside the page and aligned; as for `u8`.
+        unsafe { AtomicU16::from_ptr(self.ptr.as_ptr().add(offset).cast()) }
     }
 
     pub(crate) fn u32(self, offset: usize) -> &'m AtomicU32 {

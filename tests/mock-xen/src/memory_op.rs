@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use xen_ioreq::abi::memory::{
-    XENMAPSPACE_shared_info, XENMEM_add_to_physmap, XENMEM_current_reservation, XENMEM_decrease_reservation,
-    XENMEM_maximum_gpfn, XENMEM_maximum_ram_page, XENMEM_maximum_reservation, XENMEM_populate_physmap,
-    XENMEM_remove_from_physmap, xen_add_to_physmap, xen_memory_domain, xen_memory_reservation,
-    xen_remove_from_physmap,
+    XENMAPIDX_grant_table_status, XENMAPSPACE_grant_table, XENMAPSPACE_shared_info, XENMEM_add_to_physmap,
+    XENMEM_current_reservation, XENMEM_decrease_reservation, XENMEM_maximum_gpfn, XENMEM_maximum_ram_page,
+    XENMEM_maximum_reservation, XENMEM_populate_physmap, XENMEM_remove_from_physmap, xen_add_to_physmap,
+    xen_memory_domain, xen_memory_reservation, xen_remove_from_physmap,
 };
 use xen_ioreq::{DomId, Errno, Gfn, IoServerId, Mfn};
 use zerocopy::FromBytes;
@@ -19,6 +19,7 @@ use crate::config::Profile;
 use crate::domain::Domain;
 use crate::faults::Site;
 use crate::frames::Hold;
+use crate::grant;
 use crate::history::Event;
 use crate::iommu;
 use crate::ioreq::request::Request;
@@ -67,7 +68,13 @@ pub(crate) fn memory_op(
             let d = resolve(machine, caller, DomId(r.domid)).ok_or(Errno::ESRCH)?;
             allowed(caller, &d)?;
             // The frame stays allocated: it is still the domain's, only out of its reach.
-            let mfn = d.p2m.write().remove(Gfn(r.gpfn)).ok_or(Errno::ENOENT)?;
+            let mfn = {
+                let mut p2m = d.p2m.write();
+                if p2m.get(Gfn(r.gpfn)).is_some_and(|(_, t)| t.granted()) {
+                    return Err(Errno::EPERM);
+                }
+                p2m.remove(Gfn(r.gpfn)).ok_or(Errno::ENOENT)?
+            };
             work.removed(&d, mfn);
             target = Some(d);
             0
@@ -76,7 +83,7 @@ pub(crate) fn memory_op(
             let (r, _) = xen_add_to_physmap::read_from_prefix(arg).map_err(|_| Errno::EFAULT)?;
             let d = resolve(machine, caller, DomId(r.domid)).ok_or(Errno::ESRCH)?;
             allowed(caller, &d)?;
-            work.add_shared_info(&d, &r)?;
+            work.add_shared(&d, &r)?;
             target = Some(d);
             0
         }
@@ -232,26 +239,31 @@ impl Work<'_> {
     /// Removes a frame that is the domain's to give away.
     fn take_out(&self, d: &Domain, gfn: Gfn) -> Option<Mfn> {
         let mut p2m = d.p2m.write();
-        let (mfn, _) = p2m.get(gfn)?;
+        // A granted frame is another domain's, and goes by unmapping the grant.
+        let (mfn, _) = p2m.get(gfn).filter(|(_, t)| !t.granted())?;
         if self.machine.frames(|t| t.xen_heap(mfn)) { None } else { p2m.remove(gfn) }
     }
 
-    /// Puts the frame that Xen shares with the domain at `gpfn`, from where it was; what is there is given back first. ENOSYS:
-    /// another space. EINVAL: no such frame number. ENOMEM.
-    fn add_shared_info(&mut self, d: &Arc<Domain>, r: &xen_add_to_physmap) -> Result<(), Errno> {
+    /// Puts a frame that Xen shares with the domain at `gpfn`, from where it was; what is there is given back first. ENOSYS:
+    /// another space. EINVAL: no such frame, or frame number. ENOMEM.
+    fn add_shared(&mut self, d: &Arc<Domain>, r: &xen_add_to_physmap) -> Result<(), Errno> {
         let gfn = Gfn(r.gpfn);
-        if r.space != XENMAPSPACE_shared_info {
-            return Err(Errno::ENOSYS);
-        }
-        if r.idx != 0 || !P2m::addressable(gfn) {
-            return Err(Errno::EINVAL);
-        }
-        let mfn = {
-            let mut shared = d.shared_info.lock();
-            match *shared {
-                Some(mfn) => mfn,
-                None => *shared.insert(self.machine.frames(|t| t.allocate_shared(d.id))?),
+        let mfn = match r.space {
+            _ if !P2m::addressable(gfn) => return Err(Errno::EINVAL),
+            XENMAPSPACE_shared_info if r.idx == 0 => {
+                let mut shared = d.shared_info.lock();
+                match *shared {
+                    Some(mfn) => mfn,
+                    None => *shared.insert(self.machine.frames(|t| t.allocate_shared(d.id))?),
+                }
             }
+            XENMAPSPACE_shared_info => return Err(Errno::EINVAL),
+            XENMAPSPACE_grant_table => {
+                let index = u32::try_from(r.idx).map_err(|_| Errno::EINVAL)?;
+                let status = index & XENMAPIDX_grant_table_status != 0;
+                grant::frame_at(self.machine, d, index & !XENMAPIDX_grant_table_status, status)?
+            }
+            _ => return Err(Errno::ENOSYS),
         };
         self.decrease(d, gfn, 1);
         let old = d.p2m.read().find(mfn);

@@ -40,6 +40,11 @@ pub enum ViolationKind {
         /// How many.
         pins: u32,
     },
+    /// A grant was revoked, and a device that had it mapped still held translations of it.
+    RevokedWhilePinned {
+        /// How many.
+        pins: u32,
+    },
     /// A bus frame was used again before the IOTLB was flushed of what had been there.
     MappedBeforeFlush,
     /// A shipped hypervisor does not survive what was asked of it.
@@ -80,6 +85,9 @@ impl fmt::Display for Violation {
             }
             ViolationKind::SwappedWhilePinned { pins } => {
                 write!(f, "{}: swapped for scratch while {pins} translation(s) of it were in use", self.who)?;
+            }
+            ViolationKind::RevokedWhilePinned { pins } => {
+                write!(f, "{}: {pins} translation(s) of it are still in use", self.who)?;
             }
             ViolationKind::MappedBeforeFlush => {
                 write!(f, "{}: mapped before the IOTLB was flushed of what was there", self.who)?;

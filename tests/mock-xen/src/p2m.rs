@@ -22,6 +22,17 @@ pub(crate) enum P2mType {
     IoreqServer,
     /// RAM whose next write is to be noticed: it makes ordinary RAM of the frame.
     LogDirty,
+    /// A frame of another domain's, by its grant. Not RAM of this domain's: only its vCPUs reach it.
+    GrantRw,
+    /// The same, for reading; writes are dropped.
+    GrantRo,
+}
+
+impl P2mType {
+    /// Whether the frame is here by a grant.
+    pub(crate) fn granted(self) -> bool {
+        matches!(self, Self::GrantRw | Self::GrantRo)
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -35,6 +46,8 @@ impl Entry {
             P2mType::MmioDm => 3,
             P2mType::IoreqServer => 4,
             P2mType::LogDirty => 5,
+            P2mType::GrantRw => 6,
+            P2mType::GrantRo => 7,
         };
         Self(mfn.0 << 3 | t)
     }
@@ -46,6 +59,8 @@ impl Entry {
             3 => P2mType::MmioDm,
             4 => P2mType::IoreqServer,
             5 => P2mType::LogDirty,
+            6 => P2mType::GrantRw,
+            7 => P2mType::GrantRo,
             _ => return None,
         };
         Some((Mfn(self.0 >> 3), ty))
@@ -77,8 +92,13 @@ impl P2m {
         self.chunks.get(&chunk)?.get(low)?.get()
     }
 
-    /// The frame at `gfn` if it is memory of some kind (not `MmioDm`).
+    /// The frame at `gfn` if it is memory of the domain's own, of some kind (not `MmioDm`, not by a grant).
     pub(crate) fn ram(&self, gfn: Gfn) -> Option<(Mfn, P2mType)> {
+        self.get(gfn).filter(|(_, t)| *t != P2mType::MmioDm && !t.granted())
+    }
+
+    /// The frame at `gfn` if a vCPU's access ends there.
+    pub(crate) fn within_reach(&self, gfn: Gfn) -> Option<(Mfn, P2mType)> {
         self.get(gfn).filter(|(_, t)| *t != P2mType::MmioDm)
     }
 
@@ -113,6 +133,14 @@ impl P2m {
         self.chunks.iter().find_map(|(c, entries)| {
             let low = entries.iter().position(|e| e.get().is_some_and(|(m, _)| m == mfn))?;
             Some(Gfn(c * CHUNK as u64 + low as u64))
+        })
+    }
+
+    /// Where frames stand by grants.
+    pub(crate) fn granted(&self) -> impl Iterator<Item = Gfn> {
+        self.chunks.iter().flat_map(|(c, entries)| {
+            let there = entries.iter().enumerate().filter(|(_, e)| e.get().is_some_and(|(_, t)| t.granted()));
+            there.map(move |(low, _)| Gfn(c * CHUNK as u64 + low as u64))
         })
     }
 

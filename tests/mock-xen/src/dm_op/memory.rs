@@ -70,6 +70,7 @@ impl Call<'_> {
                 (P2mType::IoreqServer, _) => new == P2mType::RamRw,
                 (P2mType::RamRw | P2mType::RamRo | P2mType::LogDirty, _) => true,
                 (P2mType::MmioDm, _) => new == P2mType::MmioDm,
+                (P2mType::GrantRw | P2mType::GrantRo, _) => false,
             })?;
             p2m.set(Gfn(gfn), mfn, new);
         }

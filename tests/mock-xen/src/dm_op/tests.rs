@@ -133,7 +133,8 @@ fn the_shared_pages_are_a_resource_that_belongs_to_the_guest_without_counting_ag
     let (with, without) = (create_server(&c, d, 1).unwrap(), create_server(&c, d, 0).unwrap());
     let (free, tot) = (m.free_frames(), m.domain_info(d).unwrap().tot_pages);
     assert_eq!(c.resource_size(d, 0, 77), Ok(2));
-    assert_eq!(c.resource_size(d, 1, 0), Err(Errno::EOPNOTSUPP));
+    assert_eq!(c.resource_size(d, 2, 0), Err(Errno::EOPNOTSUPP));
+    assert_eq!([0, 1, 2].map(|id| c.resource_size(d, 1, id)), [Ok(64), Ok(8), Ok(0)], "grant table");
     assert_eq!(c.resource_size(d, 99, 0), Ok(0xffff_ffa1), "an error that Xen takes for a size");
     let both = c.map_resource(d, 0, u32::from(with), 0, 2).unwrap();
     assert_eq!((m.free_frames(), m.domain_info(d).unwrap().tot_pages), (free - 2, tot));

@@ -15,6 +15,7 @@ use super::{BusTable, Kind, Translation, alive, control, reserved, swap};
 use crate::config::Iommu;
 use crate::domain::Domain;
 use crate::frames::{FrameTable, Hold, M2b, Owner};
+use crate::grant;
 use crate::machine::Machine;
 use crate::p2m::P2m;
 
@@ -123,7 +124,7 @@ fn unmap_page(b: &mut Batch<'_>, op: &pv_iommu_op) -> Result<(), Errno> {
                 // A hole in the one-to-one map, to make room for a mapping of the caller's own.
                 Kind::OneToOne if table.lookup(bfn).is_some_and(|t| t.domain.is_none()) => (bfn, None),
                 // Somebody has registered for it: that is undone by unmap_foreign_page.
-                Kind::OneToOne | Kind::Foreign | Kind::Scratch => return Err(Errno::ENOENT),
+                Kind::OneToOne | Kind::Foreign | Kind::Scratch | Kind::Grant => return Err(Errno::ENOENT),
             });
         }
         for (bfn, hold) in found {
@@ -338,7 +339,7 @@ fn forget(b: &mut Batch<'_>, t: &mut FrameTable, table: Option<&BusTable>, old: 
             b.unmap(t, table, entry.bfn, Some(hold));
         }
         there => {
-            if let Some(table) = there {
+            if let Some(table) = there.filter(|_| !grant::reaches(b.caller, mfn)) {
                 table.update(entry.bfn, &Translation { domain: None, ..old });
             }
             t.release(mfn, hold);

@@ -20,6 +20,7 @@ pub(crate) use lingering::Lingering;
 pub(crate) use swap::scratch_of;
 pub(crate) use swap::{swap_all, swap_out};
 pub(crate) use table::{BFN_BITS_MAX, BusTable, Kind, Translation};
+pub(crate) use unmap::unmap;
 pub(crate) use xs::forget_lookups;
 
 use std::ops::Range;

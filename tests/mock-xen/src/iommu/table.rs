@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     OneToOne,
     /// Put there by the hypervisor in the place of a foreign frame that its guest has given away.
     Scratch,
+    /// A grant that is mapped for devices, or what has come in its place. The mapping holds the reference.
+    Grant,
 }
 
 /// What an entry says.
@@ -48,7 +50,7 @@ const BUSY: u64 = 8;
 const GENERATION_ONE: u64 = 16;
 const COUNT_ONE: u64 = 1 << 32;
 const LOW: u64 = COUNT_ONE - 1;
-// The target word: 32 bits of MFN, 16 of domain, 2 of kind.
+// The target word: 32 bits of MFN, 16 of domain, 3 of kind.
 const DOMAIN_SHIFT: u32 = 32;
 const KIND_SHIFT: u32 = 48;
 
@@ -64,6 +66,7 @@ fn pack_target(t: &Translation) -> u64 {
         Kind::Foreign => 1,
         Kind::OneToOne => 2u64,
         Kind::Scratch => 3,
+        Kind::Grant => 4,
     };
     let domain = t.domain.unwrap_or(DomId(u16::MAX));
     (t.mfn.0 & u64::from(u32::MAX)) | u64::from(domain.0) << DOMAIN_SHIFT | kind << KIND_SHIFT
@@ -74,11 +77,12 @@ fn unpack(state: u64, target: u64) -> Translation {
     Translation {
         mfn: Mfn(target & u64::from(u32::MAX)),
         domain: (domain != u16::MAX).then_some(DomId(domain)),
-        kind: match target >> KIND_SHIFT & 3 {
+        kind: match target >> KIND_SHIFT & 7 {
             0 => Kind::Own,
             1 => Kind::Foreign,
             2 => Kind::OneToOne,
-            _ => Kind::Scratch,
+            3 => Kind::Scratch,
+            _ => Kind::Grant,
         },
         read: state & READ != 0,
         write: state & WRITE != 0,

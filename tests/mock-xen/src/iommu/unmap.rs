@@ -8,7 +8,7 @@ use crate::frames::FrameTable;
 use crate::oracle::ViolationKind;
 
 /// Takes an entry away and tells the oracle if a device still held a translation of it.
-pub(super) fn unmap(frames: &mut FrameTable, table: &BusTable, by: DomId, bfn: Bfn) -> Option<Translation> {
+pub(crate) fn unmap(frames: &mut FrameTable, table: &BusTable, by: DomId, bfn: Bfn) -> Option<Translation> {
     let (t, pins) = table.unmap(bfn)?;
     if pins > 0 {
         // Whoever still uses the translation uses the frame: should that be freed now, it is told as well. Pins of

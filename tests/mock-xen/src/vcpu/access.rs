@@ -232,7 +232,7 @@ impl Vcpu {
         df: bool,
         mut part: impl FnMut(u64, Part) -> Result<(), VcpuError>,
     ) -> Result<(), VcpuError> {
-        let is_ram = |gfn: Gfn| self.domain.p2m.read().ram(gfn).is_some();
+        let is_ram = |gfn: Gfn| self.domain.p2m.read().within_reach(gfn).is_some();
         while count > 0 {
             self.resume()?;
             let here = Gfn::of_addr(ram);
@@ -338,7 +338,7 @@ impl Vcpu {
     /// Runs `f` on the page of RAM behind `gpa`, if there is one.
     fn load<R>(&self, gpa: u64, f: impl FnOnce(Page<'_>) -> R) -> Option<R> {
         let p2m = self.domain.p2m.read();
-        let (mfn, _) = p2m.ram(Gfn::of_addr(gpa))?;
+        let (mfn, _) = p2m.within_reach(Gfn::of_addr(gpa))?;
         Some(f(self.machine.memory().page(mfn)?))
     }
 
@@ -353,13 +353,13 @@ impl Vcpu {
             p2m = self.domain.p2m.read();
         }
         let page = |mfn: Mfn| self.machine.memory().page(mfn);
-        match p2m.ram(Gfn::of_addr(gpa)) {
-            Some((mfn, P2mType::RamRw)) => {
+        match p2m.within_reach(Gfn::of_addr(gpa)) {
+            Some((mfn, P2mType::RamRw | P2mType::GrantRw)) => {
                 let Some(page) = page(mfn) else { return Store::NoRam };
                 f(page);
                 Store::Done
             }
-            Some((_, P2mType::RamRo)) => Store::Done,
+            Some((_, P2mType::RamRo | P2mType::GrantRo)) => Store::Done,
             Some((_, P2mType::IoreqServer)) => Store::Forward,
             Some((_, P2mType::MmioDm | P2mType::LogDirty)) | None => Store::NoRam,
         }

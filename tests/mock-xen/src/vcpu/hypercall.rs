@@ -6,7 +6,7 @@ use xen_ioreq::{DomId, Errno, Gfn};
 use zerocopy::IntoBytes;
 
 use super::{Vcpu, VcpuError};
-use crate::{iommu, memory_op};
+use crate::{grant, iommu, memory_op};
 
 impl Vcpu {
     /// `memory_op`, as [`xen_ioreq::seam::MemoryOp`] words it. Blocks until every emulator that must agree to the
@@ -58,6 +58,20 @@ impl Vcpu {
         self.resume()?;
         let count = ops.len() as u64;
         iommu::iommu_op(&self.machine, &self.domain, ops, count, None).map_err(VcpuError::Hypercall)
+    }
+
+    /// `grant_table_op`, as [`xen_ioreq::seam::GrantTableOp`] words it; a `host_addr` is a guest physical address.
+    pub fn grant_table_op(&self, cmd: u32, args: &mut [u8], count: u32) -> Result<i64, VcpuError> {
+        self.resume()?;
+        let done = grant::grant_table_op(&self.machine, &self.domain, cmd, args, count, None);
+        done.map_err(VcpuError::Hypercall)
+    }
+
+    /// As [`xen_ioreq::seam::GrantTableOp::grant_table_frames`].
+    pub fn grant_table_frames(&self, cmd: u32, arg: &mut [u8], list: &mut [u64]) -> Result<i64, VcpuError> {
+        self.resume()?;
+        let done = grant::grant_table_op(&self.machine, &self.domain, cmd, arg, 1, Some(list));
+        done.map_err(VcpuError::Hypercall)
     }
 
     /// `SCHEDOP_shutdown`: the domain stops. The vCPU can do no more.

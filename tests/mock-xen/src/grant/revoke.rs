@@ -1,0 +1,140 @@
+//! `revoke`: a granter takes a page back from whoever has it mapped, who goes on with a frame of its own.
+//!
+//! The granter has withdrawn the entry before. Mappings are switched one by one, each in one step for who looks there; copies
+//! under way are waited for; when it returns the entry is no longer marked as in use.
+
+use std::sync::atomic::Ordering;
+use xen_ioreq::Errno;
+
+use xen_ioreq::abi::grant_table::{GTF_invalid, GTF_reading, GTF_type_mask, GTF_writing};
+
+use super::maptrack::Tracked;
+use super::pins::Side;
+use super::space::Shown;
+use super::table::{Active, Mapped, Table};
+use super::{Call, device, host};
+use crate::domain::Domain;
+use crate::frames::{GrantUse, Hold};
+use crate::history::Event;
+use crate::machine::Machine;
+
+/// Whether the entry must have been withdrawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Withdrawn {
+    /// By the granter, else nobody would stop a new mapping.
+    Entry,
+    /// By its death: nobody finds the entry any more.
+    Granter,
+}
+
+/// `revoke`. ENOENT: no such reference. EBUSY: it still grants something. EPERM: it is in use without being revokable.
+/// ENOMEM: the host cannot show the mapper its own frame; nothing is lost, the call can be made again.
+pub(super) fn revoke(call: &Call<'_>, reference: u32) -> Result<(), Errno> {
+    let table = call.caller.grants.table.read();
+    if reference >= table.entries() {
+        return Err(Errno::ENOENT);
+    }
+    one(call.machine, call.caller, &table, reference, Withdrawn::Entry)
+}
+
+/// The granter is dead: everything revokable is revoked.
+pub(super) fn all_of(machine: &Machine, granter: &Domain) {
+    let table = granter.grants.table.read();
+    for (reference, act) in table.known() {
+        let in_use = {
+            let act = act.lock();
+            act.revokable && act.pins.any()
+        };
+        if in_use && let Err(e) = one(machine, granter, &table, reference, Withdrawn::Granter) {
+            log::error!("{}: reference {reference} stays mapped: {e}", granter.id);
+        }
+    }
+}
+
+fn one(
+    machine: &Machine,
+    granter: &Domain,
+    table: &Table,
+    reference: u32,
+    withdrawn: Withdrawn,
+) -> Result<(), Errno> {
+    let active = table.active(reference).ok_or(Errno::ENOENT)?;
+    let entry = table.entry(machine.memory(), reference);
+    {
+        let mut act = active.lock();
+        let granted = entry.is_some_and(|e| e.flags() & GTF_type_mask != GTF_invalid);
+        if withdrawn == Withdrawn::Entry && granted {
+            return Err(Errno::EBUSY);
+        }
+        if !act.pins.any() {
+            return Ok(());
+        }
+        if !act.revokable {
+            return Err(Errno::EPERM);
+        }
+        // A use that is pinned already would let others in without a look at the entry, and so go on for ever.
+        act.revoking = true;
+        for at in 0..act.maps.len() {
+            let Some(mapped) = act.maps.get(at).copied().flatten() else { continue };
+            if let Err(e) = switch(machine, granter, &mut act, mapped) {
+                act.revoking = false;
+                return Err(e);
+            }
+            if let Some(slot) = act.maps.get_mut(at) {
+                *slot = None;
+            }
+        }
+    }
+    // Each is a page at most, and no new one begins.
+    loop {
+        let mut act = active.lock();
+        if act.copies == 0 {
+            *act = Active::default();
+            if let Some(entry) = entry {
+                entry.clear(GTF_reading | GTF_writing);
+            }
+            return Ok(());
+        }
+        drop(act);
+        std::thread::yield_now();
+    }
+}
+
+/// Leads one mapping to its stand-in, and drops what it held of the granter's.
+fn switch(machine: &Machine, granter: &Domain, act: &mut Active, mapped: Mapped) -> Result<(), Errno> {
+    let (mapper, handle) = mapped;
+    let Some(mapper) = machine.domain(mapper) else { return Ok(()) };
+    let mut track = mapper.grants.track.lock();
+    let Some(tracked) = track.get(handle) else { return Ok(()) };
+    let Some(stand_in) = tracked.stand_in else { return Ok(()) };
+    let parts = [(tracked.host.is_some(), GrantUse::Host), (tracked.device.is_some(), GrantUse::Device)];
+    let holds = |mfn| {
+        let there = parts.into_iter().filter(|(there, _)| *there);
+        let id = mapper.id;
+        there.map(move |(_, kind)| (mfn, Hold::Grant(kind, id)))
+    };
+    machine.frames(|t| t.hold_all(holds(stand_in)))?;
+    let old = Shown { handle, frame: tracked.frame, readonly: tracked.readonly };
+    if let Some(address) = tracked.host
+        && let Err(e) = host::switch(&mapper, address, old, stand_in)
+    {
+        machine.frames(|t| t.release_all(holds(stand_in)));
+        return Err(e);
+    }
+    if let Some(bfn) = tracked.device {
+        device::switch(machine, &mapper, bfn, tracked.frame, stand_in);
+        machine.counters.iotlb_flushes.fetch_add(1, Ordering::Relaxed);
+    }
+    track.set(handle, Tracked { frame: stand_in, revoked: true, ..tracked });
+    machine.frames(|t| {
+        t.note(tracked.frame, Event::Revoked { by: granter.id, from: mapper.id });
+        t.release_all(holds(tracked.frame));
+    });
+    for (there, kind) in parts {
+        if there {
+            let side = if kind == GrantUse::Host { Side::Host } else { Side::Device };
+            act.pins.sub(side, tracked.readonly);
+        }
+    }
+    Ok(())
+}

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use xen_ioreq::DomId;
-use xen_ioreq::seam::{DmOp, EventChannels, ForeignMap, ResourceMap};
+use xen_ioreq::seam::{DmOp, EventChannels, EventFds, ForeignMap, ResourceMap};
 
 use crate::dm::Dm;
 use crate::memory::GuestMemory;
@@ -34,6 +34,7 @@ pub struct Connection {
     pub(crate) resources: Arc<dyn ResourceMap>,
     pub(crate) memory: Arc<dyn ForeignMap>,
     pub(crate) events: Arc<dyn EventChannels>,
+    pub(crate) eventfds: Option<Arc<dyn EventFds>>,
 }
 
 impl Connection {
@@ -43,7 +44,20 @@ impl Connection {
         P: DmOp + ResourceMap + ForeignMap + 'static,
         E: EventChannels + 'static,
     {
-        Self { dm: privileged.clone(), resources: privileged.clone(), memory: privileged, events }
+        Self {
+            dm: privileged.clone(),
+            resources: privileged.clone(),
+            memory: privileged,
+            events,
+            eventfds: None,
+        }
+    }
+
+    /// Lets the kernel serve eventfds where it can: the handle for hypercalls again, as a rule. Under a seccomp filter its two
+    /// ioctls must be allowed, also when a server goes.
+    #[must_use]
+    pub fn with_eventfds(self, eventfds: Arc<dyn EventFds>) -> Self {
+        Self { eventfds: Some(eventfds), ..self }
     }
 
     /// Device-model operations on `domid`.

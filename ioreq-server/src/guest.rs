@@ -84,6 +84,7 @@ pub struct Guest {
     hints: Vec<Hint>,
     ring: RingReader,
     linger: Linger,
+    may_linger: bool,
     fresh: bool,
 }
 
@@ -153,6 +154,7 @@ impl Guest {
             hints,
             ring: RingReader { batch, hint: Hint::default() },
             linger: Linger::new(Duration::ZERO),
+            may_linger: true,
             fresh: true,
         }
     }
@@ -196,7 +198,13 @@ impl Guest {
     /// How long [`service`](Self::service) may wait for the next request after one, without sleeping; zero, as at
     /// first, for not at all. It adapts: where waiting does not pay it is left out.
     pub fn set_patience(&mut self, patience: Duration) {
-        self.linger = Linger::new(patience);
+        self.linger = Linger::new(if self.may_linger { patience } else { Duration::ZERO });
+    }
+
+    /// From here on it looks at a slot only when an event has come for it.
+    pub(crate) fn never_linger(&mut self) {
+        self.may_linger = false;
+        self.set_patience(Duration::ZERO);
     }
 
     /// Takes what is pending, carries it out, lets the ports fire again. Does not block.

@@ -9,6 +9,7 @@
 //!   why not, or a promise ([`Outcome`]). What an error looks like to the guest is the operator's choice ([`OnError`]).
 //! - [`pci`]: functions with BARs, capabilities and MSI; [`regs`]: registers declared as a table.
 //! - [`Guest`] joins the two; [`GuestLoop`] serves guests, one or many to a thread.
+//! - [`eventfd`]: doorbells and interrupts that the kernel carries where it can.
 //! - [`privilege`] (a feature, on by default): what the process gives up before it serves.
 //!
 //! Two devices that stock Linux guests drive are among the examples: a display (`examples/bochs-display`) and a serial port
@@ -89,6 +90,7 @@ mod connection;
 pub mod device;
 pub mod dm;
 mod event_loop;
+pub mod eventfd;
 mod exec;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -14,6 +14,7 @@ use xen_ioreq::{DomId, Errno, IoServerId, Port, VcpuId};
 use crate::claims::ServerClaims;
 use crate::connection::Connection;
 use crate::dm::{BufferedMode, Dm, DmError};
+use crate::eventfd::KernelBells;
 use crate::memory::GuestMemory;
 use crate::ring::Ring;
 use crate::slot::{Slots, VcpuPort, remote_ports};
@@ -121,6 +122,7 @@ struct Raw {
     id: IoServerId,
     mode: BufferedMode,
     claims: Arc<ServerClaims>,
+    bells: Arc<KernelBells>,
     sync: Option<Mapping>,
     ring: Option<Ring>,
     slots: Option<Arc<Slots>>,
@@ -165,12 +167,14 @@ impl Server<Created> {
             _ => ServerError::Create(e),
         })?;
         let claims = Arc::new(ServerClaims::new(dm.clone(), id));
+        let bells = Arc::new(KernelBells::new(domid, conn.eventfds.clone()));
         let raw = Raw {
             dm,
             conn: conn.clone(),
             id,
             mode,
             claims,
+            bells,
             sync: None,
             ring: None,
             slots: None,
@@ -244,6 +248,7 @@ impl Server<Mapped> {
         }
         let slots = Arc::new(Slots::new(sync, vcpus, self.raw.conn.events.clone()));
         self.raw.slots = Some(slots.clone());
+        self.raw.bells.open(&slots);
         Ok(Server { state: Enabled { slots }, raw: self.raw })
     }
 }
@@ -251,6 +256,10 @@ impl Server<Mapped> {
 impl Server<Enabled> {
     pub(crate) fn slots(&self) -> &Arc<Slots> {
         &self.state.slots
+    }
+
+    pub(crate) fn kernel_bells(&self) -> &Arc<KernelBells> {
+        &self.raw.bells
     }
 
     pub(crate) fn ring(&self) -> Option<&Ring> {
@@ -298,6 +307,8 @@ impl Drop for Raw {
             }
         };
         self.claims.close();
+        // The kernel lets go of slots and ports before we do.
+        self.bells.close();
         if let Some(slots) = &self.slots {
             slots.close();
         }

@@ -13,7 +13,7 @@ use xen_ioreq::seam::{EventChannels, Mapping};
 use xen_ioreq::{PAGE_SIZE, Port, VcpuId};
 
 use crate::sync::RwLock;
-use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// A slot; valid as long as the mapping from which it came.
 #[derive(Clone, Copy)]
@@ -70,6 +70,18 @@ impl SlotPtr {
         Some(copy)
     }
 
+    /// Waits while the kernel compares. Its interrupt handler does that, a few instructions long.
+    fn let_kernel_finish(&self) {
+        const LOOKS: u32 = 1 << 16;
+        for _ in 0..LOOKS {
+            if abi::Bits::unpack(self.bits().load(Ordering::Acquire)).state != abi::STATE_IOREQ_INPROCESS {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        log::warn!("the kernel does not come to an end with a request");
+    }
+
     /// Whether something waits for an answer here.
     fn owed(&self) -> Option<u8> {
         let bits = self.bits().load(Ordering::Acquire);
@@ -114,12 +126,14 @@ pub(crate) struct Slots {
     events: Arc<dyn EventChannels>,
     /// False once the server is being taken down: who still holds a [`Parked`] then must not touch slot or port.
     live: RwLock<bool>,
+    /// The kernel looks at the slots too: see [`share`](Self::share).
+    shared: AtomicBool,
 }
 
 impl Slots {
     pub(crate) fn new(pages: Mapping, vcpus: Vec<VcpuPort>, events: Arc<dyn EventChannels>) -> Self {
         debug_assert!(pages.base().as_ptr().addr().is_multiple_of(PAGE_SIZE));
-        Self { pages, vcpus, events, live: RwLock::new(true) }
+        Self { pages, vcpus, events, live: RwLock::new(true), shared: AtomicBool::new(false) }
     }
 
     /// vCPUs in the order in which [`take`](Self::take) counts them.
@@ -131,8 +145,23 @@ impl Slots {
     pub(crate) fn take(self: &Arc<Self>, index: usize) -> Option<Taken<'_>> {
         let at = *self.vcpus.get(index)?;
         let slot = SlotPtr::of(&self.pages, usize::try_from(at.vcpu.0).ok()?)?;
+        if self.shared.load(Ordering::Relaxed) {
+            slot.let_kernel_finish();
+        }
         let copy = slot.take()?;
         Some(Taken { slots: self, debt: Debt { slot, at, bits: copy.bits }, copy, paid: false })
+    }
+
+    /// From here on the kernel answers doorbells in these slots, beside us. It marks each write as taken while it compares, and
+    /// takes that back if it is none of them: who looks in between must look again. Nothing of ours stays taken on such a
+    /// server, whose devices defer nothing.
+    pub(crate) fn share(&self) {
+        self.shared.store(true, Ordering::Relaxed);
+    }
+
+    /// The pages of the slots.
+    pub(crate) fn pages(&self) -> &Mapping {
+        &self.pages
     }
 
     fn pay(&self, debt: &Debt, data: u64) {

@@ -3,7 +3,7 @@
 use xen_ioreq::abi::dm_op as abi;
 use xen_ioreq::{Errno, VcpuId};
 
-use super::{Dm, DmError};
+use super::{Dm, DmError, operation};
 use crate::pci::Sbdf;
 
 /// An interrupt pin of a PCI function.
@@ -101,13 +101,71 @@ const DEBUG: u8 = 1;
 /// Instead of an error code: there is none (`X86_EVENT_NO_EC`).
 const NO_ERROR_CODE: u32 = !0;
 
+/// An interrupt that can be raised without knowing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupt {
+    /// A message: see [`Dm::inject_msi`].
+    Msi {
+        /// Address, as the guest programmed it.
+        addr: u64,
+        /// Data, as the guest programmed it.
+        data: u32,
+    },
+    /// A function's pin, asserted: see [`Dm::set_pci_intx`].
+    Pin {
+        /// The function.
+        sbdf: Sbdf,
+        /// Its pin.
+        pin: Pin,
+    },
+    /// An ISA line, asserted: see [`Dm::set_isa_irq`].
+    Isa(IsaIrq),
+}
+
+impl Interrupt {
+    /// The bytes of the `dm_op` that raises it.
+    pub(crate) fn operation(self) -> abi::xen_dm_op {
+        match self {
+            Self::Msi { addr, data } => operation(abi::XEN_DMOP_inject_msi, msi(addr, data)),
+            Self::Pin { sbdf, pin } => operation(abi::XEN_DMOP_set_pci_intx_level, intx(sbdf, pin, true)),
+            Self::Isa(irq) => operation(abi::XEN_DMOP_set_isa_irq_level, isa(irq, true)),
+        }
+    }
+}
+
+fn msi(addr: u64, data: u32) -> abi::xen_dm_op_inject_msi {
+    abi::xen_dm_op_inject_msi { data, addr, ..Default::default() }
+}
+
+fn intx(sbdf: Sbdf, pin: Pin, asserted: bool) -> abi::xen_dm_op_set_pci_intx_level {
+    abi::xen_dm_op_set_pci_intx_level {
+        domain: sbdf.segment(),
+        bus: sbdf.bus(),
+        device: sbdf.device(),
+        intx: pin as u8,
+        level: asserted.into(),
+    }
+}
+
+fn isa(irq: IsaIrq, asserted: bool) -> abi::xen_dm_op_set_isa_irq_level {
+    abi::xen_dm_op_set_isa_irq_level { isa_irq: irq.0, level: asserted.into() }
+}
+
 impl Dm {
+    /// Raises an interrupt.
+    pub fn raise(&self, interrupt: Interrupt) -> Result<(), DmError> {
+        match interrupt {
+            Interrupt::Msi { addr, data } => self.inject_msi(addr, data),
+            Interrupt::Pin { sbdf, pin } => self.set_pci_intx(sbdf, pin, true),
+            Interrupt::Isa(irq) => self.set_isa_irq(irq, true),
+        }
+    }
+
     /// Injects an MSI with the address and data that the guest programmed, unchanged: a guest that maps
     /// interrupts to event channels puts a vector 0 there (XENFEAT_hvm_pirqs). ERANGE: vector 0 and no event channel.
     /// EINVAL: a delivery mode that Xen does not carry out.
     pub fn inject_msi(&self, addr: u64, data: u32) -> Result<(), DmError> {
-        let payload = abi::xen_dm_op_inject_msi { data, addr, ..Default::default() };
-        self.call("inject_msi", abi::XEN_DMOP_inject_msi, payload).map(drop)
+        self.call("inject_msi", abi::XEN_DMOP_inject_msi, msi(addr, data)).map(drop)
     }
 
     /// Sets the level of a function's interrupt pin; the number's function part plays no role, its device does. Saying the same
@@ -115,20 +173,13 @@ impl Dm {
     ///
     /// Xen raises the guest's GSI of that pin, and the ISA line that its link is [routed](Self::set_pci_link_route) to.
     pub fn set_pci_intx(&self, sbdf: Sbdf, pin: Pin, asserted: bool) -> Result<(), DmError> {
-        let payload = abi::xen_dm_op_set_pci_intx_level {
-            domain: sbdf.segment(),
-            bus: sbdf.bus(),
-            device: sbdf.device(),
-            intx: pin as u8,
-            level: asserted.into(),
-        };
+        let payload = intx(sbdf, pin, asserted);
         self.call("set_pci_intx_level", abi::XEN_DMOP_set_pci_intx_level, payload).map(drop)
     }
 
     /// Sets the level of an ISA interrupt line. Saying the same again changes nothing.
     pub fn set_isa_irq(&self, irq: IsaIrq, asserted: bool) -> Result<(), DmError> {
-        let payload = abi::xen_dm_op_set_isa_irq_level { isa_irq: irq.0, level: asserted.into() };
-        self.call("set_isa_irq_level", abi::XEN_DMOP_set_isa_irq_level, payload).map(drop)
+        self.call("set_isa_irq_level", abi::XEN_DMOP_set_isa_irq_level, isa(irq, asserted)).map(drop)
     }
 
     /// Routes a link to an ISA line, or to none; a line that is asserted moves along. EINVAL, without a call: line 0,

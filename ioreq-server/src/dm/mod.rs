@@ -11,7 +11,7 @@ mod servers;
 use std::fmt;
 use std::sync::Arc;
 
-pub use interrupts::{Event, IsaIrq, PciLink, Pin};
+pub use interrupts::{Event, Interrupt, IsaIrq, PciLink, Pin};
 pub use lifecycle::Shutdown;
 pub use memory::{CacheAttr, DirtyFrames, DirtyVram, Extent, MemType};
 pub use servers::BufferedMode;
@@ -77,9 +77,7 @@ impl Dm {
         T: IntoBytes + FromBytes + Immutable,
     {
         let fail = |errno| self.error(op, errno);
-        let mut request = abi::xen_dm_op { op: code, pad: 0, u: [0; 3] };
-        // Every payload fits: the ABI tests hold `xen_dm_op` to the size of the C union.
-        payload.write_to_prefix(request.u.as_mut_bytes()).map_err(|_| fail(Errno::E2BIG))?;
+        let mut request = operation(code, payload);
         let sent = match buffer {
             None => self.op.dm_op(self.domid, &mut [request.as_mut_bytes()]),
             Some(buffer) => self.op.dm_op(self.domid, &mut [request.as_mut_bytes(), buffer]),
@@ -91,6 +89,14 @@ impl Dm {
     fn error(&self, op: &'static str, errno: Errno) -> DmError {
         DmError { op, domid: self.domid, errno }
     }
+}
+
+fn operation<T: IntoBytes + Immutable>(op: u32, payload: T) -> abi::xen_dm_op {
+    const { assert!(size_of::<T>() <= size_of::<[u64; 3]>(), "the size of the C union") };
+    let mut request = abi::xen_dm_op { op, pad: 0, u: [0; 3] };
+    let fits = payload.write_to_prefix(request.u.as_mut_bytes());
+    debug_assert!(fits.is_ok(), "asserted above");
+    request
 }
 
 impl fmt::Debug for Dm {

@@ -13,7 +13,6 @@ use xen_ioreq::{DomId, Errno, Gfn, IoServerId, Port};
 
 use crate::rig::*;
 
-const VCPUS: u32 = 3;
 /// What the device of a register answers, whoever serves it. Neither zero, with which Xen completes what a destroyed
 /// server left, nor all-ones.
 const ANSWER: u64 = 0x5a5a_0001;

@@ -342,3 +342,44 @@ pub(crate) fn deferring(bus: &Bus, at: u64) -> Receiver<ioreq_server::Deferred> 
     });
     rx
 }
+
+/// vCPUs of a guest whose devices are put under load.
+pub(crate) const VCPUS: u32 = 4;
+
+/// Runs `vcpu` on every vCPU, with how often it has been round, until `main` is through; gives what each has counted.
+pub(crate) fn meanwhile<T: Default + Send>(
+    m: &Arc<Machine>,
+    d: DomId,
+    vcpu_does: impl Fn(&Vcpu, u64, &mut T) + Sync,
+    main: impl FnOnce(&dyn Fn()),
+) -> Vec<T> {
+    let stop = AtomicBool::new(false);
+    let rounds: [AtomicU64; VCPUS as usize] = Default::default();
+    std::thread::scope(|t| {
+        let threads: Vec<_> = (0..VCPUS)
+            .map(|id| {
+                let (v, stop, rounds, vcpu_does) = (vcpu(m, d, id), &stop, &rounds, &vcpu_does);
+                t.spawn(move || {
+                    let mut counted = T::default();
+                    while !stop.load(Ordering::SeqCst) {
+                        let round = rounds[id as usize].fetch_add(1, Ordering::SeqCst);
+                        vcpu_does(&v, round, &mut counted);
+                    }
+                    counted
+                })
+            })
+            .collect();
+        // Every vCPU has been round since.
+        let all_round = || {
+            let seen: Vec<_> = rounds.iter().map(|r| r.load(Ordering::SeqCst)).collect();
+            while rounds.iter().zip(&seen).any(|(now, seen)| now.load(Ordering::SeqCst) <= seen + 1)
+                && !threads.iter().any(|t| t.is_finished())
+            {
+                std::thread::yield_now();
+            }
+        };
+        main(&all_round);
+        stop.store(true, Ordering::SeqCst);
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    })
+}

@@ -3,6 +3,7 @@
 //! DOMID is a guest with memory at frames 0x10 to 0x12, room for one more frame, and nobody who minds. One line a
 //! fact, then `N passed, N failed`; exit status 1 if any failed.
 
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         .and_then(|()| balloon(&mut judge, &privcmd, domid))
         .and_then(|()| ports(&mut judge, &evtchn))
         .and_then(|()| server(&mut judge, &privcmd, &evtchn, domid))
+        .and_then(|()| eventfds(&mut judge, &privcmd, domid))
         .and_then(|()| restricted(&mut judge, privcmd, evtchn, domid));
     judge.is("all steps were made", outcome, Ok(()));
     println!("{} passed, {} failed", judge.passed, judge.failed);
@@ -92,6 +94,30 @@ fn host(j: &mut Judge, p: &Privcmd, domid: DomId) -> Result<(), Errno> {
     d.domid = NOBODY.0;
     let rc = p.memory_op(XENMEM_maximum_gpfn, d.as_mut_bytes(), &mut []);
     j.is("maximum_gpfn of nobody", rc, Err(Errno::ESRCH));
+    Ok(())
+}
+
+/// Linux 6.6 has irqfds and 6.7 ioeventfds, if they were built in; what an older one lacks must be said, not tried.
+fn eventfds(j: &mut Judge, p: &Privcmd, domid: DomId) -> Result<(), Errno> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim_end();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let sorted = |answer: &Result<(), EventFdError>, since| match answer {
+        Ok(()) => version >= since,
+        Err(EventFdError::Unsupported(_)) => true,
+        Err(EventFdError::Refused(_)) => false,
+    };
+    let (irqfd, ioeventfd) = (p.has_irqfd(), p.has_ioeventfd());
+    j.that(&format!("Linux {release} says of irqfds: {irqfd:?}"), sorted(&irqfd, (6, 6)));
+    j.that(&format!("Linux {release} says of ioeventfds: {ioeventfd:?}"), sorted(&ioeventfd, (6, 7)));
+    let fd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+    // An operation that changes nothing: it asks for the number of vCPUs.
+    let mut op = [XEN_DMOP_nr_vcpus, 0, 0, 0];
+    let tied = p.assign_irqfd(domid, op.as_mut_bytes(), fd.as_fd());
+    j.is("an irqfd is assigned if they are supported", tied, irqfd);
+    let back = p.deassign_irqfd(domid, fd.as_fd());
+    j.is("and taken back", back, irqfd);
     Ok(())
 }
 

@@ -153,6 +153,65 @@ pub trait BlockingEvents: Send + Sync {
     fn wake(&self) -> Result<(), Errno>;
 }
 
+/// Why an eventfd could not be tied to a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EventFdError {
+    /// The kernel cannot, whatever the arguments: do it in the program instead.
+    #[error("not supported: {0}")]
+    Unsupported(&'static str),
+    /// The kernel refused. EBUSY: that eventfd is tied already. ENODEV: it is not. EINVAL: no eventfd, ports that are not
+    /// those of the vCPUs from 0 on, or another width than 1, 2, 4 or 8. EPERM: another domain's.
+    #[error("{0}")]
+    Refused(Errno),
+}
+
+impl From<Errno> for EventFdError {
+    fn from(errno: Errno) -> Self {
+        Self::Refused(errno)
+    }
+}
+
+/// Writes of a guest that ring an eventfd.
+#[derive(Clone, Copy, Debug)]
+pub struct Doorbell<'a> {
+    /// The guest.
+    pub domid: DomId,
+    /// The sync slots of the server to which the writes go.
+    pub slots: &'a Mapping,
+    /// The local port of each vCPU, from 0 on.
+    pub ports: &'a [Port],
+    /// Guest physical address.
+    pub addr: u64,
+    /// Bytes of a write.
+    pub width: u32,
+    /// The lowest 16 bits of what is written; the others may be anything.
+    pub value: u16,
+}
+
+/// Eventfds that the kernel ties to a guest, so that neither a doorbell nor an interrupt passes through the program. Allowed on a
+/// restricted descriptor, for the one domain.
+///
+/// The kernel keeps what is tied until it is taken back; an irqfd also ends with the last descriptor of its eventfd.
+pub trait EventFds: Send + Sync {
+    /// Whether the kernel has irqfds. Changes nothing.
+    fn has_irqfd(&self) -> Result<(), EventFdError>;
+    /// From here on a write to `fd` makes the kernel send `op`, the one buffer of a `dm_op`.
+    fn assign_irqfd(&self, domid: DomId, op: &mut [u8], fd: BorrowedFd<'_>) -> Result<(), EventFdError>;
+    /// Takes that back.
+    fn deassign_irqfd(&self, domid: DomId, fd: BorrowedFd<'_>) -> Result<(), EventFdError>;
+    /// Whether the kernel has ioeventfds. Changes nothing.
+    fn has_ioeventfd(&self) -> Result<(), EventFdError>;
+    /// From here on the kernel answers writes that match, and adds 1 to `fd` for each. An eventfd has one doorbell a server.
+    /// Other requests are left in their slots; see `ioreq_server::eventfd` for what that takes.
+    ///
+    /// # Safety
+    /// The kernel writes to the slots until the doorbell is taken back: they must stay mapped, and the ports bound, until then.
+    #[expect(unsafe_code, reason = "memory that the kernel goes on using")]
+    unsafe fn assign_ioeventfd(&self, bell: &Doorbell<'_>, fd: BorrowedFd<'_>) -> Result<(), EventFdError>;
+    /// Takes that back.
+    fn deassign_ioeventfd(&self, bell: &Doorbell<'_>, fd: BorrowedFd<'_>) -> Result<(), EventFdError>;
+}
+
 /// Gives back pages of a mapping.
 ///
 /// # Safety

@@ -24,6 +24,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::config::Iommu;
 use crate::domain::Domain;
+use crate::eventfd::Wires;
 use crate::evtchn::EvtchnDevice;
 use crate::faults::Site;
 use crate::frames::Hold;
@@ -40,13 +41,24 @@ pub struct Caller {
     domain: Arc<Domain>,
     process: Arc<Process>,
     evtchn: Arc<EvtchnDevice>,
+    wires: Arc<Wires>,
 }
 
 impl Caller {
     pub(crate) fn new(machine: Arc<Machine>, domain: Arc<Domain>, evtchn: EvtchnDevice) -> Self {
         let (process, evtchn) = (Arc::<Process>::default(), Arc::new(evtchn));
+        let wires = Arc::<Wires>::default();
         process.keep(&evtchn);
-        Self { machine, domain, process, evtchn }
+        process.keep(&wires);
+        Self { machine, domain, process, evtchn, wires }
+    }
+
+    pub(crate) fn domain(&self) -> &Arc<Domain> {
+        &self.domain
+    }
+
+    pub(crate) fn wires(&self) -> &Wires {
+        &self.wires
     }
 
     /// The domain that calls.
@@ -350,7 +362,11 @@ pub struct RestrictedCaller {
 }
 
 impl RestrictedCaller {
-    fn check(&self, domid: DomId) -> Result<&Caller, Errno> {
+    pub(crate) fn unchecked(&self) -> &Caller {
+        &self.caller
+    }
+
+    pub(crate) fn check(&self, domid: DomId) -> Result<&Caller, Errno> {
         if domid == self.domid { Ok(&self.caller) } else { Err(Errno::EPERM) }
     }
 }

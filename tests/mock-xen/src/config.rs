@@ -81,6 +81,8 @@ pub struct Config {
     pub transitive_grants: bool,
     /// Of [`Profile::Draft`]: whether there are revokable grants.
     pub revokable: bool,
+    /// Whether the kernels of emulators tie eventfds to guests, as Linux does from 6.7 on.
+    pub eventfds: bool,
     /// Panic at the first violation, in the thread that caused it.
     pub fail_fast: bool,
 }
@@ -106,6 +108,7 @@ impl Default for Config {
             grant_table_v2: true,
             transitive_grants: true,
             revokable: true,
+            eventfds: true,
             fail_fast: false,
         }
     }

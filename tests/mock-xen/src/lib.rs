@@ -30,6 +30,7 @@ mod caller;
 mod config;
 mod dm_op;
 mod domain;
+mod eventfd;
 mod evtchn;
 mod faults;
 mod foreign;

@@ -128,6 +128,7 @@ abi_modules! {
     memory,
     params,
     privcmd,
+    privcmd_eventfd,
     revokable,
     sched,
     start_info,
@@ -143,4 +144,9 @@ const fn ioc(group: char, nr: u8, size: usize) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "14 bits, just asserted")]
     let size = size as u32;
     size << 16 | (group as u32) << 8 | nr as u32
+}
+
+/// The same for an ioctl that reads its argument (`_IOW`).
+const fn iow(group: char, nr: u8, size: usize) -> u32 {
+    1 << 30 | ioc(group, nr, size)
 }

@@ -28,22 +28,24 @@ pub(super) struct Device {
     pub(super) fd: OwnedFd,
     /// Whether a part of a mapping can be unmapped; if not, each page that may go alone is a mapping of its own.
     splits: bool,
+    /// Whether this is known not to be a PV domain.
+    pub(super) not_pv: bool,
 }
 
 impl Device {
     pub(super) fn open() -> Result<Self, OpenError> {
         let fd = open("/dev/xen/privcmd", "xen-privcmd", OFlags::empty())?;
-        let mut device = Self { fd, splits: false };
-        device.splits = device.try_split();
+        let guest_type = fs::read_to_string("/sys/hypervisor/guest_type").unwrap_or_default();
+        let guest_type = guest_type.trim_end();
+        let not_pv = ["HVM", "PVH"].contains(&guest_type);
+        let mut device = Self { fd, splits: false, not_pv };
+        device.splits = guest_type == "PV" && device.try_split();
         Ok(device)
     }
 
     /// Away from PV, Linux puts frames of its own below a mapping, and older kernels free them twice after a split;
     /// newer ones refuse to split at all, on PV too. So: PV, and shown to work on a mapping with nothing behind it.
     fn try_split(&self) -> bool {
-        if !fs::read_to_string("/sys/hypervisor/guest_type").is_ok_and(|t| t.trim_end() == "PV") {
-            return false;
-        }
         let Ok(base) = self.mmap(2, ProtFlags::READ, None) else { return false };
         let second = base.as_ptr().wrapping_add(PAGE_SIZE);
         // SAFETY: the second page of the mapping just made.

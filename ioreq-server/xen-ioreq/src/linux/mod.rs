@@ -5,6 +5,7 @@
 //! XenStore. All are thin: what Xen answers is what the caller gets. A foreign mapping holds Xen's reference on each frame
 //! until that page is dropped, whatever else was mapped in the same call.
 
+mod eventfd;
 mod evtchn;
 mod foreign;
 mod gntalloc;

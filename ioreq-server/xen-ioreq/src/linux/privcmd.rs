@@ -27,7 +27,7 @@ use crate::{DomId, Errno, Gfn, PAGE_SIZE};
 /// An open `/dev/xen/privcmd` that may make any hypercall.
 #[derive(Debug)]
 pub struct Privcmd {
-    device: Device,
+    pub(super) device: Device,
     buffers: Pool,
 }
 

@@ -43,7 +43,7 @@ use crate::{DomId, Errno, Gfn};
 /// ```
 #[derive(Debug)]
 pub struct RestrictedPrivcmd {
-    device: Device,
+    pub(super) device: Device,
     domid: DomId,
 }
 

@@ -49,3 +49,23 @@ enum {
     GNTTABOP_revoke,
 };
 #define GNTTAB_REVOKABLE_MAX_MAPS 2
+/* Eventfds of privcmd, from Linux's uapi header of 6.7; the last two from where its driver has them. */
+#include <linux/ioctl.h>
+struct privcmd_irqfd {
+    uint64_t dm_op;
+    uint32_t size, fd, flags;
+    domid_t dom;
+    uint8_t pad[2];
+};
+struct privcmd_ioeventfd {
+    uint64_t ioreq, ports, addr;
+    uint32_t addr_len, event_fd, vcpus, vq, flags;
+    domid_t dom;
+    uint8_t pad[2];
+};
+#define PRIVCMD_IRQFD_FLAG_DEASSIGN (1 << 0)
+#define PRIVCMD_IOEVENTFD_FLAG_DEASSIGN (1 << 0)
+#define IOCTL_PRIVCMD_IRQFD _IOW('P', 8, struct privcmd_irqfd)
+#define IOCTL_PRIVCMD_IOEVENTFD _IOW('P', 9, struct privcmd_ioeventfd)
+#define VIRTIO_MMIO_QUEUE_NOTIFY 0x50
+#define QUEUE_NOTIFY_VQ_MASK 0xffff

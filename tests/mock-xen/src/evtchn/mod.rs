@@ -146,6 +146,14 @@ pub(crate) fn bind_interdomain(
     Ok(port)
 }
 
+/// Who is at the other end of a port.
+pub(crate) fn peer(domain: &Domain, port: Port) -> Option<(DomId, Port)> {
+    match at(&mut domain.ports.0.lock(), port)? {
+        Channel::Interdomain { remote, remote_port, .. } => Some((remote.upgrade()?.id, *remote_port)),
+        Channel::Free | Channel::Unbound { .. } => None,
+    }
+}
+
 /// Closes a port; the other end becomes unbound again, waiting for this domain.
 pub(crate) fn close(domain: &Domain, port: Port) {
     let old = {

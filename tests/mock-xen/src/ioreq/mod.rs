@@ -21,6 +21,7 @@ use self::request::Request;
 use self::ring::Refused;
 use self::slot::Slot;
 use crate::domain::Domain;
+use crate::eventfd::Bells;
 use crate::evtchn::{self, Sink};
 use crate::frames::Hold;
 use crate::machine::Machine;
@@ -55,6 +56,8 @@ pub(crate) struct Server {
     buffered_port: Option<Port>,
     /// Serialises writers of the buffered ring.
     ring: Mutex<()>,
+    /// What the emulator's kernel answers by itself.
+    pub(crate) bells: Bells,
 }
 
 impl Server {
@@ -241,6 +244,7 @@ pub(crate) fn create(
         vcpu_ports: ports,
         buffered_port,
         ring: Mutex::new(()),
+        bells: Bells::default(),
     };
     if let Some(slot) = servers.slots.get_mut(index) {
         *slot = Some(Arc::new(server));

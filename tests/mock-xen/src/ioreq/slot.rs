@@ -71,6 +71,13 @@ impl<'m> Slot<'m> {
         Ok(())
     }
 
+    /// The emulator's kernel answers a write.
+    pub(crate) fn acknowledge(&self) {
+        let bits = self.page.u8(self.base + SLOT_BITS_OFFSET);
+        let done = Bits { state: STATE_IORESP_READY, ..Bits::unpack(bits.load(Ordering::Relaxed)) };
+        bits.store(done.pack(), Ordering::Release);
+    }
+
     /// How far the emulator has come; `seen` is the state at the last look and may only grow.
     pub(crate) fn progress(&self, seen: &mut u8) -> Progress {
         let state = self.state();

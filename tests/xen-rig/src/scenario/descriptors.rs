@@ -15,7 +15,7 @@ impl Scenario for Descriptors {
     }
 
     fn about(&self) -> &'static str {
-        "privcmd and evtchn through xen-ioreq: maps, holes, hypercalls, ports, a ballooned frame, restriction"
+        "privcmd and evtchn through xen-ioreq: maps, holes, hypercalls, ports, eventfds, a ballooned frame, restriction"
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {

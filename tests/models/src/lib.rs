@@ -78,3 +78,7 @@ mod wake;
 
 // ioreq-server
 mod emulator;
+
+// stubdom
+mod channel;
+mod shared;

@@ -2,6 +2,7 @@
 
 pub mod bus;
 pub mod cache;
+pub mod channel;
 mod emulator;
 pub mod guest;
 pub mod litmus;

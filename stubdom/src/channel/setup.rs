@@ -68,7 +68,8 @@ pub struct Address {
 }
 
 impl Address {
-    /// Writes it below `path`, which the client may read, as libxenvchan does.
+    /// Writes it below `path`, which the client may read, as libxenvchan does. A client that is linked with libxenvchan finds paths
+    /// of at most 49 bytes.
     ///
     /// # Errors
     /// [`SetupError::Store`].

@@ -13,9 +13,11 @@ use crate::host::{self, Places};
 use crate::images::Images;
 use crate::packages::{self, Unpacked};
 
-/// Xen's client libraries that the C baseline is linked with, as static archives: leaves first would not link.
-const XEN_LIBRARIES: &[&str] =
+/// Xen's client libraries that the C programs are linked with, as static archives: leaves first would not link.
+const DEVICE_MODEL_LIBRARIES: &[&str] =
     &["xendevicemodel", "xenforeignmemory", "xenevtchn", "xencall", "xentoolcore", "xentoollog"];
+const VCHAN_LIBRARIES: &[&str] =
+    &["xenvchan", "xenstore", "xengnttab", "xenevtchn", "xentoolcore", "xentoollog"];
 
 /// Everything fetched and unpacked.
 #[derive(Debug)]
@@ -74,17 +76,29 @@ impl Kit {
     /// # Errors
     /// It does not compile.
     pub fn c_baseline(&self) -> Result<PathBuf> {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/c/baseline.c");
+        self.c_program("baseline", DEVICE_MODEL_LIBRARIES)
+    }
+
+    /// Compiles the C peer of the byte channel, likewise.
+    ///
+    /// # Errors
+    /// It does not compile.
+    pub fn c_vchan(&self) -> Result<PathBuf> {
+        self.c_program("vchan-peer", VCHAN_LIBRARIES)
+    }
+
+    fn c_program(&self, name: &str, libraries: &[&str]) -> Result<PathBuf> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/c/{name}.c"));
         let dir = self.places.work.join("bin");
         fs::create_dir_all(&dir).at(&dir)?;
-        let program = dir.join("baseline");
+        let program = dir.join(name);
         let usr = self.unpacked.xen.join("usr");
         let mut gcc = Command::new("gcc");
         gcc.args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"])
             .arg("-isystem")
             .arg(usr.join("include"));
         gcc.arg("-o").arg(&program).arg(&source);
-        for library in XEN_LIBRARIES {
+        for library in libraries {
             gcc.arg(usr.join(format!("lib/x86_64-linux-gnu/lib{library}.a")));
         }
         host::output(&mut gcc)?;

@@ -5,6 +5,7 @@
 mod boot;
 mod conformance;
 mod descriptors;
+mod grants;
 mod promise;
 mod sandbox;
 mod serve;
@@ -25,6 +26,7 @@ use crate::qemu::{End, Machine};
 pub const ALL: &[&dyn Scenario] = &[
     &boot::Boot,
     &descriptors::Descriptors,
+    &grants::Grants,
     &conformance::Conformance,
     &serve::Serve,
     &promise::Promise,

@@ -3,7 +3,10 @@
 //! A command's first dword says its client (31:29), its opcode, and its length less two. [`decode`] reads that;
 //! builders and field decoders for the single commands follow.
 
+mod fields;
+
 use crate::physical::Engine;
+pub use fields::*;
 
 /// Who parses a command: bits 31:29.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,10 +58,25 @@ pub struct CmdDef {
     pub length: Length,
     /// Which engines know it.
     pub engines: Engines,
+    /// Who says so.
+    pub source: Source,
+}
+
+/// Public material that says what a command is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Linux: `i915/gt/intel_gpu_commands.h`.
+    I915,
+    /// Linux: the command tables of `i915/gvt/cmd_parser.c`.
+    Gvt,
+    /// Mesa: `src/intel/genxml/gen8.xml`.
+    GenXml,
+    /// igt-gpu-tools: `lib/intel_reg.h`.
+    Igt,
 }
 
 macro_rules! commands {
-    ($($name:ident = $client:ident $opcode:literal, $length:expr, $engines:expr;)*) => {
+    ($($name:ident = $client:ident $opcode:literal, $length:expr, $engines:expr, $source:ident;)*) => {
         /// Opcodes, as their client counts them.
         pub mod op {
             $(#[doc = concat!("The opcode of `", stringify!($name), "`.")]
@@ -71,6 +89,7 @@ macro_rules! commands {
             opcode: $opcode,
             length: $length,
             engines: $engines,
+            source: Source::$source,
         }),*];
     };
 }
@@ -79,77 +98,88 @@ use Length::{Bits, One};
 const ALL: Engines = Engines::ALL;
 const RCS: Engines = Engines::only(Engine::Rcs);
 const BCS: Engines = Engines::only(Engine::Bcs);
+const VCS: Engines = Engines::only(Engine::Vcs);
 
 commands! {
-    MI_NOOP = Mi 0x00, One, ALL;
-    MI_USER_INTERRUPT = Mi 0x02, One, ALL;
-    MI_WAIT_FOR_EVENT = Mi 0x03, One, ALL;
-    MI_ARB_CHECK = Mi 0x05, One, ALL;
-    MI_RS_CONTROL = Mi 0x06, One, RCS;
-    MI_REPORT_HEAD = Mi 0x07, One, ALL;
-    MI_ARB_ON_OFF = Mi 0x08, One, ALL;
-    MI_URB_ATOMIC_ALLOC = Mi 0x09, One, RCS;
-    MI_BATCH_BUFFER_END = Mi 0x0a, One, ALL;
-    MI_SUSPEND_FLUSH = Mi 0x0b, One, ALL;
-    MI_PREDICATE = Mi 0x0c, One, RCS;
-    MI_TOPOLOGY_FILTER = Mi 0x0d, One, RCS;
-    MI_SET_APPID = Mi 0x0e, One, ALL;
-    MI_RS_CONTEXT = Mi 0x0f, One, RCS;
-    MI_LOAD_SCAN_LINES_INCL = Mi 0x12, Bits(6), ALL;
-    MI_LOAD_SCAN_LINES_EXCL = Mi 0x13, Bits(6), ALL;
-    MI_DISPLAY_FLIP = Mi 0x14, Bits(8), ALL;
-    MI_SET_CONTEXT = Mi 0x18, Bits(8), RCS;
-    MI_MATH = Mi 0x1a, Bits(6), ALL;
-    MI_SEMAPHORE_SIGNAL = Mi 0x1b, Bits(8), ALL;
-    MI_SEMAPHORE_WAIT = Mi 0x1c, Bits(8), ALL;
-    MI_FORCE_WAKEUP = Mi 0x1d, Bits(8), ALL;
-    MI_STORE_DATA_IMM = Mi 0x20, Bits(10), ALL;
-    MI_STORE_DATA_INDEX = Mi 0x21, Bits(8), ALL;
-    MI_LOAD_REGISTER_IMM = Mi 0x22, Bits(8), ALL;
-    MI_UPDATE_GTT = Mi 0x23, Bits(10), ALL;
-    MI_STORE_REGISTER_MEM = Mi 0x24, Bits(8), ALL;
-    MI_FLUSH_DW = Mi 0x26, Bits(6), ALL;
-    MI_CLFLUSH = Mi 0x27, Bits(10), RCS;
-    MI_REPORT_PERF_COUNT = Mi 0x28, Bits(6), RCS;
-    MI_LOAD_REGISTER_MEM = Mi 0x29, Bits(8), ALL;
-    MI_LOAD_REGISTER_REG = Mi 0x2a, Bits(8), ALL;
-    MI_RS_STORE_DATA_IMM = Mi 0x2b, Bits(8), RCS;
-    MI_LOAD_URB_MEM = Mi 0x2c, Bits(8), RCS;
-    MI_STORE_URB_MEM = Mi 0x2d, Bits(8), RCS;
-    MI_COPY_MEM_MEM = Mi 0x2e, Bits(8), ALL;
-    MI_ATOMIC = Mi 0x2f, Bits(8), ALL;
-    MI_BATCH_BUFFER_START = Mi 0x31, Bits(8), ALL;
-    MI_CONDITIONAL_BATCH_BUFFER_END = Mi 0x36, Bits(8), ALL;
-    XY_SETUP_BLT = Blt 0x01, Bits(8), BCS;
-    XY_SETUP_CLIP_BLT = Blt 0x03, Bits(8), BCS;
-    XY_SETUP_MONO_PATTERN_SL_BLT = Blt 0x11, Bits(8), BCS;
-    XY_PIXEL_BLT = Blt 0x24, Bits(8), BCS;
-    XY_SCANLINES_BLT = Blt 0x25, Bits(8), BCS;
-    XY_TEXT_BLT = Blt 0x26, Bits(8), BCS;
-    XY_TEXT_IMMEDIATE_BLT = Blt 0x31, Bits(8), BCS;
-    COLOR_BLT = Blt 0x40, Bits(8), BCS;
-    XY_FAST_COPY_BLT = Blt 0x42, Bits(8), BCS;
-    SRC_COPY_BLT = Blt 0x43, Bits(8), BCS;
-    XY_COLOR_BLT = Blt 0x50, Bits(8), BCS;
-    XY_PAT_BLT = Blt 0x51, Bits(8), BCS;
-    XY_MONO_PAT_BLT = Blt 0x52, Bits(8), BCS;
-    XY_SRC_COPY_BLT = Blt 0x53, Bits(8), BCS;
-    XY_MONO_SRC_COPY_BLT = Blt 0x54, Bits(8), BCS;
-    XY_FULL_BLT = Blt 0x55, Bits(8), BCS;
-    XY_FULL_MONO_SRC_BLT = Blt 0x56, Bits(8), BCS;
-    XY_FULL_MONO_PATTERN_BLT = Blt 0x57, Bits(8), BCS;
-    XY_FULL_MONO_PATTERN_MONO_SRC_BLT = Blt 0x58, Bits(8), BCS;
-    XY_MONO_PAT_FIXED_BLT = Blt 0x59, Bits(8), BCS;
-    XY_MONO_SRC_COPY_IMMEDIATE_BLT = Blt 0x71, Bits(8), BCS;
-    XY_PAT_BLT_IMMEDIATE = Blt 0x72, Bits(8), BCS;
-    XY_SRC_COPY_CHROMA_BLT = Blt 0x73, Bits(8), BCS;
-    XY_FULL_IMMEDIATE_PATTERN_BLT = Blt 0x74, Bits(8), BCS;
-    XY_FULL_MONO_SRC_IMMEDIATE_PATTERN_BLT = Blt 0x75, Bits(8), BCS;
-    XY_PAT_CHROMA_BLT = Blt 0x76, Bits(8), BCS;
-    XY_PAT_CHROMA_BLT_IMMEDIATE = Blt 0x77, Bits(8), BCS;
-    PIPELINE_SELECT = Pipe 0x0904, One, RCS;
-    GEN8_3DSTATE_VF_STATISTICS = Pipe 0x180b, One, RCS;
-    PIPE_CONTROL = Pipe 0x1a00, Bits(8), RCS;
+    MI_NOOP = Mi 0x00, One, ALL, I915;
+    MI_SET_PREDICATE = Mi 0x01, One, RCS, GenXml;
+    MI_USER_INTERRUPT = Mi 0x02, One, ALL, I915;
+    MI_WAIT_FOR_EVENT = Mi 0x03, One, ALL, GenXml;
+    MI_ARB_CHECK = Mi 0x05, One, ALL, I915;
+    MI_RS_CONTROL = Mi 0x06, One, RCS, GenXml;
+    MI_REPORT_HEAD = Mi 0x07, One, ALL, GenXml;
+    MI_ARB_ON_OFF = Mi 0x08, One, ALL, I915;
+    MI_URB_ATOMIC_ALLOC = Mi 0x09, One, RCS, GenXml;
+    MI_BATCH_BUFFER_END = Mi 0x0a, One, ALL, I915;
+    MI_SUSPEND_FLUSH = Mi 0x0b, One, ALL, GenXml;
+    MI_PREDICATE = Mi 0x0c, One, RCS, GenXml;
+    MI_TOPOLOGY_FILTER = Mi 0x0d, One, RCS, GenXml;
+    MI_SET_APPID = Mi 0x0e, One, ALL, GenXml;
+    MI_RS_CONTEXT = Mi 0x0f, One, RCS, GenXml;
+    MI_LOAD_SCAN_LINES_INCL = Mi 0x12, Bits(6), ALL, GenXml;
+    MI_LOAD_SCAN_LINES_EXCL = Mi 0x13, Bits(6), ALL, GenXml;
+    MI_DISPLAY_FLIP = Mi 0x14, Bits(8), ALL, I915;
+    MI_SET_CONTEXT = Mi 0x18, Bits(8), RCS, I915;
+    MI_MATH = Mi 0x1a, Bits(8), ALL, I915;
+    MI_SEMAPHORE_SIGNAL = Mi 0x1b, Bits(8), ALL, I915;
+    MI_SEMAPHORE_WAIT = Mi 0x1c, Bits(8), ALL, I915;
+    MI_FORCE_WAKEUP = Mi 0x1d, Bits(8), ALL, GenXml;
+    MI_STORE_DATA_IMM = Mi 0x20, Bits(10), ALL, I915;
+    MI_STORE_DATA_INDEX = Mi 0x21, Bits(8), ALL, GenXml;
+    MI_LOAD_REGISTER_IMM = Mi 0x22, Bits(8), ALL, I915;
+    MI_UPDATE_GTT = Mi 0x23, Bits(10), ALL, I915;
+    MI_STORE_REGISTER_MEM = Mi 0x24, Bits(8), ALL, I915;
+    MI_FLUSH_DW = Mi 0x26, Bits(6), ALL, I915;
+    MI_CLFLUSH = Mi 0x27, Bits(10), RCS, GenXml;
+    MI_REPORT_PERF_COUNT = Mi 0x28, Bits(6), RCS, GenXml;
+    MI_LOAD_REGISTER_MEM = Mi 0x29, Bits(8), ALL, I915;
+    MI_LOAD_REGISTER_REG = Mi 0x2a, Bits(8), ALL, I915;
+    MI_RS_STORE_DATA_IMM = Mi 0x2b, Bits(8), RCS, GenXml;
+    MI_LOAD_URB_MEM = Mi 0x2c, Bits(8), RCS, GenXml;
+    MI_STORE_URB_MEM = Mi 0x2d, Bits(8), RCS, GenXml;
+    MI_COPY_MEM_MEM = Mi 0x2e, Bits(8), ALL, GenXml;
+    MI_ATOMIC = Mi 0x2f, Bits(8), ALL, GenXml;
+    MI_BATCH_BUFFER_START = Mi 0x31, Bits(8), ALL, I915;
+    MI_CONDITIONAL_BATCH_BUFFER_END = Mi 0x36, Bits(8), ALL, GenXml;
+    XY_SETUP_BLT = Blt 0x01, Bits(8), BCS, Gvt;
+    XY_SETUP_CLIP_BLT = Blt 0x03, Bits(8), BCS, Gvt;
+    XY_SETUP_MONO_PATTERN_SL_BLT = Blt 0x11, Bits(8), BCS, Gvt;
+    XY_PIXEL_BLT = Blt 0x24, Bits(8), BCS, Gvt;
+    XY_SCANLINES_BLT = Blt 0x25, Bits(8), BCS, Gvt;
+    XY_TEXT_BLT = Blt 0x26, Bits(8), BCS, Gvt;
+    XY_TEXT_IMMEDIATE_BLT = Blt 0x31, Bits(8), BCS, Gvt;
+    COLOR_BLT = Blt 0x40, Bits(8), BCS, Gvt;
+    XY_FAST_COPY_BLT = Blt 0x42, Bits(8), BCS, Igt;
+    SRC_COPY_BLT = Blt 0x43, Bits(8), BCS, Gvt;
+    XY_COLOR_BLT = Blt 0x50, Bits(8), BCS, I915;
+    XY_PAT_BLT = Blt 0x51, Bits(8), BCS, Gvt;
+    XY_MONO_PAT_BLT = Blt 0x52, Bits(8), BCS, Gvt;
+    XY_SRC_COPY_BLT = Blt 0x53, Bits(8), BCS, I915;
+    XY_MONO_SRC_COPY_BLT = Blt 0x54, Bits(8), BCS, Gvt;
+    XY_FULL_BLT = Blt 0x55, Bits(8), BCS, Gvt;
+    XY_FULL_MONO_SRC_BLT = Blt 0x56, Bits(8), BCS, Gvt;
+    XY_FULL_MONO_PATTERN_BLT = Blt 0x57, Bits(8), BCS, Gvt;
+    XY_FULL_MONO_PATTERN_MONO_SRC_BLT = Blt 0x58, Bits(8), BCS, Gvt;
+    XY_MONO_PAT_FIXED_BLT = Blt 0x59, Bits(8), BCS, Gvt;
+    XY_MONO_SRC_COPY_IMMEDIATE_BLT = Blt 0x71, Bits(8), BCS, Gvt;
+    XY_PAT_BLT_IMMEDIATE = Blt 0x72, Bits(8), BCS, Gvt;
+    XY_SRC_COPY_CHROMA_BLT = Blt 0x73, Bits(8), BCS, Gvt;
+    XY_FULL_IMMEDIATE_PATTERN_BLT = Blt 0x74, Bits(8), BCS, Gvt;
+    XY_FULL_MONO_SRC_IMMEDIATE_PATTERN_BLT = Blt 0x75, Bits(8), BCS, Gvt;
+    XY_PAT_CHROMA_BLT = Blt 0x76, Bits(8), BCS, Gvt;
+    XY_PAT_CHROMA_BLT_IMMEDIATE = Blt 0x77, Bits(8), BCS, Gvt;
+    MFX_WAIT = Pipe 0x0800, One, VCS, Gvt;
+    PIPELINE_SELECT = Pipe 0x0904, One, RCS, I915;
+    GEN8_3DSTATE_VF_STATISTICS = Pipe 0x180b, One, RCS, I915;
+    GEN7_3DSTATE_DX9_CONSTANTF_VS = Pipe 0x1839, Bits(11), RCS, Gvt;
+    GEN7_3DSTATE_DX9_CONSTANTF_PS = Pipe 0x183a, Bits(11), RCS, Gvt;
+    GEN8_3DSTATE_BINDING_TABLE_EDIT_VS = Pipe 0x1843, Bits(9), RCS, Gvt;
+    GEN8_3DSTATE_BINDING_TABLE_EDIT_GS = Pipe 0x1844, Bits(9), RCS, Gvt;
+    GEN8_3DSTATE_BINDING_TABLE_EDIT_HS = Pipe 0x1845, Bits(9), RCS, Gvt;
+    GEN8_3DSTATE_BINDING_TABLE_EDIT_DS = Pipe 0x1846, Bits(9), RCS, Gvt;
+    GEN8_3DSTATE_BINDING_TABLE_EDIT_PS = Pipe 0x1847, Bits(9), RCS, Gvt;
+    GEN8_3DSTATE_SO_DECL_LIST = Pipe 0x1917, Bits(9), RCS, GenXml;
+    PIPE_CONTROL = Pipe 0x1a00, Bits(8), RCS, I915;
 }
 
 /// What a command's first dword says.
@@ -159,7 +189,7 @@ pub struct Decoded {
     pub client: Client,
     /// The opcode, as the client counts it.
     pub opcode: u32,
-    /// Dwords, the first included: 1 to 1025.
+    /// Dwords, the first included: 1 to 65537.
     pub dwords: u32,
     /// The row of [`TABLE`], if the command has a name here.
     pub def: Option<&'static CmdDef>,
@@ -202,6 +232,7 @@ pub fn decode(header: u32) -> Option<Decoded> {
     let length = match def {
         Some(d) => d.length,
         None if client == Client::Mi && opcode < 0x10 => One,
+        None if client == Client::Pipe => Bits(pipe_length(opcode)),
         None => Bits(8),
     };
     let dwords = match length {
@@ -209,6 +240,16 @@ pub fn decode(header: u32) -> Option<Decoded> {
         Bits(n) => (header & ((1 << n) - 1)) + 2,
     };
     Some(Decoded { client, opcode, dwords, def })
+}
+
+/// Bits of the length field of a render or media command that has no row.
+///
+/// The media pipe's have 16; the video engines' share its opcodes and have 12, with zeros above. GPGPU_WALKER is one of
+/// the media pipe's that has flags from bit 8 on.
+const fn pipe_length(opcode: u32) -> u32 {
+    const MEDIA: u32 = 2;
+    const GPGPU_WALKER: u32 = 0x1105;
+    if opcode >> 11 == MEDIA && opcode != GPGPU_WALKER { 16 } else { 8 }
 }
 
 /// The header of an MI command of `dwords` dwords.

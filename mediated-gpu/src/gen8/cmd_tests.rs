@@ -73,7 +73,7 @@ fn reserved_clients_have_no_length() {
 
 #[test]
 fn command_without_a_name_has_the_default_length() {
-    let mi_low = decode(0x01 << 23).expect("MI");
+    let mi_low = decode(0x04 << 23).expect("MI");
     assert_eq!((mi_low.dwords, mi_low.def, mi_low.legal_on(Engine::Rcs)), (1, None, false));
     let three_d = decode(0x7804_0003).expect("3D");
     assert_eq!(
@@ -85,10 +85,30 @@ fn command_without_a_name_has_the_default_length() {
 }
 
 #[test]
+fn render_and_media_commands_have_the_lengths_of_their_documentation() {
+    for (header, engine, dwords) in [
+        (0x7000_0007u32, Engine::Rcs, 9),  // MEDIA_VFE_STATE
+        (0x7001_0002, Engine::Rcs, 4),     // MEDIA_CURBE_LOAD
+        (0x7100_0123, Engine::Rcs, 0x125), // MEDIA_OBJECT with inline data
+        (0x7105_050d, Engine::Rcs, 15),    // GPGPU_WALKER with flags in 10 and 8
+        (0x7917_0101, Engine::Rcs, 0x103), // 3DSTATE_SO_DECL_LIST
+        (0x7b00_0005, Engine::Rcs, 7),     // 3DPRIMITIVE
+        (0x6101_000e, Engine::Rcs, 16),    // STATE_BASE_ADDRESS
+        (0x6800_0100, Engine::Vcs, 1),     // MFX_WAIT
+        (0x7000_0003, Engine::Vcs, 5),     // MFX_PIPE_MODE_SELECT
+        (0x7400_0007, Engine::Vecs, 9),    // VEBOX_STATE
+    ] {
+        let d = decode(header).expect("a client");
+        assert!(d.legal_on(engine), "{header:#x}");
+        assert_eq!(d.dwords, dwords, "{header:#x}");
+    }
+}
+
+#[test]
 fn no_command_is_longer_than_its_widest_length_field() {
     for header in (0..u32::MAX).step_by(4099) {
         if let Some(d) = decode(header) {
-            assert!((1..=1025).contains(&d.dwords));
+            assert!((1..=65537).contains(&d.dwords));
         }
     }
 }

@@ -134,6 +134,8 @@ impl CsbEntry {
 
 /// Byte offsets in the hardware status page.
 pub mod hwsp {
+    /// Where MI_REPORT_HEAD writes the ring's head.
+    pub const RING_HEAD: u64 = 4 * 4;
     /// The status buffer: entries of two dwords, status and context id.
     pub const CSB: u64 = 0x10 * 4;
     /// The status buffer's write pointer: index of the newest entry.

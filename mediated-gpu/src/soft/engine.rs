@@ -12,7 +12,7 @@ use super::port::{Elements, Wait};
 use super::tlb::{Fault, Space, Tlb};
 use crate::bus::DmaAccess;
 use crate::gen8::blt::Rect;
-use crate::gen8::cmd;
+use crate::gen8::cmd::{self, SetPredicate};
 use crate::gen8::context::{
     CSB_ACTIVE_TO_IDLE, CSB_COMPLETE, CSB_ELEMENT_SWITCH, CSB_ENTRIES, CSB_IDLE_TO_ACTIVE, CSB_LITE_RESTORE,
     CSB_PREEMPTED, Descriptor, STATE_OFFSET, hwsp, state,
@@ -78,6 +78,8 @@ pub(super) enum Flow {
     Jump,
     /// On to the next, unless a submission waits that wants the engine.
     Arbitrate,
+    /// The same command again, later; a submission that waits may have the engine before.
+    Poll,
 }
 
 /// A ring as its context's image describes it. Offsets in bytes.
@@ -134,7 +136,7 @@ impl Ring {
     }
 
     /// RING_HEAD.
-    fn head_register(&self) -> u32 {
+    pub(super) fn head_register(&self) -> u32 {
         self.wraps | self.head
     }
 }
@@ -154,6 +156,8 @@ pub(super) struct Context {
     pub(super) batch_space: Space,
     pub(super) second_space: Space,
     pub(super) arbitration: bool,
+    /// MI_SET_PREDICATE, for as long as the batch goes on.
+    pub(super) predicated: SetPredicate,
     /// XY_SETUP_CLIP_BLT. A context loses the engine only in its ring, so a batch keeps it.
     pub(super) clip: Rect,
     /// When it got the engine.
@@ -163,6 +167,12 @@ pub(super) struct Context {
 impl Context {
     pub(super) fn in_ring(&self) -> bool {
         self.batch.is_none()
+    }
+
+    /// Back to the ring.
+    pub(super) fn end_batches(&mut self) {
+        (self.batch, self.second) = (None, None);
+        self.predicated = SetPredicate::Never;
     }
 
     /// Whose addresses those of the current command's dwords are.
@@ -198,13 +208,24 @@ pub(super) struct Core {
     pub(super) blit: Option<Blit>,
     /// Stopped by an error, until reset.
     stopped: bool,
+    /// The last command waits for memory to change.
+    polling: bool,
     header: u32,
     irqs: Vec<Interrupt>,
 }
 
 impl Core {
     pub(super) fn new(engine: Engine, tlb: Tlb) -> Self {
-        Self { engine, tlb, running: None, blit: None, stopped: false, header: 0, irqs: Vec::new() }
+        Self {
+            engine,
+            tlb,
+            running: None,
+            blit: None,
+            stopped: false,
+            polling: false,
+            header: 0,
+            irqs: Vec::new(),
+        }
     }
 
     /// Does a bounded amount of work.
@@ -248,7 +269,7 @@ impl Core {
     pub(super) fn reset(&mut self, dev: &Device) {
         self.running = None;
         self.blit = None;
-        self.stopped = false;
+        (self.stopped, self.polling) = (false, false);
         self.header = 0;
         self.irqs.clear();
         self.tlb.flush();
@@ -264,10 +285,11 @@ impl Core {
             self.load(dev, elements, 0)?;
         }
         let mut dwords = 0;
+        self.polling = false;
         while dwords < STEP_DWORDS && self.blit.is_none() && self.running.is_some() {
             dwords += self.command(dev)?;
         }
-        Ok(Step::Worked)
+        Ok(if self.polling { Step::Idle(Wait::Briefly) } else { Step::Worked })
     }
 
     /// Executes the next command, or does what is due at the ring's end. Gives the dwords that this counts for.
@@ -291,20 +313,25 @@ impl Core {
         {
             return Err(Stop::Truncated(decoded.name()));
         }
-        let space = self.data_space(&decoded, self.header)?;
-        self.tlb.select(space);
-        let flow = self.execute(dev, &decoded, self.header);
-        self.tlb.select(Space::Global);
-        let flow = flow?;
+        let flow = if self.skips(dev, &decoded) {
+            Flow::Next
+        } else {
+            let space = self.data_space(&decoded, self.header)?;
+            self.tlb.select(space);
+            let flow = self.execute(dev, &decoded, self.header);
+            self.tlb.select(Space::Global);
+            flow?
+        };
         if let Some(ctx) = &mut self.running
-            && flow != Flow::Jump
+            && !matches!(flow, Flow::Jump | Flow::Poll)
         {
             ctx.advance(decoded.dwords);
         }
-        if flow == Flow::Arbitrate {
+        if matches!(flow, Flow::Arbitrate | Flow::Poll) {
             self.arbitrate(dev)?;
         }
-        Ok(decoded.dwords)
+        self.polling = flow == Flow::Poll;
+        Ok(if self.polling { STEP_DWORDS } else { decoded.dwords })
     }
 
     /// A dword of the current command.
@@ -343,6 +370,7 @@ impl Core {
             batch_space: Space::Global,
             second_space: Space::Global,
             arbitration: true,
+            predicated: SetPredicate::Never,
             clip,
             since,
         });
@@ -549,7 +577,7 @@ impl Core {
 
 /// The offset in the page, rounded down to a multiple of `unit`.
 #[expect(clippy::cast_possible_truncation, reason = "a remainder of the page size")]
-fn in_page(addr: u64, unit: usize) -> usize {
+pub(super) fn in_page(addr: u64, unit: usize) -> usize {
     (addr % PAGE_SIZE as u64) as usize / unit * unit
 }
 

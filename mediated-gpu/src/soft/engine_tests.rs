@@ -348,8 +348,6 @@ fn works_after_reset(h: &mut Hand) {
 #[test]
 fn what_cannot_be_executed_stops_the_engine() {
     let pages = u64::from(PAGES) << 12;
-    let mut predicated = cmd::batch_buffer_start(BATCH);
-    predicated[0] |= cmd::BB_PREDICATE;
     let mut second = cmd::batch_buffer_start(BATCH);
     second[0] |= cmd::BB_SECOND_LEVEL;
     let mut tiled = XyColorBlt::fill(DATA, 64, Rect { x1: 0, y1: 0, x2: 1, y2: 1 }, 0);
@@ -357,7 +355,7 @@ fn what_cannot_be_executed_stops_the_engine() {
     let yf = FastSurface { base: DATA, pitch: 128, tiling: FastTiling::Yf };
     let rect = Rect { x1: 0, y1: 0, x2: 1, y2: 1 };
     let fast = XyFastCopyBlt { depth: FastDepth::Bpp32, dst: yf, rect, src: yf, src_x: 0, src_y: 0 };
-    let cases: [&[u32]; 17] = [
+    let cases: [&[u32]; 16] = [
         &fast.encode(),
         &[0xffff_ffff, 0],
         &[0x8000_0000, 0],
@@ -369,10 +367,9 @@ fn what_cannot_be_executed_stops_the_engine() {
         &[0x1300_4001, 0x4_0000, 0, 0],
         &[0x5430_0004, 0, 0, 0, 0, 0],
         // Not done here, not of this engine.
-        &[0x0d00_0000, 0],
+        &[0x0a00_0001, 0, 0, 0],
         &[0x5180_0004, 0, 0, 0, 0, 0],
         &[0x7a00_0004, 0, 0, 0, 0, 0],
-        &predicated,
         &second,
         &tiled.encode(),
         // Beyond the GGTT.

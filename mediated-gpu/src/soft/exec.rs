@@ -42,7 +42,7 @@ impl Core {
                     ctx.arbitration = header & 1 != 0;
                 }
             }
-            op::MI_BATCH_BUFFER_START => return self.batch_start(d, header),
+            op::MI_BATCH_BUFFER_START => return self.batch_start(dev, d, header),
             op::MI_BATCH_BUFFER_END => return self.batch_end(d),
             op::MI_STORE_DATA_IMM => self.store_data_imm(d, header)?,
             op::MI_LOAD_REGISTER_IMM => self.load_register_imm(dev, d, header)?,
@@ -51,10 +51,16 @@ impl Core {
                 let value = read_register(dev, from);
                 dev.regs.write(to & REGISTER, value);
             }
-            op::MI_STORE_REGISTER_MEM => {
-                let [_, register, lo, hi] = self.exactly(d)?;
-                self.store32(address(lo, hi), read_register(dev, register))?;
-            }
+            op::MI_STORE_REGISTER_MEM => self.store_register(dev, d, header)?,
+            op::MI_MATH => self.math(dev, d)?,
+            op::MI_ATOMIC => self.atomic(dev, d, header)?,
+            op::MI_SEMAPHORE_WAIT => return self.semaphore_wait(d, header),
+            op::MI_SEMAPHORE_SIGNAL => self.semaphore_signal(dev, d, header)?,
+            op::MI_CONDITIONAL_BATCH_BUFFER_END => return self.conditional_end(d, header),
+            op::MI_PREDICATE => self.predicate(dev, d, header)?,
+            op::MI_SET_PREDICATE => self.set_predicate(d, header)?,
+            op::MI_REPORT_HEAD => self.report_head()?,
+            op::MI_STORE_DATA_INDEX => self.store_data_index(dev, d, header)?,
             op::MI_LOAD_REGISTER_MEM => {
                 let [_, register, lo, hi] = self.exactly(d)?;
                 let value = self.load32(address(lo, hi))?;
@@ -72,6 +78,7 @@ impl Core {
             op::MI_WAIT_FOR_EVENT
             | op::MI_RS_CONTROL
             | op::MI_SUSPEND_FLUSH
+            | op::MI_FORCE_WAKEUP
             | op::MI_TOPOLOGY_FILTER
             | op::MI_SET_APPID
             | op::MI_RS_CONTEXT
@@ -84,19 +91,23 @@ impl Core {
     }
 
     /// The dwords of a command that has one length only.
-    fn exactly<const N: usize>(&mut self, d: &Decoded) -> Result<[u32; N], Stop> {
+    pub(super) fn exactly<const N: usize>(&mut self, d: &Decoded) -> Result<[u32; N], Stop> {
         if usize::try_from(d.dwords) != Ok(N) {
             return Err(Stop::Malformed(d.name()));
         }
         self.dwords()
     }
 
-    fn batch_start(&mut self, d: &Decoded, header: u32) -> Result<Flow, Stop> {
+    fn batch_start(&mut self, dev: &Device, d: &Decoded, header: u32) -> Result<Flow, Stop> {
         let [_, lo, hi] = self.exactly(d)?;
-        if header & (cmd::BB_ADD_OFFSET | cmd::BB_PREDICATE) != 0 {
-            return Err(Stop::Unsupported(d.name()));
+        if header & cmd::BB_PREDICATE != 0 && !self.predicate_is_set(dev) {
+            return Ok(Flow::Next);
         }
-        let target = address(lo, hi);
+        let offset = match header & cmd::BB_ADD_OFFSET {
+            0 => 0,
+            _ => u64::from(dev.regs.engine(self.engine).get(reg::RING_BB_OFFSET) & !3),
+        };
+        let target = address(lo, hi).wrapping_add(offset) & cmd::ADDR_MASK;
         let Some(ctx) = &mut self.running else { return Ok(Flow::Next) };
         // A batch with the context's addresses has no privilege to give.
         let space = match ctx.space() {
@@ -126,8 +137,11 @@ impl Core {
 
     fn batch_end(&mut self, d: &Decoded) -> Result<Flow, Stop> {
         let Some(ctx) = &mut self.running else { return Ok(Flow::Next) };
-        if ctx.second.take().is_none() && ctx.batch.take().is_none() {
-            return Err(Stop::Illegal(d.name()));
+        if ctx.second.take().is_none() {
+            if ctx.in_ring() {
+                return Err(Stop::Illegal(d.name()));
+            }
+            ctx.end_batches();
         }
         Ok(Flow::Jump)
     }
@@ -191,14 +205,21 @@ impl Core {
     fn pipe_control(&mut self, dev: &Device, d: &Decoded) -> Result<Flow, Stop> {
         let [_, flags, lo, hi, imm_lo, imm_hi] = self.exactly(d)?;
         if flags & cmd::PIPE_CONTROL_MMIO_WRITE != 0 {
-            return Err(Stop::Unsupported(d.name()));
+            if PostSync::of(flags) != PostSync::None {
+                return Err(Stop::Malformed(d.name()));
+            }
+            dev.regs.write(lo & REGISTER, imm_lo);
         }
         let at = self.post_sync_address(flags & cmd::PIPE_CONTROL_STORE_INDEX != 0, address(lo & !7, hi));
         match PostSync::of(flags) {
             PostSync::None => {}
             PostSync::Immediate => self.store64(at, (u64::from(imm_hi) << 32) | u64::from(imm_lo))?,
-            // Nothing is ever drawn, so nothing passed the depth test.
-            PostSync::DepthCount => self.store64(at, 0)?,
+            // Nothing is ever drawn: the register holds what a driver wrote there.
+            PostSync::DepthCount => {
+                let bank = dev.regs.engine(self.engine);
+                let (lo, hi) = (bank.get(reg::PS_DEPTH_COUNT), bank.get(reg::PS_DEPTH_COUNT + 4));
+                self.store64(at, u64::from(hi) << 32 | u64::from(lo))?;
+            }
             PostSync::Timestamp => self.store64(at, dev.clock.ticks())?,
         }
         let tlb = flags & cmd::PIPE_CONTROL_TLB_INVALIDATE != 0;
@@ -245,7 +266,7 @@ impl Core {
 }
 
 /// A register as a command reads it: zero if there is none.
-fn read_register(dev: &Device, offset: u32) -> u32 {
+pub(super) fn read_register(dev: &Device, offset: u32) -> u32 {
     let offset = offset & REGISTER;
     match Engine::of_mmio(offset) {
         Some((_, reg::RING_TIMESTAMP)) => dev.timestamp(false),

@@ -4,11 +4,14 @@
 //! (tens of microseconds) and then lets anybody who waits have it first. So a flush or a reset takes the lock
 //! between two steps, however long the batch: it gives back the pins, and the next step translates afresh.
 
+mod alu;
+mod atomic;
 mod blit;
 mod device;
 mod engine;
 mod exec;
 mod ggtt;
+mod mi;
 mod page;
 mod port;
 mod regs;
@@ -106,8 +109,8 @@ impl Shared {
 
 /// A gen8 GPU in software. Dropping it stops the engines and gives every pin back.
 ///
-/// The commands that are not executed yet (MI_MATH, semaphores, atomics, and blits other than XY_COLOR_BLT,
-/// XY_SRC_COPY_BLT and XY_FAST_COPY_BLT) stop the engine with an error.
+/// Blits other than XY_COLOR_BLT, XY_SRC_COPY_BLT and XY_FAST_COPY_BLT, and what a driver of an execlist GPU has no use
+/// for (MI_SET_CONTEXT, MI_DISPLAY_FLIP and their like), stop the engine with an error. 3D and media commands are skipped.
 pub struct SoftGpu {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,

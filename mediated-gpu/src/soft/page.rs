@@ -84,6 +84,22 @@ impl Page<'_> {
         unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }.store(value, Ordering::Release);
     }
 
+    /// Changes the dword at a byte offset that is a multiple of 4, in one step for all who use atomics. Gives what it was.
+    pub(super) fn update32(&self, offset: usize, f: impl Fn(u32) -> u32) -> u32 {
+        assert!(offset.is_multiple_of(4), "dword at {offset:#x}");
+        // SAFETY: as in `store32`.
+        let word = unsafe { AtomicU32::from_ptr(self.at(offset, 4).cast()) };
+        word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |v| Some(f(v))).unwrap_or_else(|v| v)
+    }
+
+    /// Changes the quadword at a byte offset that is a multiple of 8, likewise.
+    pub(super) fn update64(&self, offset: usize, f: impl Fn(u64) -> u64) -> u64 {
+        assert!(offset.is_multiple_of(8), "quadword at {offset:#x}");
+        // SAFETY: as in `store32`.
+        let word = unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) };
+        word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |v| Some(f(v))).unwrap_or_else(|v| v)
+    }
+
     /// Copies bytes out.
     pub(super) fn read(&self, offset: usize, to: &mut [u8]) {
         let from = self.at(offset, to.len());

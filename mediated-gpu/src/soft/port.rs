@@ -1,6 +1,7 @@
 //! An engine's execlist port: what was submitted, what came of it, and where the engine's thread sleeps.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -30,7 +31,12 @@ pub(super) enum Wait {
     ForWork,
     /// Sleep until somebody changes what blocks the engine.
     ForKick,
+    /// Sleep a little: memory may change without notice.
+    Briefly,
 }
+
+/// How long an engine sleeps that waits for memory to change.
+const A_WHILE: Duration = Duration::from_micros(100);
 
 #[derive(Default)]
 pub(super) struct Port {
@@ -111,7 +117,11 @@ impl Port {
     /// Sleeps until what is waited for happens, or the GPU goes.
     pub(super) fn wait(&self, what: Wait) {
         let mut s = self.state.lock();
-        while !s.shutdown && !s.kick && (what == Wait::ForKick || s.queue.is_empty()) {
+        if what == Wait::Briefly && !s.shutdown && !s.kick {
+            self.wake.wait_for(&mut s, A_WHILE);
+        }
+        while what != Wait::Briefly && !s.shutdown && !s.kick && (what == Wait::ForKick || s.queue.is_empty())
+        {
             self.wake.wait(&mut s);
         }
         s.kick = false;

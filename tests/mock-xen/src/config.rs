@@ -1,5 +1,7 @@
 //! What a machine and a domain are made of.
 
+use std::time::Duration;
+
 use xen_ioreq::{Bfn, DomId};
 
 /// Which hypervisor the model behaves as.
@@ -140,6 +142,10 @@ pub struct DomainConfig {
     pub rmrrs: Vec<RmrrRange>,
     /// Whether writes to the VGA window (0xa0000 to 0xbffff) go by the buffered ring, as Xen's stdvga does.
     pub stdvga: bool,
+    /// How long a vCPU that waits for a device model looks for the answer before its thread sleeps. What a vCPU waits for on
+    /// hardware is an interrupt at its processor; the wake-up of a sleeping thread of the host, which stands in for it here,
+    /// takes several times as long. At zero, the default, it sleeps at once; otherwise it takes a processor of the host meanwhile.
+    pub vcpu_patience: Duration,
 }
 
 impl Default for DomainConfig {
@@ -153,6 +159,7 @@ impl Default for DomainConfig {
             device_assigned: false,
             rmrrs: Vec::new(),
             stdvga: false,
+            vcpu_patience: Duration::ZERO,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use xen_ioreq::abi::sched::{SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_suspend};
@@ -72,6 +73,8 @@ pub(crate) struct Domain {
     pub(crate) privileged: bool,
     pub(crate) target: Option<DomId>,
     pub(crate) stdvga: bool,
+    /// How long its vCPUs look for an answer before they sleep.
+    pub(crate) vcpu_patience: Duration,
     pub(crate) p2m: RwLock<P2m>,
     pub(crate) ports: Ports,
     pub(crate) servers: RwLock<Servers>,
@@ -119,6 +122,7 @@ impl Domain {
             privileged,
             target: config.target,
             stdvga: config.stdvga,
+            vcpu_patience: config.vcpu_patience,
             p2m: RwLock::new(P2m::default()),
             ports: Ports::default(),
             servers: RwLock::new(Servers::default()),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use xen_ioreq::{Bfn, DomId, Errno, Gfn, IoServerId, Mfn, PAGE_MASK, PAGE_SIZE, VcpuId};
@@ -124,6 +125,7 @@ impl Machine {
             device_assigned: true,
             rmrrs: machine.config.rmrrs.clone(),
             stdvga: false,
+            vcpu_patience: Duration::ZERO,
         };
         machine.insert(&dom0, DomId(0), true);
         Ok(machine)

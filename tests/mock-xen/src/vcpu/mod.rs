@@ -13,6 +13,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use xen_ioreq::{DomId, Errno, VcpuId};
@@ -120,6 +121,29 @@ impl VcpuState {
             w.fetch_or(1 << bit, Ordering::SeqCst);
         }
         self.wake.notify();
+    }
+}
+
+/// Asks for as long as patience lasts; tells whether it became true.
+fn look(patience: Duration, mut over: impl FnMut() -> bool) -> bool {
+    /// Looks between two at the clock, which costs more than they do.
+    const LOOKS: u32 = 32;
+    if patience.is_zero() {
+        return false;
+    }
+    let start = Instant::now();
+    loop {
+        for _ in 0..LOOKS {
+            if over() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if start.elapsed() > patience {
+            return false;
+        }
+        // Who is to answer may want this very processor.
+        std::thread::yield_now();
     }
 }
 
@@ -251,7 +275,7 @@ impl Vcpu {
             .ok_or_else(|| self.crash("device model has no slots"))?;
         let mut seen = 0;
         let mut outcome = Ok(0);
-        self.state.wake.wait(None, || {
+        let mut over = || {
             match slot.progress(&mut seen) {
                 Progress::Done(data) => outcome = Ok(data),
                 Progress::Broken(why) => outcome = Err(Some(why)),
@@ -263,7 +287,10 @@ impl Vcpu {
                 Progress::Waiting => return false,
             }
             true
-        });
+        };
+        if !look(self.domain.vcpu_patience, &mut over) {
+            self.state.wake.wait(None, over);
+        }
         match outcome {
             Ok(data) => Ok(data),
             Err(Some(why)) => Err(self.crash(why)),

@@ -4,7 +4,7 @@ use xen_ioreq::abi::dm_op::{
 
 use super::*;
 use crate::testing::{Emulator, GUEST_FRAMES, guest, machine, scope, vcpu};
-use crate::{Config, Vcpu};
+use crate::{Config, DomainConfig, Vcpu};
 
 /// An emulator in this thread, the guest's code in another.
 fn run<R: Send>(
@@ -195,6 +195,30 @@ fn the_destruction_of_its_domain_ends_a_wait_with_an_error() {
         assert!(matches!(first, Ok(0) | Err(VcpuError::Destroyed)), "{first:?}");
         assert_eq!(second, Err(VcpuError::Destroyed));
     });
+}
+
+#[test]
+fn a_vcpu_that_looks_before_it_sleeps_has_its_answers_and_its_end_like_any_other() {
+    for patience in [Duration::from_nanos(1), Duration::from_micros(20), Duration::from_secs(3600)] {
+        let m = machine(Config::default());
+        let config = DomainConfig { vcpu_patience: patience, ..DomainConfig::default() };
+        let d = m.create_domain(&config).unwrap();
+        let e = Emulator::atomic(&m, d);
+        e.claim(XEN_DMOP_IO_RANGE_PORT, 0x1000, 0x1003);
+        let mut v = vcpu(&m, d, 0);
+        run(&e, 100, &mut v, |v| (0..100).for_each(|_| assert_eq!(v.pio_read(0x1000, 2), Ok(0xcef0))));
+        let ended = scope(&m, d, |s| {
+            let guest = s.spawn(move || v.pio_read(0x1000, 2));
+            while e.take(0).is_none() {
+                std::thread::yield_now();
+            }
+            m.destroy_domain(d).unwrap();
+            guest.join().unwrap()
+        });
+        // Either the server or the domain was seen to go first.
+        assert!(matches!(ended, Ok(0) | Err(VcpuError::Destroyed)), "{ended:?}");
+        m.assert_clean();
+    }
 }
 
 #[test]

@@ -288,6 +288,7 @@ impl Guest {
     fn stay(&mut self, bus: &mut bus::Session<'_>) {
         let mut linger = std::mem::replace(&mut self.linger, Linger::new(Duration::ZERO));
         linger.session(|| {
+            self.exec.stats.looks();
             let drained = self.ring.drain(&self.server, &self.exec, bus);
             let mut look = if drained { Look::Something } else { Look::Nothing };
             for index in 0..self.hints.len() {

@@ -4,10 +4,13 @@
 //! wake-up. It costs nothing while a guest is idle, and stops by itself where it does not pay: where accesses are far apart,
 //! or where somebody else wants the processor.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// Most times in a row that lingering is left out after it did not pay.
 const MAX_PAUSE: u32 = 1 << 14;
+/// Looks between two offers of the processor to others, which take longer than a look does.
+const LOOKS: u32 = 16;
 /// A session ends after this, or after nothing came for as long, so that the loop's other descriptors get their turn.
 const SESSION: Duration = Duration::from_micros(500);
 
@@ -28,16 +31,24 @@ pub(crate) trait Clock {
 
 /// The processor's time.
 #[derive(Debug)]
-pub(crate) struct RealTime(Instant);
+pub(crate) struct RealTime {
+    start: Instant,
+    pauses: Cell<u32>,
+}
 
 impl Clock for RealTime {
     fn now(&self) -> Duration {
-        self.0.elapsed()
+        self.start.elapsed()
     }
 
     fn pause(&self) {
-        // The guest's vCPU may want this very processor.
-        std::thread::yield_now();
+        self.pauses.set(self.pauses.get().wrapping_add(1));
+        if self.pauses.get().is_multiple_of(LOOKS) {
+            // The guest's vCPU may want this very processor.
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
     }
 }
 
@@ -55,7 +66,7 @@ pub(crate) struct Linger<C = RealTime> {
 
 impl Linger {
     pub(crate) fn new(patience: Duration) -> Self {
-        Self::with_clock(patience, RealTime(Instant::now()))
+        Self::with_clock(patience, RealTime { start: Instant::now(), pauses: Cell::new(0) })
     }
 }
 

@@ -78,6 +78,8 @@ counters! {
         unannounced,
         /// Times the loop woke up for this guest.
         wakeups,
+        /// Times the loop, awake, looked for the next request before its event.
+        looks,
     }
     // As these, several at once.
     batches {

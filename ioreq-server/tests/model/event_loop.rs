@@ -166,6 +166,45 @@ fn a_guest_that_asks_in_a_row_is_answered_without_an_event_now_and_then() {
     assert!(stats.wakeups <= ACCESSES + 10, "{stats:?}");
 }
 
+/// Time that a thread of this process has run, in nanoseconds, and whether it sleeps.
+fn ran(thread: i32) -> (u64, bool) {
+    let read = |what: &str| std::fs::read_to_string(format!("/proc/self/task/{thread}/{what}")).unwrap();
+    let state = read("stat").rsplit(')').next().unwrap().trim_start().starts_with('S');
+    (read("schedstat").split(' ').next().unwrap().parse().unwrap(), state)
+}
+
+#[test]
+fn a_loop_that_polls_under_load_sleeps_and_uses_no_processor_while_its_guest_is_idle() {
+    let m = machine();
+    let (d, other) = (guest(&m, 1), guest(&m, 1));
+    let s = serve(&m, d, Options::default());
+    let busy = serve(&m, other, Options::default());
+    Cells::attach(&s.bus);
+    Cells::attach(&busy.bus);
+    let thread = s.on_loop(|l| {
+        l.set_patience(Duration::from_micros(200));
+        rustix::thread::gettid().as_raw_nonzero().get()
+    });
+    let (v, w) = (vcpu(&m, d, 0), vcpu(&m, other, 0));
+    for round in 1..=5 {
+        for n in 0..200 {
+            assert_eq!(v.mmio_write(MEMORY, 8, n), Ok(()));
+        }
+        assert_eq!(s.stats().mmio, 200 * round);
+        // Its last session comes to an end, whatever it found.
+        while !ran(thread).1 {
+            std::thread::yield_now();
+        }
+        let asleep = (ran(thread).0, s.stats());
+        // A while, in which others are served.
+        for n in 0..500 {
+            assert_eq!(w.mmio_write(MEMORY, 8, n), Ok(()));
+        }
+        assert_eq!((ran(thread).0, s.stats()), asleep);
+    }
+    assert!(s.stats().looks > 0);
+}
+
 #[test]
 fn a_busy_guest_starves_neither_other_guests_nor_timers_nor_calls() {
     let m = machine();

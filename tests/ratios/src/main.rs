@@ -9,6 +9,7 @@ mod drain;
 mod harness;
 mod mappings;
 mod ping_pong;
+mod processors;
 mod round_trip;
 mod soft_gpu;
 mod xen;

@@ -7,6 +7,8 @@ use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::processors::stay_on;
+
 /// A thread that answers every event on one descriptor with an event on the other.
 pub(crate) struct PingPong {
     ping: Arc<OwnedFd>,
@@ -25,13 +27,16 @@ fn wait(fd: &OwnedFd) {
 }
 
 impl PingPong {
-    /// Starts the answering thread.
-    pub(crate) fn start() -> Self {
+    /// Starts the answering thread, on processor `cpu` if one is given.
+    pub(crate) fn start(cpu: Option<usize>) -> Self {
         let fd = || Arc::new(eventfd(0, EventfdFlags::CLOEXEC).expect("eventfd"));
         let (ping, pong, stop) = (fd(), fd(), Arc::new(AtomicBool::new(false)));
         let thread = {
             let (ping, pong, stop) = (ping.clone(), pong.clone(), stop.clone());
             std::thread::spawn(move || {
+                if let Some(cpu) = cpu {
+                    stay_on(cpu).expect("a processor of this process");
+                }
                 loop {
                     wait(&ping);
                     if stop.load(Ordering::Acquire) {

@@ -1,0 +1,39 @@
+//! Which processor a thread runs on.
+//!
+//! What two threads take to wake each other depends several times more on whether they share a processor than on what they
+//! do, and the scheduler decides that anew now and then. So both sides of such a ratio are told where to run.
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// Where the calling thread may run, put back when this is dropped.
+pub(crate) struct Processors(CpuSet);
+
+impl Processors {
+    /// Where the calling thread may run now.
+    pub(crate) fn of_this_thread() -> Result<Self, String> {
+        sched_getaffinity(None).map(Self).map_err(|e| format!("sched_getaffinity: {e}"))
+    }
+
+    /// Two of them.
+    pub(crate) fn two(&self) -> Result<[usize; 2], String> {
+        let mut all = (0..CpuSet::MAX_CPU).filter(|cpu| self.0.is_set(*cpu));
+        match (all.next(), all.next()) {
+            (Some(a), Some(b)) => Ok([a, b]),
+            _ => Err("two threads that wait for each other need two processors".into()),
+        }
+    }
+}
+
+impl Drop for Processors {
+    fn drop(&mut self) {
+        // It was allowed before.
+        let _ = sched_setaffinity(None, &self.0);
+    }
+}
+
+/// Makes the calling thread run on `cpu` alone.
+pub(crate) fn stay_on(cpu: usize) -> Result<(), String> {
+    let mut only = CpuSet::new();
+    only.set(cpu);
+    sched_setaffinity(None, &only).map_err(|e| format!("sched_setaffinity to {cpu}: {e}"))
+}

@@ -1,5 +1,6 @@
 //! What the draft leaves open is decided in `docs/revokable-grants.md`; each decision names its test here.
 
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::thread;
 
 use xen_ioreq::Bfn;
@@ -372,6 +373,185 @@ fn a_hypervisor_without_it_has_no_such_operations_and_ignores_the_flag() {
         a.grant(9, b.id, 3, REVOKABLE);
         assert!(b.map(&a, 9, HOST, room.addr(0)).is_ok());
         m.assert_clean();
+    }
+}
+
+#[test]
+fn a_mapping_that_was_moved_is_switched_where_it_is() {
+    let m = machine(Config::default());
+    let (a, b) = (pv(&m), pv(&m));
+    let room = Room::new(&b, 2);
+    a.grant(9, b.id, 3, REVOKABLE);
+    a.grant(10, b.id, 4, REVOKABLE);
+    let first = b.map_revokable(&a, 9, HOST, room.addr(0), 5).unwrap();
+    let moved = b.map_revokable(&a, 10, HOST, room.addr(1), 6).unwrap();
+    let mut arg = gnttab_unmap_and_replace {
+        host_addr: room.addr(0),
+        new_addr: room.addr(1),
+        handle: first.handle,
+        ..Default::default()
+    };
+    op(&b.caller, GNTTABOP_unmap_and_replace, &mut arg).unwrap();
+    assert_eq!((arg.status, room.byte(0), m.references(b.id, Gfn(5))), (GNTST_okay, 4, Ok(1)));
+    a.close(10);
+    a.revoke(10).unwrap();
+    assert_eq!(room.byte(0), 6);
+    m.assert_clean();
+    assert_eq!(b.unmap(moved.handle, room.addr(0), 0), GNTST_okay);
+    m.assert_clean();
+}
+
+#[test]
+fn revoke_waits_for_copies_and_lets_no_new_one_in() {
+    let m = machine(Config::default());
+    let (a, b) = (pv(&m), pv(&m));
+    let other = m.caller(b.id).unwrap();
+    let copy = |c: &Caller, to: u64| {
+        let (source, dest) = (ptr(a.id, 9, 0), ptr(DomId::SELF, to, 0));
+        let mut arg =
+            gnttab_copy { source, dest, len: 4096, flags: GNTCOPY_source_gref, ..Default::default() };
+        op(c, GNTTABOP_copy, &mut arg).unwrap();
+        arg.status
+    };
+    let (stop, done) = (AtomicBool::new(false), AtomicU32::new(0));
+    thread::scope(|s| {
+        // Two that overlap: there is nearly always a pin.
+        for (c, to) in [(&b.caller, 5), (&other, 6)] {
+            let (stop, done, copy) = (&stop, &done, &copy);
+            s.spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    done.fetch_add(u32::from(copy(c, to) == GNTST_okay), Ordering::SeqCst);
+                }
+            });
+        }
+        for _ in 0..100 {
+            a.grant(9, b.id, 3, REVOKABLE);
+            let before = done.load(Ordering::SeqCst);
+            while done.load(Ordering::SeqCst) == before {
+                thread::yield_now();
+            }
+            a.close(9);
+            a.revoke(9).unwrap();
+            assert_eq!((a.flags(9), m.references(a.id, Gfn(3))), (GTF_revokable, Ok(1)));
+            assert_eq!(copy(&b.caller, 7), GNTST_general_error);
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    m.assert_clean();
+}
+
+#[test]
+fn a_revocation_finds_its_mappings_among_many() {
+    let m = machine(Config::default());
+    let (a, b) = (pv(&m), hvm(&m));
+    for r in 8..20 {
+        a.grant(r, b.id, 4, GTF_permit_access);
+    }
+    for i in 0..12 * 128u32 {
+        b.map(&a, 8 + i / 128, HOST, (1000 + u64::from(i)) << 12).unwrap();
+    }
+    let v = vcpu(&m, b.id, 0);
+    a.grant(30, b.id, 3, REVOKABLE);
+    for (place, lgfn) in [(100u64, 5), (101, 6)] {
+        b.map_revokable(&a, 30, HOST, place << 12, lgfn).unwrap();
+    }
+    a.close(30);
+    a.revoke(30).unwrap();
+    let mut seen = [0; 3];
+    for (place, byte) in [100u64, 101, 1000].into_iter().zip(&mut seen) {
+        v.ram_read(place << 12, std::slice::from_mut(byte)).unwrap();
+    }
+    assert_eq!(seen, [5, 6, 4], "its own two, and no other");
+    m.assert_clean();
+}
+
+#[test]
+fn a_device_that_nothing_translates_for_maps_nothing_revokable() {
+    let m = machine(Config { iommu: crate::Iommu::Absent, ..Config::default() });
+    let (a, b) = (pv(&m), with_device(&m));
+    a.grant(9, b.id, 3, REVOKABLE);
+    assert_eq!(b.map_revokable(&a, 9, DEV, 0, 5).err(), Some(GNTST_no_device_space));
+    let room = Room::new(&b, 1);
+    assert_eq!(b.map_revokable(&a, 9, HOST | DEV, room.addr(0), 5).err(), Some(GNTST_no_device_space));
+    assert_eq!((a.flags(9), m.references(b.id, Gfn(5))), (REVOKABLE, Ok(1)));
+    m.assert_clean();
+}
+
+#[test]
+fn a_mapper_that_never_unmaps_keeps_a_plain_page_and_loses_a_revokable_one() {
+    let m = machine(Config::default());
+    let free = m.free_frames();
+    let (a, b) = (hvm(&m), pv(&m));
+    let (v, room) = (vcpu(&m, a.id, 0), Room::new(&b, 2));
+    let mut put = xen_ioreq::abi::memory::xen_add_to_physmap {
+        domid: DomId::SELF.0,
+        space: xen_ioreq::abi::memory::XENMAPSPACE_grant_table,
+        gpfn: 50,
+        ..Default::default()
+    };
+    v.memory_op(xen_ioreq::abi::memory::XENMEM_add_to_physmap, put.as_mut_bytes(), &mut []).unwrap();
+    let entry = |r: u64, flags: u16, gfn: u32| {
+        v.ram_write((50 << 12) + r * 8 + 4, &gfn.to_le_bytes()).unwrap();
+        v.ram_write((50 << 12) + r * 8, &(u32::from(b.id.0) << 16 | u32::from(flags)).to_le_bytes()).unwrap();
+    };
+    entry(9, GTF_permit_access, 3);
+    entry(10, REVOKABLE, 4);
+    b.map(&a, 9, HOST, room.addr(0)).unwrap();
+    b.map_revokable(&a, 10, HOST, room.addr(1), 5).unwrap();
+    let here = m.free_frames();
+    let mut mark = [0; 2];
+    v.ram_read((50 << 12) + 9 * 8, &mut mark).unwrap();
+    assert_ne!(
+        u16::from_le_bytes(mark) & GTF_reading,
+        0,
+        "the granter sees that it is in use, and can do nothing"
+    );
+    assert_eq!(v.decrease_reservation(&[Gfn(3)]), Ok(1));
+    assert_eq!((m.free_frames(), room.byte(0)), (here, 3), "gone from the granter, and free to nobody");
+    entry(10, GTF_revokable, 4);
+    let mut revoke = gnttab_revoke { r#ref: 10 };
+    v.grant_table_op(GNTTABOP_revoke, revoke.as_mut_bytes(), 1).unwrap();
+    assert_eq!(v.decrease_reservation(&[Gfn(4)]), Ok(1));
+    assert_eq!((m.free_frames(), room.byte(1)), (here + 1, 5), "the mapper runs on with a page of its own");
+    m.assert_clean();
+    drop((v, room));
+    all_back(&m, vec![b, a], free);
+}
+
+#[test]
+fn a_mapper_is_told_nothing_and_finds_its_own_bytes() {
+    use xen_ioreq::Port;
+    use xen_ioreq::seam::EventChannels;
+    let m = machine(Config::default());
+    let (a, b) = (pv(&m), pv(&m));
+    let room = Room::new(&b, 1);
+    a.grant(9, b.id, 3, REVOKABLE);
+    b.map_revokable(&a, 9, HOST, room.addr(0), 5).unwrap();
+    a.close(9);
+    a.revoke(9).unwrap();
+    // What a granter's driver clears on its way out, it clears in its own page.
+    m.write_guest(a.id, 3 << 12, &[0]).unwrap();
+    assert_eq!((room.byte(0), b.caller.pending(&mut [Port(0)])), (5, Ok(0)));
+    m.assert_clean();
+}
+
+/// The table of `docs/revokable-grants.md` and the tests here name each other.
+#[test]
+fn every_decision_has_its_test_and_every_test_its_decision() {
+    let doc = include_str!("../../../../../docs/revokable-grants.md");
+    let here = include_str!("revoke.rs");
+    let decided: Vec<&str> = doc
+        .lines()
+        .filter(|l| l.starts_with("| ") && l.ends_with("` |"))
+        .filter_map(|l| l.trim_end_matches("` |").rsplit('`').next())
+        .collect();
+    assert!(decided.len() > 20, "{}", decided.len());
+    for name in &decided {
+        assert!(here.contains(&format!("#[test]\nfn {name}()")), "no test {name}");
+    }
+    let tests = here.split("#[test]\nfn ").skip(1).filter_map(|t| t.split('(').next());
+    for name in tests.filter(|t| *t != "every_decision_has_its_test_and_every_test_its_decision") {
+        assert!(name.contains('{') || decided.contains(&name), "no decision names {name}");
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod abi;
 pub mod bench;
 pub mod case;
+pub mod grants;
 pub mod iommu;
 pub mod ioreq;
 mod running;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use conformance::{Row, abi, iommu, ioreq};
+use conformance::{Row, abi, grants, iommu, ioreq};
 use xen_ioreq::DomId;
 
 /// Runs the rows of an area: one line a row, then how many passed and failed. Exit status 1 if any failed.
@@ -93,6 +93,7 @@ fn main() -> ExitCode {
 fn render(area: Area, path: &Path) -> ExitCode {
     let text = match area {
         Area::Iommu => iommu::document(),
+        Area::Grants => grants::document(),
         _ => {
             eprintln!("conformance: the rows of {} make no document", name(area));
             return ExitCode::from(2);
@@ -118,7 +119,8 @@ fn rows(area: Area, on: conformance::On, log: Option<&Path>) -> Result<Vec<Row>,
             Ok(report.rows)
         }
         Area::Iommu => iommu::rows(on).map_err(|e| e.to_string()),
-        Area::Grants | Area::MemAccess | Area::All => Err("this area has no rows yet".to_owned()),
+        Area::Grants => grants::rows(on).map_err(|e| e.to_string()),
+        Area::MemAccess | Area::All => Err("this area has no rows yet".to_owned()),
     }
 }
 

@@ -9,12 +9,12 @@ use std::mem::offset_of;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use xen_ioreq::Port;
 use xen_ioreq::abi::ioreq::{
     BUF_READ_POINTER_OFFSET, BUF_SLOTS_OFFSET, Bits, IOREQ_BUFFER_SLOT_NUM, SLOT_BITS_OFFSET, SLOTS_PER_PAGE,
     STATE_IOREQ_READY, STATE_IORESP_READY, buf_ioreq, ioreq,
 };
 use xen_ioreq::seam::Mapping;
+use xen_ioreq::{PAGE_SIZE, Port};
 use zerocopy::FromBytes;
 
 /// Bytes of a mapping; valid while that is borrowed. Offsets are those of fields, so aligned and within the page.
@@ -151,6 +151,31 @@ impl<'m> Ring<'m> {
         let read = write.wrapping_sub(IOREQ_BUFFER_SLOT_NUM);
         self.0.word(BUF_READ_POINTER_OFFSET).store(read, Ordering::Release);
     }
+}
+
+/// A word of eight bytes of a mapped page: an entry of a grant table of version 1, or half of one of version 2.
+pub(crate) fn entry(page: &Mapping, index: usize) -> Option<u64> {
+    let bytes = within(page, index, size_of::<u64>())?;
+    Some(bytes.long(index * size_of::<u64>()).load(Ordering::Acquire))
+}
+
+/// Writes it.
+pub(crate) fn set_entry(page: &Mapping, index: usize, word: u64) -> Option<()> {
+    let bytes = within(page, index, size_of::<u64>())?;
+    bytes.long(index * size_of::<u64>()).store(word, Ordering::Release);
+    Some(())
+}
+
+/// The status word of an entry of version 2, in the page of those.
+pub(crate) fn status_word(page: &Mapping, index: usize) -> Option<u16> {
+    let bytes = within(page, index, size_of::<u16>())?;
+    let [low, high] = [0, 1].map(|i| bytes.byte(index * 2 + i).load(Ordering::Acquire));
+    Some(u16::from_le_bytes([low, high]))
+}
+
+/// The first page of a mapping, if it has a value of `size` bytes at this index.
+fn within(page: &Mapping, index: usize, size: usize) -> Option<Bytes<'_>> {
+    (index < PAGE_SIZE / size).then_some(Bytes(page.page(0)?, PhantomData))
 }
 
 /// Reads the first 8 bytes of a page that a device has pinned or somebody mapped.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use conformance::bench::{Bench, model_guest};
 use conformance::ioreq::access::{self, EXPECTED};
-use conformance::{On, Row, iommu, ioreq};
+use conformance::{On, Row, grants, iommu, ioreq};
 use guest::rows::ROWS;
 use mock_xen::{Config, Machine, Profile};
 use xen_ioreq::Errno;
@@ -39,8 +39,15 @@ fn every_row_of_iommu_holds() {
 }
 
 #[test]
+fn every_row_of_grants_holds() {
+    let rows = grants::rows(On::Model).expect("runs");
+    assert!(failed(&rows).is_empty(), "{:#?}", failed(&rows));
+}
+
+#[test]
 fn names_of_rows_are_unique() {
     let rows = [
+        grants::rows(On::Model).expect("runs"),
         ioreq::run_all(On::Model).expect("runs").rows,
         iommu::rows(On::Model).expect("runs"),
         iommu::last_rows(On::Model).expect("runs"),
@@ -120,7 +127,7 @@ fn without_xen_one_line_says_so() {
     if std::path::Path::new("/dev/xen/privcmd").exists() {
         return;
     }
-    for area in ["ioreq", "iommu"] {
+    for area in ["ioreq", "iommu", "grants"] {
         let args = [area, "--on", "xen", "--domid", "1"];
         let out = Command::new(env!("CARGO_BIN_EXE_conformance")).args(args).output().expect("runs");
         let stdout = String::from_utf8_lossy(&out.stdout);

@@ -1,0 +1,287 @@
+//! The lines of the header's operations: for each, one for every status that it can give.
+
+#![allow(clippy::wildcard_imports, reason = "the tables use every name of the sheet")]
+
+use xen_ioreq::Errno;
+use xen_ioreq::abi::grant_table::*;
+use xen_ioreq::abi::revokable::{GNTTABOP_map_revokable, GNTTABOP_revoke, GTF_revokable};
+
+use super::sheet::Want::{Rc, Status};
+use super::sheet::*;
+use super::sheet::{At::*, Call::*, End::*, Who::*};
+
+const OKAY: Want = Status(GNTST_okay);
+const HOST: u32 = GNTMAP_host_map;
+const RO: u32 = GNTMAP_host_map | GNTMAP_readonly;
+const DEV: u32 = GNTMAP_device_map;
+const ACCESS: u16 = GTF_permit_access;
+const NONE: u16 = 0;
+const READ: u16 = GTF_reading;
+const BOTH: u16 = GTF_reading | GTF_writing;
+/// The entry of most lines: the granter's frame [`G`], for the mapper.
+const ENTRY: Call = Grant(R, Mapper, ACCESS, G);
+const P0: At = Place(0);
+const P1: At = Place(1);
+const OWN: End = Frame(Itself, L);
+const THE_REF: End = Ref(Granter, R);
+
+/// Sheets of what released Xen has too.
+pub(super) const SHEETS: &[Sheet] = &[
+    Sheet { section: "map_grant_ref", parties: Parties::Pv, by: By::All, lines: MAP },
+    Sheet { section: "map_grant_ref", parties: Parties::Translated, by: By::All, lines: MAP_TRANSLATED },
+    Sheet {
+        section: "map_grant_ref and unmap_grant_ref",
+        parties: Parties::Alone,
+        by: By::All,
+        lines: ALONE,
+    },
+    Sheet { section: "device mappings", parties: Parties::Pv, by: By::Draft, lines: DEVICES },
+    Sheet { section: "unmap_grant_ref", parties: Parties::Pv, by: By::All, lines: UNMAP },
+    Sheet { section: "unmap_and_replace", parties: Parties::Pv, by: By::All, lines: REPLACE },
+    Sheet {
+        section: "unmap_and_replace",
+        parties: Parties::Translated,
+        by: By::All,
+        lines: REPLACE_TRANSLATED,
+    },
+    Sheet { section: "copy", parties: Parties::Pv, by: By::All, lines: COPY },
+    Sheet { section: "copy", parties: Parties::Alone, by: By::All, lines: COPY_ALONE },
+    Sheet { section: "transfer", parties: Parties::Pv, by: By::All, lines: TRANSFER },
+    Sheet { section: "the table and its size", parties: Parties::Pv, by: By::All, lines: TABLE },
+    Sheet { section: "the table and its size", parties: Parties::Alone, by: By::All, lines: TABLE_ALONE },
+    Sheet { section: "set_version, get_version", parties: Parties::Pv, by: By::All, lines: VERSION },
+    Sheet { section: "swap_grant_ref", parties: Parties::Alone, by: By::All, lines: SWAP },
+    Sheet { section: "cache_flush", parties: Parties::Pv, by: By::All, lines: CACHE },
+    Sheet { section: "the hypercall", parties: Parties::Alone, by: By::All, lines: FRAMING },
+    Sheet {
+        section: "revokable grants, where there are none",
+        parties: Parties::Alone,
+        by: By::Stock,
+        lines: WITHOUT,
+    },
+];
+
+#[rustfmt::skip]
+const MAP: &[Line] = lines! {
+    [ENTRY] Map(Granter, R, HOST, P0) => OKAY, marks BOTH, refs 2; "header; D: write map sets both"
+    [ENTRY] Map(Granter, R, RO, P0) => OKAY, marks READ, refs 2; "header"
+    [Grant(R, Mapper, ACCESS | GTF_readonly, G)] Map(Granter, R, RO, P0) => OKAY, marks READ, refs 2; "header"
+    [Grant(R, Mapper, ACCESS | GTF_PWT | GTF_PCD | GTF_PAT, G)] Map(Granter, R, HOST, P0) => OKAY, marks BOTH, refs 2; "header; the model has no caches"
+    [ENTRY, Map(Granter, R, RO, P0)] Map(Granter, R, HOST, P1) => OKAY, marks BOTH, refs 3; "D: raising re-checks GTF_readonly"
+    [ENTRY, MapMany(127, R, HOST)] Map(Granter, R, HOST, P0) => OKAY, marks BOTH, refs 129; "D: 128 of each kind"
+    [ENTRY, MapMany(128, R, HOST)] Map(Granter, R, HOST, P0) => Status(-1), marks BOTH, refs 129; "D: 128 of each kind"
+    [ENTRY] Map(Granter, R, HOST, Bad) => Status(-1), marks NONE, refs 1; "D: bad host address"
+    [ENTRY] Map(Granter, R, HOST | GNTMAP_contains_pte, P0) => Status(-1), marks NONE, refs 1; "decision: a PV domain of the model has no page tables"
+    [] Map(Granter, R, HOST, P0) => Status(-1), marks NONE, refs 1; "D: bad type"
+    [Grant(R, Mapper, GTF_accept_transfer, G)] Map(Granter, R, HOST, P0) => Status(-1), marks NONE, refs 1; "D: bad type"
+    [Grant(R, Other, ACCESS, G)] Map(Granter, R, HOST, P0) => Status(-1), marks NONE, refs 1; "D: wrong domid"
+    [Grant(R, Mapper, ACCESS | GTF_readonly, G)] Map(Granter, R, HOST, P0) => Status(-1), marks NONE, refs 1; "D: ro violated"
+    [Grant(R, Mapper, ACCESS | GTF_sub_page, G)] Map(Granter, R, HOST, P0) => Status(-1), marks NONE, refs 1; "D: v1 entry with bit 8"
+    [SetVersion(2), GrantV2(R, Mapper, ACCESS, 0, G)] Map(Granter, R, HOST, P0) => OKAY, marks BOTH, refs 2; "header: version 2"
+    [SetVersion(2), GrantV2(R, Mapper, ACCESS | GTF_sub_page, 64 << 16, G)] Map(Granter, R, HOST, P0) => Status(-1), marks NONE, refs 1; "header: sub_page is not mapped"
+    [SetVersion(2), GrantV2(R, Mapper, GTF_transitive, 0, 0)] Map(Granter, R, HOST, P0) => Status(-1), marks NONE, refs 1; "D: never mappable"
+    [ENTRY] Map(Nobody, R, HOST, P0) => Status(-2), marks NONE, refs 1; "header"
+    [ENTRY] Map(Itself, R, HOST, P0) => Status(-2), marks NONE, refs 1; "D: DOMID_SELF not accepted"
+    [ENTRY, Die] Map(Granter, R, HOST, P0) => Status(-2), marks NONE, refs 0; "D: dying"
+    [ENTRY] Map(Granter, R, 0, P0) => Status(-3), marks NONE, refs 1; "D: neither host nor device"
+    [ENTRY] Map(Granter, R, GNTMAP_readonly, P0) => Status(-3), marks NONE, refs 1; "D: neither host nor device"
+    [ENTRY] Map(Granter, 512, HOST, P0) => Status(-3), marks NONE, refs 1; "D: ref range"
+    [Grant(R, Mapper, ACCESS, 999)] Map(Granter, R, HOST, P0) => Status(-9), marks NONE, refs 1; "D: frame"
+    [Grant(R, Mapper, ACCESS, G), Grant(10, Mapper, ACCESS, G), Grant(11, Mapper, ACCESS, G), MapMany(128, R, HOST), MapMany(128, 10, HOST)] Map(Granter, 11, HOST, P0) => Status(-13), marks BOTH, refs 257; "D: maptrack exhausted"
+};
+
+#[rustfmt::skip]
+const MAP_TRANSLATED: &[Line] = lines! {
+    [ENTRY] Map(Granter, R, HOST, P0) => OKAY, marks BOTH, refs 2; "header"
+    [ENTRY] Map(Granter, R, HOST | DEV, P0) => Status(-1), marks NONE, refs 1; "D: HVM/PVH with device"
+    [ENTRY] Map(Granter, R, DEV, P0) => Status(-1), marks NONE, refs 1; "D: HVM/PVH with device"
+    [ENTRY] Map(Granter, R, HOST | GNTMAP_application_map, P0) => Status(-1), marks NONE, refs 1; "D: HVM/PVH with application"
+    [ENTRY] Map(Granter, R, HOST | GNTMAP_contains_pte, P0) => Status(-1), marks NONE, refs 1; "D: HVM/PVH with contains_pte"
+    [ENTRY] Map(Granter, R, HOST | 1 << 16, P0) => Status(-1), marks NONE, refs 1; "D: any other flag"
+    [ENTRY] Map(Granter, R, HOST, Bad) => Status(-1), marks NONE, refs 1; "D: bad host address"
+};
+
+#[rustfmt::skip]
+const ALONE: &[Line] = lines! {
+    [ENTRY] Map(Granter, R, HOST, P0) => OKAY, marks BOTH, refs 2; "header"
+    [ENTRY] Map(Granter, R, RO, P0) => OKAY, marks READ, refs 2; "header"
+    [ENTRY] Map(Granter, R, 0, P0) => Status(-3), marks NONE, refs 1; "D: neither host nor device"
+    [ENTRY] Map(Granter, R, DEV, P0) => Status(-1), marks NONE, refs 1; "D: HVM/PVH with device"
+    [ENTRY] Map(Itself, R, HOST, P0) => Status(-2), marks NONE, refs 1; "D: DOMID_SELF not accepted"
+    [ENTRY] Map(Nobody, R, HOST, P0) => Status(-2), marks NONE, refs 1; "header"
+    [ENTRY] Map(Granter, 1 << 30, HOST, P0) => Status(-3), marks NONE, refs 1; "D: ref range"
+    [] Map(Granter, R, HOST, P0) => Status(-1), marks NONE, refs 1; "D: bad type"
+    [Grant(R, Other, ACCESS, G)] Map(Granter, R, HOST, P0) => Status(-1), marks NONE, refs 1; "D: wrong domid"
+    [Grant(R, Mapper, ACCESS | GTF_readonly, G)] Map(Granter, R, HOST, P0) => Status(-1), marks NONE, refs 1; "D: ro violated"
+    [ENTRY, MapMany(128, R, RO)] Map(Granter, R, RO, P0) => Status(-1), marks READ, refs 129; "D: 128 of each kind"
+    [ENTRY, Map(Granter, R, HOST, P0)] Unmap(0, P0, Bus::Zero) => OKAY, marks NONE, refs 1; "header"
+    [ENTRY, Map(Granter, R, HOST, P0)] Unmap(0, Zero, Bus::Zero) => OKAY, marks BOTH, refs 2; "D: both zero: nothing undone"
+    [ENTRY, Map(Granter, R, HOST, P0)] Unmap(0, P1, Bus::Zero) => Status(-1), marks BOTH, refs 2; "D: mismatch -1"
+    [ENTRY, Map(Granter, R, HOST, P0), Unmap(0, P0, Bus::Zero)] Unmap(0, P0, Bus::Zero) => Status(-4), marks NONE, refs 1; "D: free handle"
+    [] UnmapNone => Status(-4), marks NONE, refs 1; "D: bad handle"
+};
+
+#[rustfmt::skip]
+const DEVICES: &[Line] = lines! {
+    [ENTRY] Map(Granter, R, DEV, Zero) => OKAY, marks BOTH, refs 2; "header"
+    [ENTRY] Map(Granter, R, DEV | GNTMAP_readonly, Zero) => OKAY, marks READ, refs 2; "header"
+    [ENTRY] Map(Granter, R, DEV | HOST, P0) => OKAY, marks BOTH, refs 3; "header"
+    [ENTRY, Map(Granter, R, DEV | HOST, P0)] Unmap(0, P0, Bus::Zero) => OKAY, marks BOTH, refs 2; "D: parts separable (XSA-224)"
+    [ENTRY, Map(Granter, R, DEV | HOST, P0)] Unmap(0, Zero, Bus::Told(0)) => OKAY, marks BOTH, refs 2; "D: parts separable (XSA-224)"
+    [ENTRY, Map(Granter, R, DEV | HOST, P0)] Unmap(0, P0, Bus::Told(0)) => OKAY, marks NONE, refs 1; "header"
+    [ENTRY, Map(Granter, R, DEV | HOST, P0)] Unmap(0, P0, Bus::Bad) => Status(-6), marks BOTH, refs 3; "D: dev addr mismatch"
+};
+
+#[rustfmt::skip]
+const UNMAP: &[Line] = lines! {
+    [ENTRY, Map(Granter, R, HOST, P0)] Unmap(0, P0, Bus::Zero) => OKAY, marks NONE, refs 1; "header"
+    [ENTRY, Map(Granter, R, HOST, P0), Map(Granter, R, RO, P1)] Unmap(0, P0, Bus::Zero) => OKAY, marks READ, refs 2; "D: cleared per kind"
+    [ENTRY, Map(Granter, R, HOST, P0)] Unmap(0, Zero, Bus::Zero) => OKAY, marks BOTH, refs 2; "D: both zero: nothing undone"
+    [ENTRY, Map(Granter, R, HOST, P0)] Unmap(0, P1, Bus::Zero) => Status(-1), marks BOTH, refs 2; "D: PTE mismatch (XSA-234)"
+    [ENTRY, Map(Granter, R, HOST, P0)] Unmap(0, Bad, Bus::Zero) => Status(-1), marks BOTH, refs 2; "D: PTE mismatch (XSA-234)"
+    [ENTRY, Map(Granter, R, HOST, P0)] Unmap(0, P0, Bus::Bad) => Status(-6), marks BOTH, refs 2; "D: dev addr mismatch"
+    [ENTRY, Map(Granter, R, HOST, P0), Unmap(0, P0, Bus::Zero)] Unmap(0, P0, Bus::Zero) => Status(-4), marks NONE, refs 1; "D: free handle"
+    [] UnmapNone => Status(-4), marks NONE, refs 1; "D: bad handle"
+    [ENTRY, Map(Granter, R, HOST, P0), Die] Unmap(0, P0, Bus::Zero) => OKAY, marks NONE, refs 0; "D: grantor death: maps survive until unmapped"
+};
+
+#[rustfmt::skip]
+const REPLACE: &[Line] = lines! {
+    [ENTRY, Grant(10, Mapper, ACCESS, 4), Map(Granter, R, HOST, P0), Map(Granter, 10, HOST, P1)] Replace(0, P0, P1) => OKAY, marks NONE, refs 1; "header"
+    [ENTRY, Map(Granter, R, HOST, P0)] Replace(0, P0, Zero) => OKAY, marks NONE, refs 1; "D: new_addr 0 = plain unmap"
+    [ENTRY, Map(Granter, R, HOST, P0)] Replace(0, P0, Bad) => Status(-1), marks BOTH, refs 2; "D"
+    [ENTRY, Map(Granter, R, HOST, P0)] Replace(0, P1, Zero) => Status(-1), marks BOTH, refs 2; "D: PTE mismatch"
+    [] ReplaceNone => Status(-4), marks NONE, refs 1; "D: bad handle"
+};
+
+#[rustfmt::skip]
+const REPLACE_TRANSLATED: &[Line] = lines! {
+    [ENTRY, Map(Granter, R, HOST, P0)] Replace(0, P0, P1) => Status(-1), marks BOTH, refs 2; "D: HVM with new_addr"
+    [ENTRY, Map(Granter, R, HOST, P0)] Replace(0, P0, Zero) => OKAY, marks NONE, refs 1; "D: new_addr 0 = plain unmap"
+};
+
+#[rustfmt::skip]
+const COPY: &[Line] = lines! {
+    [ENTRY] Copy(THE_REF, 0, OWN, 0, 4096) => OKAY, marks NONE, refs 1; "header"
+    [ENTRY] Copy(OWN, 0, THE_REF, 0, 4096) => OKAY, marks NONE, refs 1; "header"
+    [ENTRY, Grant(10, Mapper, ACCESS, 4)] Copy(Ref(Granter, 10), 0, THE_REF, 0, 8) => OKAY, marks NONE, refs 1; "header: both by reference"
+    [Grant(R, Mapper, ACCESS | GTF_sub_page, G)] Copy(THE_REF, 0, OWN, 0, 8) => OKAY, marks NONE, refs 1; "D: v1 copy ignores bit 8"
+    [SetVersion(2), GrantV2(R, Mapper, ACCESS | GTF_sub_page, 100 | 64 << 16, G)] Copy(THE_REF, 100, OWN, 0, 64) => OKAY, marks NONE, refs 1; "header: sub_page"
+    [SetVersion(2), GrantV2(R, Mapper, ACCESS | GTF_sub_page, 100 | 64 << 16, G)] Copy(THE_REF, 99, OWN, 0, 2) => Status(-1), marks NONE, refs 1; "D: grant window -1"
+    [] Copy(Ref(Nobody, R), 0, OWN, 0, 0) => OKAY, marks NONE, refs 1; "D: len 0 okay unchecked"
+    [] Copy(THE_REF, 0, OWN, 0, 8) => Status(-1), marks NONE, refs 1; "D: bad type"
+    [Grant(R, Mapper, ACCESS | GTF_readonly, G)] Copy(OWN, 0, THE_REF, 0, 8) => Status(-1), marks NONE, refs 1; "D: ro violated"
+    [Grant(R, Other, ACCESS, G)] Copy(THE_REF, 0, Ref(Granter, 512), 0, 8) => Status(-1), marks NONE, refs 1; "D: source claimed before dest"
+    [ENTRY] Copy(Ref(Nobody, R), 0, OWN, 0, 8) => Status(-2), marks NONE, refs 1; "header"
+    [ENTRY, Die] Copy(THE_REF, 0, OWN, 0, 8) => Status(-2), marks NONE, refs 0; "D: dying owner"
+    [ENTRY] Copy(Ref(Granter, 512), 0, OWN, 0, 8) => Status(-3), marks NONE, refs 1; "D: ref range"
+    [ENTRY] Copy(Frame(Granter, G), 0, OWN, 0, 8) => Status(-8), marks NONE, refs 1; "D: gmfn side must be DOMID_SELF"
+    [Grant(R, Mapper, ACCESS, 999)] Copy(THE_REF, 0, OWN, 0, 8) => Status(-9), marks NONE, refs 1; "D: frame"
+    [ENTRY] Copy(THE_REF, 0, Frame(Itself, 999), 0, 8) => Status(-9), marks NONE, refs 1; "D: frame"
+    [ENTRY] Copy(THE_REF, 4090, OWN, 0, 8) => Status(-10), marks NONE, refs 1; "header; D: bounds after claim"
+    [ENTRY] Copy(THE_REF, 0, OWN, 4095, 2) => Status(-10), marks NONE, refs 1; "header"
+};
+
+#[rustfmt::skip]
+const COPY_ALONE: &[Line] = lines! {
+    [ENTRY] Copy(THE_REF, 0, OWN, 0, 4096) => OKAY, marks NONE, refs 1; "header"
+    [ENTRY] Copy(OWN, 0, THE_REF, 0, 4096) => OKAY, marks NONE, refs 1; "header"
+    [Grant(R, Itself, ACCESS, G)] Copy(THE_REF, 0, OWN, 0, 8) => Status(-1), marks NONE, refs 1; "an entry names a domain by its number"
+    [ENTRY] Copy(Ref(Itself, R), 0, OWN, 0, 8) => OKAY, marks NONE, refs 1; "D: copy accepts DOMID_SELF"
+    [ENTRY] Copy(Ref(Granter, 1 << 30), 0, OWN, 0, 8) => Status(-3), marks NONE, refs 1; "D: ref range"
+    [ENTRY] Copy(Frame(Granter, G), 0, OWN, 0, 8) => Status(-8), marks NONE, refs 1; "D: gmfn side must be DOMID_SELF"
+    [ENTRY] Copy(THE_REF, 0, OWN, 4095, 2) => Status(-10), marks NONE, refs 1; "header"
+};
+
+#[rustfmt::skip]
+const TRANSFER: &[Line] = lines! {
+    [Back(R, Granter, GTF_accept_transfer, 0)] Transfer(4, Mapper, R) => OKAY, marks NONE, refs 1; "header"
+    [] Transfer(4, Mapper, R) => Status(-1), marks NONE, refs 1; "D: flags exactly accept_transfer"
+    [Back(R, Granter, GTF_accept_transfer | GTF_readonly, 0)] Transfer(4, Mapper, R) => Status(-1), marks NONE, refs 1; "D: flags exactly accept_transfer"
+    [Back(R, Other, GTF_accept_transfer, 0)] Transfer(4, Mapper, R) => Status(-1), marks NONE, refs 1; "D: domid match"
+    [Back(R, Granter, GTF_accept_transfer, 0)] Transfer(4, Mapper, 512) => Status(-1), marks NONE, refs 1; "D"
+    [] Transfer(4, Nobody, R) => Status(-2), marks NONE, refs 1; "header"
+    [Back(R, Granter, GTF_accept_transfer, 0)] Transfer(999, Mapper, R) => Status(-9), marks NONE, refs 1; "header"
+    [Back(R, Granter, GTF_accept_transfer, 0), ENTRY, Map(Granter, R, HOST, P0)] Transfer(G, Mapper, R) => Status(-9), marks BOTH, refs 2; "D: exactly alloc+1 refs"
+};
+
+#[rustfmt::skip]
+const TABLE: &[Line] = lines! {
+    [] Setup(Itself, 2) => OKAY, marks NONE, refs 1; "header"
+    [] Setup(Mapper, 2) => OKAY, marks NONE, refs 1; "header"
+    [] Setup(Itself, 3) => Status(-1), marks NONE, refs 1; "D: nr > max"
+    [] Setup(Nobody, 1) => Status(-2), marks NONE, refs 1; "header"
+    [] SetupShort => Status(-5), marks NONE, refs 1; "D: list writes"
+    [] Setup(Granter, 1) => Status(-8), marks NONE, refs 1; "header: sufficiently privileged"
+    [] Query(Nobody, 1) => Status(-2), marks NONE, refs 1; "header"
+    [] Query(Granter, 1) => Status(-8), marks NONE, refs 1; "header: sufficiently privileged"
+    [] StatusFrames(Nobody, 0) => Status(-2), marks NONE, refs 1; "header"
+    [] StatusFrames(Granter, 0) => Status(-8), marks NONE, refs 1; "header: sufficiently privileged"
+    [] StatusShort => Status(-5), marks NONE, refs 1; "D: list writes; the caller has version 2"
+};
+
+#[rustfmt::skip]
+const TABLE_ALONE: &[Line] = lines! {
+    [] Query(Itself, 1) => OKAY, marks NONE, refs 1; "header"
+    [] Query(Mapper, 1) => OKAY, marks NONE, refs 1; "header"
+    [] Query(Itself, 0) => Rc(Errno::EINVAL), marks NONE, refs 1; "D: count must be 1"
+    [] Query(Itself, 2) => Rc(Errno::EINVAL), marks NONE, refs 1; "D: count must be 1"
+    [] Query(Nobody, 1) => Status(-2), marks NONE, refs 1; "header"
+    [] StatusFrames(Itself, 0) => OKAY, marks NONE, refs 1; "header"
+    [] StatusFrames(Itself, 1) => Status(-1), marks NONE, refs 1; "D: v1: any nr > 0"
+    [] StatusFrames(Nobody, 0) => Status(-2), marks NONE, refs 1; "header"
+    [] Dump => Rc(Errno::ENOSYS), marks NONE, refs 1; "D"
+};
+
+#[rustfmt::skip]
+const VERSION: &[Line] = lines! {
+    [] SetVersion(1) => OKAY, marks NONE, refs 1; "D: same version 0"
+    [] SetVersion(2) => OKAY, marks NONE, refs 1; "header"
+    [SetVersion(2)] SetVersion(1) => Rc(Errno::EBUSY), marks NONE, refs 1; "D: status frame still mapped (XSA-255)"
+    [] SetVersion(0) => Rc(Errno::EINVAL), marks NONE, refs 1; "D"
+    [] SetVersion(3) => Rc(Errno::EINVAL), marks NONE, refs 1; "D"
+    [ENTRY, Map(Granter, R, HOST, P0)] SetVersion(2) => Rc(Errno::EBUSY), marks BOTH, refs 2; "D: any pin at ref >= 8"
+    [SetVersion(2), GrantV2(1, Mapper, ACCESS, 0, 1 << 32)] SetVersion(1) => Rc(Errno::ERANGE), marks NONE, refs 1; "D: reserved entry with frame >> 32"
+    [SetVersion(2), GrantV2(1, Mapper, GTF_transitive, 0, 0)] SetVersion(1) => Rc(Errno::ERANGE), marks NONE, refs 1; "D: reserved entry, transitive"
+    [] GetVersion(Itself) => OKAY, marks NONE, refs 1; "header"
+    [] GetVersion(Nobody) => Rc(Errno::ESRCH), marks NONE, refs 1; "D: no status field"
+    [] GetVersion(Granter) => Rc(Errno::EPERM), marks NONE, refs 1; "header: as setup_table"
+};
+
+#[rustfmt::skip]
+const SWAP: &[Line] = lines! {
+    [ENTRY] Call::Swap(R, 10) => OKAY, marks NONE, refs 1; "header"
+    [ENTRY] Call::Swap(R, R) => OKAY, marks NONE, refs 1; "D: equal refs okay"
+    [ENTRY] Call::Swap(R, 1 << 30) => Status(-3), marks NONE, refs 1; "D: range"
+    [ENTRY] Call::Swap(1 << 30, 1 << 30) => Status(-3), marks NONE, refs 1; "D: range"
+    [ENTRY, Map(Granter, R, HOST, P0)] Call::Swap(R, 10) => Status(-12), marks BOTH, refs 2; "D: either pinned"
+    [ENTRY, Map(Granter, R, HOST, P0)] Call::Swap(10, R) => Status(-12), marks BOTH, refs 2; "D: either pinned"
+};
+
+#[rustfmt::skip]
+const CACHE: &[Line] = lines! {
+    [] Flush(Memory::Own, 0, 64, GNTTAB_CACHE_CLEAN) => OKAY, marks NONE, refs 1; "Xen"
+    [ENTRY, Map(Granter, R, HOST, P0)] Flush(Memory::Granters, 0, 64, GNTTAB_CACHE_CLEAN) => OKAY, marks BOTH, refs 2; "Xen"
+    [] Flush(Memory::NoRam, 0, 0, GNTTAB_CACHE_CLEAN) => OKAY, marks NONE, refs 1; "Xen: nothing asked for"
+    [] Flush(Memory::Granters, 0, 64, GNTTAB_CACHE_CLEAN) => Rc(Errno::EPERM), marks NONE, refs 1; "Xen"
+    [] Flush(Memory::Xens, 0, 64, GNTTAB_CACHE_CLEAN) => Rc(Errno::EPERM), marks NONE, refs 1; "Xen"
+    [] Flush(Memory::NoRam, 0, 64, GNTTAB_CACHE_CLEAN) => Rc(Errno::EINVAL), marks NONE, refs 1; "Xen"
+    [] Flush(Memory::Own, 4090, 64, GNTTAB_CACHE_CLEAN) => Rc(Errno::EINVAL), marks NONE, refs 1; "Xen"
+    [] Flush(Memory::Own, 0, 64, GNTTAB_CACHE_INVAL) => Rc(Errno::EOPNOTSUPP), marks NONE, refs 1; "Xen on x86"
+    [] Flush(Memory::Own, 0, 64, GNTTAB_CACHE_CLEAN | GNTTAB_CACHE_SOURCE_GREF) => Rc(Errno::EOPNOTSUPP), marks NONE, refs 1; "Xen"
+};
+
+#[rustfmt::skip]
+const FRAMING: &[Line] = lines! {
+    [] Raw(GNTTABOP_map_grant_ref, 0) => OKAY, marks NONE, refs 1; "nothing to do"
+    [] Raw(GNTTABOP_map_grant_ref, u32::MAX) => Rc(Errno::EINVAL), marks NONE, refs 1; "D: (int)count < 0"
+    [] Raw(GNTTABOP_map_grant_ref, 1) => Rc(Errno::EFAULT), marks NONE, refs 1; "nothing there to read"
+    [] Raw(99, 0) => Rc(Errno::ENOSYS), marks NONE, refs 1; "D: unknown cmd"
+};
+
+#[rustfmt::skip]
+const WITHOUT: &[Line] = lines! {
+    [] Raw(GNTTABOP_map_revokable, 1) => Rc(Errno::ENOSYS), marks NONE, refs 1; "D: unknown cmd"
+    [] Raw(GNTTABOP_revoke, 1) => Rc(Errno::ENOSYS), marks NONE, refs 1; "D: unknown cmd"
+    [Grant(R, Mapper, ACCESS | GTF_revokable, G)] Map(Granter, R, HOST, P0) => OKAY, marks BOTH, refs 2; "a bit that nobody looks at"
+};

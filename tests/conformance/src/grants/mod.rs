@@ -1,0 +1,120 @@
+//! Grant tables: every operation of the header with every status that it can give, and revokable grants.
+//!
+//! What dom0 may ask through its kernel also runs on real Xen. The sheets are data that name no implementation: those in which a
+//! translated domain grants to itself are what a single guest can ask any Xen.
+
+mod dom0;
+mod lines;
+mod render;
+mod revokable;
+#[allow(non_upper_case_globals, reason = "patterns use constants that have the names of Xen's headers")]
+mod sheet;
+#[allow(non_upper_case_globals, reason = "patterns use constants that have the names of Xen's headers")]
+mod stage;
+
+use std::rc::Rc;
+
+pub use render::document;
+
+use crate::Row;
+use crate::bench::{Bench, BenchError, On, model_guest};
+use crate::ioreq;
+
+/// Frames of the model's guest.
+const GUEST_FRAMES: u64 = 64;
+
+/// Every row of the area that can run there.
+///
+/// # Errors
+/// Nothing to run on.
+pub fn rows(on: On) -> Result<Vec<Row>, BenchError> {
+    let bench = Rc::new(match on {
+        On::Model => {
+            let machine = ioreq::stock_machine()?;
+            Bench::on_model(&machine, model_guest(&machine, GUEST_FRAMES, 1)?)?
+        }
+        On::Xen(guest) => Bench::on_xen(guest)?,
+    });
+    let mut rows = ioreq::run("dom0", dom0::ROWS, &bench);
+    if on == On::Model {
+        for sheet in lines::SHEETS.iter().chain(revokable::SHEETS) {
+            rows.extend(sheet.rows()?);
+        }
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use mock_xen::Profile;
+    use xen_ioreq::Errno;
+
+    use super::sheet::{By, Line, Want};
+    use super::{lines, revokable};
+
+    /// A line whose expectation is wrong in one thing must fail: in each of its things, for a line of every sheet.
+    #[test]
+    fn a_line_that_expects_something_else_fails() {
+        for sheet in lines::SHEETS.iter().chain(revokable::SHEETS) {
+            let profile = if sheet.by == By::Stock { Profile::Stock } else { Profile::Draft };
+            let line = sheet.lines[0];
+            assert!(line.run(sheet.parties, profile, "").expect("runs").ok);
+            for wrong in [
+                Line { want: Want::Status(-77), ..line },
+                Line { want: Want::Rc(Errno::EDOM), ..line },
+                Line { marks: line.marks ^ 8, ..line },
+                Line { refs: line.refs + 1, ..line },
+            ] {
+                let row = wrong.run(sheet.parties, profile, "").expect("runs");
+                assert!(!row.ok && row.detail.contains("wanted"), "{row:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_document_is_what_the_lines_say() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/grant-tables.md");
+        let there = std::fs::read_to_string(path).expect("docs/grant-tables.md");
+        assert!(
+            there == super::document(),
+            "write it anew: conformance grants --render docs/grant-tables.md"
+        );
+    }
+
+    /// Each operation has a line for each status that it can give in the model.
+    #[test]
+    fn every_status_of_every_operation_has_a_line() {
+        let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for line in lines::SHEETS.iter().chain(revokable::SHEETS).flat_map(|s| s.lines) {
+            let call = line.call.to_string();
+            let operation = call.split('(').next().unwrap_or_default().to_owned();
+            let want = match line.want {
+                Want::Status(n) => n.to_string(),
+                Want::Rc(e) => e.to_string(),
+            };
+            seen.entry(operation).or_default().insert(want);
+        }
+        for (operation, wanted) in [
+            ("map_grant_ref", "0 -1 -2 -3 -8 -9 -13"),
+            ("map_revokable", "0 -1 -2 -3 -7 -9 -13"),
+            ("unmap_grant_ref", "0 -1 -4 -6"),
+            ("unmap_and_replace", "0 -1 -4"),
+            ("copy", "0 -1 -2 -3 -8 -9 -10"),
+            ("transfer", "0 -1 -2 -9"),
+            ("setup_table", "0 -1 -2 -5 -8"),
+            ("get_status_frames", "0 -1 -2 -5 -8"),
+            ("query_size", "0 -2 -8 EINVAL"),
+            ("set_version", "0 EINVAL EBUSY ERANGE"),
+            ("get_version", "0 ESRCH EPERM"),
+            ("swap_grant_ref", "0 -3 -12"),
+            ("dump_table", "ENOSYS"),
+            ("cache_flush", "0 EINVAL EPERM EOPNOTSUPP"),
+            ("revoke", "0 EBUSY EPERM ENOENT"),
+        ] {
+            let wanted: BTreeSet<String> = wanted.split(' ').map(str::to_owned).collect();
+            assert_eq!(seen.get(operation), Some(&wanted), "{operation}");
+        }
+    }
+}

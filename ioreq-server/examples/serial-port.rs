@@ -16,7 +16,7 @@ use ioreq_server::pci::{Bar, ConfigBuilder, Delivery, Function, Msi, MsiLine, Pc
 use ioreq_server::{Access, Dm, IoError, Outcome, Width};
 use parking_lot::Mutex;
 
-const SBDF: Sbdf = Sbdf::new(0, 0, 3, 0);
+const SBDF: Sbdf = Sbdf::new(0, 0, 0x11, 0);
 const MSI: u16 = 0x50;
 /// What the port keeps of a line that does not end, and of what nobody reads.
 const ROOM: usize = 4096;

@@ -16,7 +16,7 @@ use zerocopy::IntoBytes as _;
 use crate::edid::EDID;
 use crate::harness::{Result, Slot};
 
-pub(crate) const SBDF: Sbdf = Sbdf::new(0, 0, 2, 0);
+pub(crate) const SBDF: Sbdf = Sbdf::new(0, 0, 0x10, 0);
 /// Frames of the framebuffer: 16 MiB.
 pub(crate) const FRAMES: u32 = 4096;
 pub(crate) const BYTES: u64 = FRAMES as u64 * PAGE_SIZE as u64;

@@ -114,9 +114,12 @@ impl Dom0<'_> {
     }
 
     fn libraries(&self, program: &Path) -> Result<BTreeSet<PathBuf>> {
-        let root = &self.unpacked.xen;
-        let search = [root.join(LIBRARIES), root.join("lib/x86_64-linux-gnu")];
-        let search: Vec<String> = search.iter().map(|d| d.display().to_string()).collect();
+        let roots = [&self.unpacked.xen, &self.unpacked.qemu];
+        let search: Vec<String> = roots
+            .iter()
+            .flat_map(|root| [root.join(LIBRARIES), root.join("lib/x86_64-linux-gnu")])
+            .map(|dir| dir.display().to_string())
+            .collect();
         let listed = host::output(Command::new("ldd").arg(program).env("LD_LIBRARY_PATH", search.join(":")))?;
         resolved(&listed).map_err(|library| Error::Library { program: program.to_owned(), library })
     }

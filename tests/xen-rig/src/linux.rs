@@ -1,9 +1,11 @@
 //! A stock Linux guest: Debian's kernel as it is, with an initramfs of busybox, a few of its modules, and `linux/init`.
 
 use std::fs;
+use std::io::Write as _;
 use std::process::Command;
 
 use crate::cpio::Tree;
+use crate::dom0::Dom0;
 use crate::error::{At as _, Error, Result};
 use crate::host;
 use crate::kit::Kit;
@@ -20,20 +22,69 @@ const MODULES: &[(&str, &str)] = &[
     ("bochs", "drivers/gpu/drm/tiny/bochs.ko"),
 ];
 
+/// Where a guest's devices come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nowhere, but for what the scenario gives it.
+    Pvh,
+    /// From QEMU in dom0, which is started by xl.
+    Hvm,
+}
+
+/// What an HVM guest starts with, below the roots of Xen's and of QEMU's packages.
+const HVMLOADER: &str = "usr/lib/xen-4.17/boot/hvmloader";
+const QEMU: &str = "usr/libexec/xen-qemu-system-i386";
+const FIRMWARE: &[&str] = &[
+    "usr/share/seabios/bios-256k.bin",
+    "usr/share/qemu/linuxboot.bin",
+    "usr/share/qemu/linuxboot_dma.bin",
+    "usr/share/qemu/kvmvapic.bin",
+    "usr/share/qemu/keymaps/en-us",
+];
+
+/// An HVM guest's firmware reads its kernel and this through a port of QEMU's, byte by byte: the longest part of its boot.
+fn compressed(archive: &[u8]) -> Result<Vec<u8>> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    gzip.write_all(archive).and_then(|()| gzip.finish()).at("rig/linux-initrd")
+}
+
 impl Kit {
+    /// Puts dom0's QEMU and the firmware of its guests where they are looked for.
+    fn install_qemu(&self, files: &mut Tree) -> Result<()> {
+        // It finds its data from where it is itself.
+        let dom0 = Dom0 { unpacked: &self.unpacked };
+        dom0.program(files, &self.base, QEMU, &self.unpacked.qemu.join(QEMU))?;
+        let hvmloader = self.unpacked.xen.join(HVMLOADER);
+        files.file(HVMLOADER, 0o644, fs::read(&hvmloader).at(&hvmloader)?);
+        for path in FIRMWARE {
+            let from = self.unpacked.qemu.join(path);
+            files.file(path, 0o644, fs::read(&from).at(&from)?);
+        }
+        Ok(())
+    }
+
     /// Puts kernel and initramfs where `linux` in dom0's script finds them; `texts` are files below the guest's `/text`.
     ///
     /// # Errors
     /// A piece that the packages do not hold.
-    pub fn install_linux(&self, files: &mut Tree, texts: &[(&str, &str)]) -> Result<()> {
-        // Without its symbols it is half as large, which dom0 holds in memory.
-        let kernel = self.places.work.join("linux-guest.elf");
-        host::output(Command::new("strip").arg("-o").arg(&kernel).arg(&self.images.vmlinux))?;
-        files.file("rig/linux", 0o644, fs::read(&kernel).at(&kernel)?);
+    pub fn install_linux(&self, files: &mut Tree, kind: Kind, texts: &[(&str, &str)]) -> Result<()> {
+        let root = &self.unpacked.xen;
+        match kind {
+            Kind::Pvh => {
+                // Without its symbols it is half as large, which dom0 holds in memory.
+                let kernel = self.places.work.join("linux-guest.elf");
+                host::output(Command::new("strip").arg("-o").arg(&kernel).arg(&self.images.vmlinux))?;
+                files.file("rig/linux", 0o644, fs::read(&kernel).at(&kernel)?);
+            }
+            Kind::Hvm => {
+                let kernel = root.join(format!("boot/vmlinuz-{}", self.unpacked.linux));
+                files.file("rig/linux", 0o644, fs::read(&kernel).at(&kernel)?);
+                self.install_qemu(files)?;
+            }
+        }
 
         let mut tree = Tree::new();
         tree.file("init", 0o755, INIT).dir("dev");
-        let root = &self.unpacked.xen;
         let busybox = root.join("bin/busybox");
         tree.file("bin/busybox", 0o755, fs::read(&busybox).at(&busybox)?);
         for (name, path) in MODULES {
@@ -48,7 +99,7 @@ impl Kit {
         let archive = tree
             .archive()
             .map_err(|file| Error::Image { path: file.into(), what: "too large for an initramfs".into() })?;
-        files.file("rig/linux-initrd", 0o644, archive);
+        files.file("rig/linux-initrd", 0o644, compressed(&archive)?);
         Ok(())
     }
 }

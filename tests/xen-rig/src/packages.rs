@@ -19,7 +19,7 @@ const XEN: &str = "4.17";
 const QEMU: &str = "1:7.2";
 
 /// Changes when the rules below change by which packages are chosen.
-const PLAN: &str = "plan 1";
+const PLAN: &str = "plan 2";
 
 /// Package lists for hosts that have none, below the rig's directory.
 const OWN_LISTS: &str = "apt/lists";
@@ -281,7 +281,8 @@ impl Apt {
     }
 
     fn qemu_set(&self) -> Result<Vec<Package>> {
-        let roots = ["qemu-system-x86", "qemu-system-common", "qemu-system-data"];
+        // The last one is dom0's, for HVM guests.
+        let roots = ["qemu-system-x86", "qemu-system-common", "qemu-system-data", "qemu-system-xen"];
         let roots = roots.iter().map(|p| self.pin(p, QEMU)).collect::<Result<Vec<_>>>()?;
         let closure = self.closure(&roots)?;
         let needed = |p: &Package| {

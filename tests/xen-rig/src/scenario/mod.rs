@@ -19,6 +19,7 @@ use std::path::Path;
 use crate::cpio::Tree;
 use crate::error::{At as _, Result};
 use crate::kit::Kit;
+use crate::linux::Kind;
 use crate::log::Log;
 use crate::qemu::{End, Machine};
 
@@ -30,7 +31,8 @@ pub const ALL: &[&dyn Scenario] = &[
     &conformance::Conformance,
     &serve::Serve,
     &promise::Promise,
-    &stock_linux::BochsConsole,
+    &stock_linux::StockLinux(Kind::Pvh),
+    &stock_linux::StockLinux(Kind::Hvm),
     &sandbox::Sandbox,
     &speed::Speed,
 ];

@@ -7,12 +7,13 @@ use super::{Checks, Run, Scenario};
 use crate::cpio::Tree;
 use crate::error::Result;
 use crate::kit::Kit;
+use crate::linux::Kind;
 use crate::qemu::Machine;
 use crate::screen::{Line, Picture};
 
 /// See [`Scenario::about`].
 #[derive(Debug)]
-pub(super) struct BochsConsole;
+pub(super) struct StockLinux(pub(super) Kind);
 
 /// The mode that the display's EDID asks for.
 const SIZE: (usize, usize) = (800, 600);
@@ -38,17 +39,27 @@ const FIRST: &[Written] = &[
 ];
 const SECOND: &[Written] = &[("This line came later, after an interrupt from dom0.", GREY)];
 
-impl Scenario for BochsConsole {
+impl Scenario for StockLinux {
     fn name(&self) -> &'static str {
-        "bochs-console"
+        match self.0 {
+            Kind::Pvh => "bochs-console",
+            Kind::Hvm => "bochs-console-hvm",
+        }
     }
 
     fn about(&self) -> &'static str {
-        "a stock Debian guest finds our PCI functions, draws its console on one, takes MSIs from the other"
+        match self.0 {
+            Kind::Pvh => "a stock Debian guest finds our PCI functions, draws its console on one, takes MSIs",
+            Kind::Hvm => "the same beside QEMU, in an HVM guest whose BARs hvmloader places",
+        }
     }
 
     fn machine(&self) -> Machine {
-        Machine { memory: 1280, dom0_memory: 640, timeout: Duration::from_secs(240), ..Machine::default() }
+        let timeout = Duration::from_secs(420);
+        match self.0 {
+            Kind::Pvh => Machine { memory: 1280, dom0_memory: 640, timeout, ..Machine::default() },
+            Kind::Hvm => Machine { memory: 1536, dom0_memory: 896, timeout, ..Machine::default() },
+        }
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
@@ -56,16 +67,21 @@ impl Scenario for BochsConsole {
             kit.install(files, &kit.example("ioreq-server", example)?)?;
         }
         let first = format!("\x1b[?25l\x1b[2J\x1b[H{}", terminal(FIRST));
-        kit.install_linux(files, &[("first", &first), ("second", &terminal(SECOND))])?;
+        kit.install_linux(files, self.0, &[("first", &first), ("second", &terminal(SECOND))])?;
         // Why the command line has what it has: without `noacpi` Linux scans no bus of a PVH guest, since libxl's tables name
         // none; with early accesses it looks for an AGP bridge, 16,000 requests long.
-        Ok("linux stock 256 console=hvc0 loglevel=7 pci=noacpi,noearly\n\
-            background display bochs-display --domid $DOMID --pci-root --out /results/screen.png\n\
+        let (create, pci, root) = match self.0 {
+            Kind::Pvh => ("linux", "noacpi,noearly", "--pci-root"),
+            Kind::Hvm => ("linux_hvm", "noearly", ""),
+        };
+        Ok(format!(
+            "{create} stock 256 console=hvc0 loglevel=7 pci={pci}\n\
+            background display bochs-display --domid $DOMID {root} --out /results/screen.png\n\
             ready display 20 serving\n\
             background serial serial-port --domid $DOMID\n\
             ready serial 20 serving\n\
             xl unpause stock || say FAILED xl unpause\n\
-            ready serial 90 'guest: the first text' || finish display 5 TERM\n\
+            ready serial 240 'guest: the first text' || finish display 5 TERM\n\
             kill -USR1 $(cat /tmp/display.pid)\n\
             ready display 20 wrote\n\
             mv /results/screen.png /results/first.png\n\
@@ -74,7 +90,7 @@ impl Scenario for BochsConsole {
             finish display 10\n\
             finish serial 10\n\
             record destroy xl destroy stock\n"
-            .to_owned())
+        ))
     }
 
     fn judge(&self, _kit: &Kit, run: &Run, checks: &mut Checks) -> Result<()> {
@@ -82,7 +98,7 @@ impl Scenario for BochsConsole {
             checks.succeeded(run, command);
         }
         let log = run.text("guest-stock.log");
-        found(&log, checks);
+        found(self.0, &log, checks);
         talked(&log, &run.text("serial.out"), checks);
         let all: Vec<Written> = FIRST.iter().chain(SECOND).copied().collect();
         shown(run, "first.png", FIRST, checks);
@@ -97,28 +113,35 @@ fn terminal(lines: &[Written]) -> String {
 }
 
 /// What the guest says of its PCI bus.
-fn found(log: &str, checks: &mut Checks) {
+fn found(kind: Kind, log: &str, checks: &mut Checks) {
     let said = |line: &str| log.lines().any(|said| said.trim_end() == format!("GUEST: {line}"));
+    let bridge = match kind {
+        Kind::Pvh => "pci 0000:00:00.0 0x8086:0x1237 class 0x060000",
+        // QEMU's
+        Kind::Hvm => "pci 0000:00:01.0 0x8086:0x7000 class 0x060100",
+    };
     for function in [
-        "pci 0000:00:00.0 0x8086:0x1237 class 0x060000",
-        "pci 0000:00:02.0 0x1234:0x1111 class 0x038000",
-        "pci 0000:00:03.0 0x9710:0x9900 class 0x070002",
+        bridge,
+        "pci 0000:00:10.0 0x1234:0x1111 class 0x038000",
+        "pci 0000:00:11.0 0x9710:0x9900 class 0x070002",
     ] {
         checks.that(said(function), format!("the guest lists {function}"));
     }
     for bar in [
-        "pci 0000:00:02.0 bar 0 size 16777216 flags 0x0000000000042208",
-        "pci 0000:00:02.0 bar 2 size 4096 flags 0x0000000000040200",
-        "pci 0000:00:03.0 bar 0 size 8 flags 0x0000000000040101",
+        "pci 0000:00:10.0 bar 0 size 16777216 flags 0x0000000000042208",
+        "pci 0000:00:10.0 bar 2 size 4096 flags 0x0000000000040200",
+        "pci 0000:00:11.0 bar 0 size 8 flags 0x0000000000040101",
     ] {
         checks.that(said(bar), format!("the guest has sized and placed {bar}"));
     }
     checks.that(said("fb0 is bochs-drmdrmfb, 800,600"), "the display's EDID has chosen the mode");
     checks.that(said("the end"), "the guest comes to its end");
     checks.that(!log.contains("GUEST: FAILED"), "the guest's modules load");
-    for bar in ["0000:00:02.0: BAR 0", "0000:00:02.0: BAR 2", "0000:00:03.0: BAR 0"] {
-        let placed = log.lines().any(|line| line.contains(bar) && line.contains("assigned"));
-        checks.that(placed, format!("the guest's kernel assigns {bar}"));
+    for bar in ["0000:00:10.0: BAR 0", "0000:00:10.0: BAR 2", "0000:00:11.0: BAR 0"] {
+        let mut lines = log.lines().filter(|line| line.contains(bar));
+        // An HVM guest finds them placed by hvmloader.
+        let placed = lines.any(|line| kind == Kind::Hvm || line.contains("assigned"));
+        checks.that(placed, format!("the guest's kernel sizes and places {bar}"));
     }
     // This one is about the CPU that QEMU shows it.
     let complaint = log.lines().find(|l| {

@@ -157,6 +157,16 @@ impl Service {
         &self.vgpu
     }
 
+    /// Its loop.
+    pub fn handle(&self) -> &LoopHandle {
+        &self.handle
+    }
+
+    /// The counters of what came from it.
+    pub fn stats(&self) -> Arc<Stats> {
+        self.stats.clone()
+    }
+
     /// What came from it.
     pub fn requests(&self) -> ioreq_server::Snapshot {
         self.stats.snapshot()

@@ -107,8 +107,16 @@ fn wrong_arguments_are_refused_with_what_is_wrong() {
     is_refused(&["serve"], "--domid");
     is_refused(&["serve", "--domid", "1", "--type", "V9_9"], "V9_9");
     is_refused(&["serve", "--domid", "1", "--gpu", "i915"], "i915");
+    is_refused(&["ask", "/run/nobody"], "COMMAND");
     is_refused(&["draw"], "draw");
     fails_in_one_line(&["demo", "--guests", "2", "--hostile", "3"], &["--hostile 3", "2 guests"]);
+}
+
+#[test]
+fn ask_names_the_socket_that_nobody_listens_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("socket");
+    fails_in_one_line(&["ask", socket.to_str().unwrap(), "status"], &["socket", "--control"]);
 }
 
 #[test]

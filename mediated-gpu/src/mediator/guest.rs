@@ -17,7 +17,7 @@ use super::stats::{Snapshot, Stats};
 use super::workload::GuestContext;
 use crate::gen8::context::{Descriptor, hwsp};
 use crate::gen8::gtt::GTT_OFFSET;
-use crate::gen8::regs::gt;
+use crate::gen8::regs::{GRDOM_FULL, gt};
 use crate::physical::Engine;
 use crate::vgpu::display::{PIXEL_BYTES, Surface, SurfaceError};
 use crate::vgpu::slice::Slice;
@@ -104,6 +104,11 @@ impl Vgpu {
         let mut effects = Vec::new();
         self.state.lock().write(offset, size, value, &mut |e| effects.push(e));
         effects.into_iter().for_each(|e| self.act(e));
+    }
+
+    /// Stops its work and resets it, as its driver does by writing to [`gt::GDRST`]. Does not wait for what runs.
+    pub fn reset(self: &Arc<Self>) {
+        self.mmio_write(gt::GDRST, 4, GRDOM_FULL.into());
     }
 
     fn act(self: &Arc<Self>, effect: Effect) {

@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Give a guest of this Xen a vGPU, until the guest is gone or SIGTERM comes.
     Serve(Serve),
+    /// Send a command to the control socket of a running `mgpu serve`, and print the answer.
+    Ask(Ask),
     /// Say what this host offers, and whether mgpu can serve here.
     Probe(Probe),
     /// Render the picture that a guest of the demo ends with, without a GPU.
@@ -103,8 +105,21 @@ pub(crate) struct Serve {
     /// Also answer CF8, and be the host bridge that a PVH guest's PCI scan looks for. Not for a guest that has QEMU.
     #[arg(long)]
     pub(crate) pci_root: bool,
+    /// A socket at which root, or who starts mgpu, asks for `status`, `picture`, `reset`, `stop` and `help`: see `mgpu ask`.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) sandbox: Sandbox,
+}
+
+/// `mgpu ask`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ask {
+    /// The `--control` of the `mgpu serve`.
+    pub(crate) socket: PathBuf,
+    /// The command, e.g. `status`; `help` says which there are.
+    #[arg(required = true)]
+    pub(crate) command: Vec<String>,
 }
 
 /// What `mgpu serve` gives up before the guest can reach it.

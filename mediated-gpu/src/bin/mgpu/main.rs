@@ -1,9 +1,10 @@
 //! `mgpu`: several Xen guests share one GPU, with ballooning on.
 //!
-//! `demo` runs the model hypervisor with guests that draw; `serve` gives a guest of the Xen it runs on a vGPU; `probe`
-//! says what that Xen offers; `picture` renders what a guest of the demo must draw.
+//! `demo` runs the model hypervisor with guests that draw; `serve` gives a guest of the Xen it runs on a vGPU, and `ask` asks
+//! it how that goes; `probe` says what that Xen offers; `picture` renders what a guest of the demo must draw.
 
 mod cli;
+mod control;
 #[cfg(feature = "embedded")]
 mod demo;
 mod picture;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "embedded")]
         cli::Command::Picture(args) => demo::reference_picture(&args),
         cli::Command::Serve(args) => serve::run(&args),
+        cli::Command::Ask(args) => control::ask(&args),
         cli::Command::Probe(args) => probe::run(&args),
     };
     match done {

@@ -7,8 +7,8 @@ use std::fmt;
 use std::os::fd::AsFd;
 
 use ioreq_server::privilege::{
-    Confinement, Filters, Identity, InForce, Limits, ThreadKind, Violation, files_below, hypercalls,
-    starting_to_serve,
+    Confinement, Filters, Identity, InForce, Limits, ThreadKind, Violation, control_socket, files_below,
+    hypercalls, starting_to_serve,
 };
 use xen_ioreq::linux::{Privcmd, RestrictedPrivcmd};
 use xen_ioreq::{DomId, PAGE_SHIFT};
@@ -54,6 +54,8 @@ pub(crate) struct Keeps<'a> {
     pub(crate) iommu: bool,
     /// Where pictures go.
     pub(crate) pictures: Option<&'a Pictures>,
+    /// Whether there is a control socket.
+    pub(crate) controlled: bool,
 }
 
 /// What came of it, in a line.
@@ -117,6 +119,9 @@ fn filters(args: &cli::Sandbox, keeps: Keeps<'_>) -> Filters {
         }
         if let (ThreadKind::Main, Some(pictures)) = (kind, keeps.pictures) {
             needs = needs.and(&files_below(&pictures.as_fd()));
+        }
+        if kind == ThreadKind::Main && keeps.controlled {
+            needs = needs.and(&control_socket());
         }
         filters.thread(kind, needs)
     })

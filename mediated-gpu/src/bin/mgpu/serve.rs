@@ -5,9 +5,10 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ioreq_server::privilege::{Identity, ThreadKind, narrow};
+use ioreq_server::sources::Control;
 use ioreq_server::{Connection, OnError};
 use mediated_gpu::bus::BusMaster;
 use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator, Snapshot};
@@ -23,12 +24,16 @@ use xen_ioreq::DomId;
 use xen_ioreq::abi::domctl::{XEN_DOMINF_dying, XEN_DOMINF_hvm_guest, xen_domctl_getdomaininfo};
 use xen_ioreq::linux::{Evtchn, Privcmd};
 
+use crate::control::{self, Operator, Served};
 use crate::pictures::Pictures;
 use crate::sandbox::{self, Keeps};
 use crate::{Error, cli};
 
 /// How often the guest is looked after.
 const LOOK: Duration = Duration::from_millis(500);
+
+const SIGNALS: Token = Token(0);
+const CONTROL: Token = Token(1);
 
 pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     let domid = DomId(args.domid);
@@ -60,15 +65,17 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         )
         .into());
     };
-    let reasons = Reasons::new()?;
+    let mut reasons = Reasons::new()?;
+    let control = args.control.as_deref().map(control::bind).transpose()?;
     let identity = sandbox::identity(&args.sandbox, domid)?;
     let open = |out| Pictures::open(out, domid, identity);
-    let pictures = args.out.as_deref().map(open).transpose()?;
-    let (iommu, pictures) = (client.soft().is_none(), pictures.as_ref());
+    let pictures = args.out.as_deref().map(open).transpose()?.map(Arc::new);
+    let (iommu, controlled) = (client.soft().is_none(), control.is_some());
     let us = identity.unwrap_or_else(Identity::current);
-    let keeps = Keeps { guest_pages, raw: &raw, guest: &guest, iommu, pictures };
+    let keeps =
+        Keeps { guest_pages, raw: &raw, guest: &guest, iommu, pictures: pictures.as_deref(), controlled };
     println!("{}", sandbox::enter(&args.sandbox, identity, keeps)?);
-    pictures.map_or(Ok(()), |p| p.check(us))?;
+    pictures.as_ref().map_or(Ok(()), |p| p.check(us))?;
 
     let bus: Arc<dyn BusMaster> = soft;
     let gpu = Arc::new(SoftGpu::new(bus.clone(), SoftGpuConfig::default())?);
@@ -83,9 +90,14 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     let mediator = Arc::new(Mediator::new(below, config)?);
     let options = Options { kind, pci_root: args.pci_root, on_error: OnError::CrashGuest };
     let service = Service::start(&Connection::new(guest, events), &client, &mediator, domid, options)?;
+    if let Some(control) = control {
+        let served = Served::of(&service, args.kind, Instant::now(), pictures.clone());
+        reasons.hear(control, served, &service)?;
+    }
     narrow(ThreadKind::Main)?;
     println!("serving {domid}: {:?}, {}", args.kind, client.mode());
 
+    let pictures = pictures.as_deref();
     let end = reasons.wait(&raw, &service, pictures)?;
     let show = show(&service, pictures);
     let requests = service.requests();
@@ -119,6 +131,7 @@ fn check_guest(raw: &Privcmd, domid: DomId) -> Result<xen_domctl_getdomaininfo, 
 struct Reasons {
     poll: Poll,
     signals: Signals,
+    operator: Option<Operator>,
 }
 
 impl Reasons {
@@ -126,18 +139,34 @@ impl Reasons {
     fn new() -> Result<Self, Error> {
         let poll = Poll::new()?;
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
-        poll.registry().register(&mut signals, Token(0), Interest::READABLE)?;
-        Ok(Self { poll, signals })
+        poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
+        Ok(Self { poll, signals, operator: None })
+    }
+
+    /// Hears an operator, too.
+    fn hear(&mut self, control: Control, served: Served, service: &Service) -> Result<(), Error> {
+        let guests = service.handle().clone();
+        self.operator = Some(Operator::start(control, served, guests, self.poll.registry(), CONTROL)?);
+        Ok(())
     }
 
     /// Waits for a reason to end, and says it. Writes a picture at SIGUSR1.
     fn wait(mut self, raw: &Privcmd, service: &Service, out: Option<&Pictures>) -> Result<String, Error> {
         let mut events = Events::with_capacity(4);
         loop {
-            if let Err(e) = self.poll.poll(&mut events, Some(LOOK))
+            let more = self.operator.as_ref().is_some_and(Operator::has_more);
+            if let Err(e) = self.poll.poll(&mut events, Some(if more { Duration::ZERO } else { LOOK }))
                 && e.kind() != std::io::ErrorKind::Interrupted
             {
                 return Err(e.into());
+            }
+            if let Some(operator) = &mut self.operator
+                && (more || events.iter().any(|e| e.token() == CONTROL))
+            {
+                operator.serve()?;
+                if operator.is_stopping() {
+                    return Ok("stopped by an operator".into());
+                }
             }
             for signal in self.signals.pending() {
                 match signal {
@@ -174,7 +203,15 @@ fn show(service: &Service, out: Option<&Pictures>) -> Result<(), Error> {
 /// A line a figure: its name and its value.
 fn summary(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> String {
     use std::fmt::Write;
-    let figures = [
+    figures(requests, vgpu).iter().fold(String::new(), |mut out, (name, value)| {
+        let _ = writeln!(out, "{name} {value}");
+        out
+    })
+}
+
+/// What is counted, by the names that `status` and the end have for it.
+pub(crate) fn figures(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> [(&'static str, u64); 21] {
+    [
         ("pio", requests.pio),
         ("mmio", requests.mmio),
         ("pci", requests.pci),
@@ -196,9 +233,5 @@ fn summary(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> String {
         ("invalidation_p99_us", vgpu.invalidation_p99_us),
         ("unknown_registers", vgpu.unknown_registers),
         ("foreign_accesses", vgpu.foreign_accesses),
-    ];
-    figures.iter().fold(String::new(), |mut out, (name, value)| {
-        let _ = writeln!(out, "{name} {value}");
-        out
-    })
+    ]
 }

@@ -32,26 +32,30 @@ impl Scenario for Serve {
         kit.install(files, &kit.program("mediated-gpu", "mgpu")?)?;
         kit.install_guest(files)?;
         // Xen keeps what it allocates for dom0's first server, so frames are counted from the second on.
-        let session = |name: &str, options: &str| {
+        let session = |name: &str, options: &str, control: &str, end: &str| {
             format!(
                 "guest {name} 64 mode=draw seed={SEED} {options} poweroff=1\n\
                  echo $DOMID >/results/{name}.domid\n\
-                 background {name}-server mgpu serve --domid $DOMID --out /results/{name}-pictures\n\
+                 background {name}-server mgpu serve --domid $DOMID --out /results/{name}-pictures {control}\n\
                  ready {name}-server 10 serving\n\
                  cat /proc/$(cat /tmp/{name}-server.pid)/status >/results/{name}.process\n\
                  xl unpause {name} || say FAILED xl unpause\n\
                  ended {name} 90 {name}-server\n\
-                 finish {name}-server 10 TERM\n\
+                 {end}\n\
                  record {name}-held mgpu probe --free-pages\n\
                  xl destroy {name} || say FAILED xl destroy\n\
                  record {name}-after mgpu probe --free-pages\n"
             )
         };
+        // The second one is asked, and ended, by an operator.
+        let ask = |what: &str| format!("record {what} mgpu ask /run/mgpu {what}\n");
+        let asked = format!("{}{}{}finish drawing-server 10", ask("status"), ask("picture"), ask("stop"));
+        let options = format!("frames={FRAMES} balloon={BALLOON}");
         Ok(format!(
             "record probe mgpu probe\n\
              {}record free mgpu probe --free-pages\n{}",
-            session("first", "frames=1 balloon=0"),
-            session("drawing", &format!("frames={FRAMES} balloon={BALLOON}")),
+            session("first", "frames=1 balloon=0", "", "finish first-server 10 TERM"),
+            session("drawing", &options, "--control /run/mgpu", &asked),
         ))
     }
 
@@ -85,6 +89,7 @@ impl Scenario for Serve {
             checks.that(value >= Some(least), format!("mgpu counts {figure}: at least {least} ({value:?})"));
         }
         // A page that is back by the time its notice is worked on is replaced, one that is not is revoked.
+        operated(run, domid, checks);
         let found = figure_of(&out, "revoked").unwrap_or(0) + figure_of(&out, "replaced").unwrap_or(0);
         checks.that(found >= 1, "mgpu finds pages that went");
         let free = |name: &str| run.text(&format!("{name}.out")).trim().parse::<u64>().ok();
@@ -92,6 +97,32 @@ impl Scenario for Serve {
         checks.that(free("drawing-held") < free("free"), "while the guest is there, it has frames");
         Ok(())
     }
+}
+
+/// What an operator asks comes back, also from within the sandbox.
+fn operated(run: &Run, domid: u16, checks: &mut Checks) {
+    for command in ["status", "picture", "stop"] {
+        checks.succeeded(run, command);
+    }
+    let status = run.text("status.out");
+    checks.that(
+        status.starts_with(&format!("{{\"domid\":{domid},")) && status.trim_end().ends_with('}'),
+        format!("status is a line of JSON ({})", status.trim_end()),
+    );
+    let submissions = status
+        .split_once("\"submissions\":")
+        .and_then(|(_, rest)| rest.split([',', '}']).next()?.parse::<u64>().ok());
+    checks.that(
+        submissions >= Some(FRAMES.into()),
+        format!("status counts submissions: at least {FRAMES} ({submissions:?})"),
+    );
+    let picture = run.text("picture.out");
+    checks.that(
+        picture.starts_with(&format!("/results/drawing-pictures/dom{domid}.png ")),
+        format!("picture says where it is ({})", picture.trim_end()),
+    );
+    let ended = run.text("drawing-server.out").contains("stopped by an operator");
+    checks.that(ended, "mgpu ends because an operator says so");
 }
 
 /// The PNG that mgpu wrote must be the one that the model's guest of that number and seed ends with.

@@ -6,7 +6,7 @@
 mod faults;
 mod guests;
 mod table;
-mod world;
+pub(crate) mod world;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;

@@ -57,7 +57,7 @@ type Outcome = Result<(), Box<dyn Error>>;
 fn errno<T>(result: Result<T, GrantError>) -> Option<Errno> {
     match result.err()? {
         GrantError::Grant { errno, .. } | GrantError::Map { errno, .. } => Some(errno),
-        GrantError::Open(_) => None,
+        GrantError::Open(_) | GrantError::Refused { .. } => None,
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use xen_ioreq::PAGE_SIZE;
 use xen_ioreq::seam::Mapping;
 
-use crate::sync::atomic::{AtomicU8, AtomicU32};
+use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32};
 
 /// A part of a mapping, which lives as long as any part of it.
 #[derive(Clone)]
@@ -31,6 +31,11 @@ impl SharedBytes {
     /// All of it.
     pub(crate) fn new(mapping: Mapping) -> Self {
         Self { base: mapping.base(), len: mapping.pages() * PAGE_SIZE, mapping: Arc::new(mapping) }
+    }
+
+    /// The mapping, if this is the last of its parts.
+    pub(crate) fn into_mapping(self) -> Option<Mapping> {
+        Arc::into_inner(self.mapping)
     }
 
     /// Length in bytes.
@@ -69,6 +74,13 @@ impl SharedBytes {
         assert!(at < self.len, "inside the shared bytes");
         // SAFETY: inside the range, which outlives the borrow of `self`.
         unsafe { AtomicU8::from_ptr(self.base.as_ptr().add(at)) }
+    }
+
+    pub(crate) fn u16(&self, at: usize) -> &AtomicU16 {
+        let ptr = self.base.as_ptr().wrapping_add(at).cast::<u16>();
+        assert!(ptr.is_aligned() && self.len >= 2 && at <= self.len - 2, "a half word of the shared bytes");
+        // SAFETY: inside the range and aligned, as just checked; as for `u8`.
+        unsafe { AtomicU16::from_ptr(ptr) }
     }
 
     pub(crate) fn u32(&self, at: usize) -> &AtomicU32 {

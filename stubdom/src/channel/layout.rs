@@ -111,7 +111,8 @@ impl Layout {
         1 << self.order(direction)
     }
 
-    fn pages(self, direction: Direction) -> usize {
+    /// Pages of a ring's own.
+    pub(crate) fn pages(self, direction: Direction) -> usize {
         match self.order(direction) {
             order if order >= PAGED => 1 << (order - PAGED),
             _ => 0,

@@ -28,7 +28,7 @@ pub use layout::{LayoutError, MAX_RING};
 pub use setup::{Address, Close, SetupError, Sizes};
 
 use crate::shared::SharedBytes;
-use crate::sync::atomic::Ordering;
+use crate::sync::atomic::{Ordering, fence};
 use ring::{BadIndex, Consumer, Producer};
 use setup::Memory;
 
@@ -252,6 +252,8 @@ impl<E: EventChannels> Channel<E> {
     }
 
     fn still_shared(&self) -> Result<(), ChannelError> {
+        // After everything that was copied, which an acquire of this one load would not say.
+        fence(Ordering::Acquire);
         if self.taken_back() { Err(ChannelError::Closed) } else { Ok(()) }
     }
 

@@ -5,10 +5,10 @@
 
 use std::io::{Read, Write};
 
-use xen_ioreq::abi::libxenvchan::{VCHAN_NOTIFY_WRITE, vchan_interface};
+use xen_ioreq::abi::libxenvchan::{VCHAN_GRANTS, VCHAN_NOTIFY_WRITE, vchan_interface};
 use xen_ioreq::linux::UnmapNotify;
 use xen_ioreq::seam::{EventChannels, Prot};
-use xen_ioreq::{DomId, Errno, GrantRef, Port};
+use xen_ioreq::{DomId, Errno, GrantRef, PAGE_SIZE, Port};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::layout::{Direction, Layout, LayoutError, Place, indices};
@@ -112,8 +112,8 @@ pub(super) enum Memory {
     /// Handed out.
     #[default]
     None,
-    Granted(Vec<Granted>),
-    Revokable(Vec<RevokableGrant>),
+    Granted(Granted),
+    Revokable(RevokableGrant),
     Mapped {
         _mappings: Vec<PlainMapping>,
     },
@@ -127,11 +127,10 @@ pub(super) enum Memory {
 pub enum Close {
     /// Nothing.
     Client,
-    /// Pages that a client may still map, see [`Granted::end`].
-    Server(Vec<Granted>),
-    /// Pages that come back by [`RevokableGrant::revoke`], or when they are dropped: the shared page is the first, so that a
-    /// client sees that they were taken back before it sees anything else.
-    RevokableServer(Vec<RevokableGrant>),
+    /// Pages that the client may still map, see [`Granted::end`].
+    Server(Granted),
+    /// Pages that come back by [`RevokableGrant::revoke`], or when they are dropped.
+    RevokableServer(RevokableGrant),
 }
 
 impl Memory {
@@ -186,10 +185,7 @@ impl<E: EventChannels> Channel<E> {
         sizes: Sizes,
     ) -> Result<(Self, Address), SetupError> {
         Self::serve_with(events, me, client, sizes, Memory::Granted, |port, pages| {
-            let on_end = match port {
-                Some(port) => UnmapNotify { clear_byte: Some(SRV_LIVE), send_event: Some(port) },
-                None => UnmapNotify::default(),
-            };
+            let on_end = UnmapNotify { clear_byte: Some(SRV_LIVE), send_event: Some(port) };
             granter.grant(client, pages, Prot::ReadWrite, on_end)
         })
     }
@@ -210,56 +206,50 @@ impl<E: EventChannels> Channel<E> {
         })
     }
 
-    /// `grant` makes so many pages, the shared one with the port whose peer is to be told when it goes.
+    /// `grant` makes so many pages: the shared one, and behind it those of the rings. All at once, so that the shared page has the
+    /// first of the references and is the first that a client loses.
     fn serve_with<P: Page>(
         events: E,
         me: DomId,
         client: DomId,
         sizes: Sizes,
-        memory: impl FnOnce(Vec<P>) -> Memory,
-        mut grant: impl FnMut(Option<Port>, usize) -> Result<P, GrantError>,
+        memory: impl FnOnce(P) -> Memory,
+        grant: impl FnOnce(Port, usize) -> Result<P, GrantError>,
     ) -> Result<(Self, Address), SetupError> {
         let layout = Layout::of_sizes(sizes.to_server, sizes.to_client)?;
         let port = events.bind_unbound(client).map_err(|errno| SetupError::Events { peer: client, errno })?;
         // The port is closed with the event channels if anything fails from here on.
-        let first = grant(Some(port), 1)?;
-        let page = first.shared().clone();
-        let gref = first.refs().first().copied().unwrap_or_default();
-        let head = vchan_interface {
-            left_order: layout.order(Direction::Left),
-            right_order: layout.order(Direction::Right),
-            cli_live: NOT_YET,
-            srv_live: THERE,
-            cli_notify: VCHAN_NOTIFY_WRITE,
-            ..vchan_interface::default()
-        };
-        let mut pages = vec![first];
+        let pages = grant(port, 1 + layout.pages(Direction::Left) + layout.pages(Direction::Right))?;
+        let (page, head) = (
+            pages.shared().part(0..PAGE_SIZE),
+            vchan_interface {
+                left_order: layout.order(Direction::Left),
+                right_order: layout.order(Direction::Right),
+                cli_live: NOT_YET,
+                srv_live: THERE,
+                cli_notify: VCHAN_NOTIFY_WRITE,
+                ..vchan_interface::default()
+            },
+        );
+        let (first, own) = pages.refs().split_first().map_or((GrantRef(0), [].as_slice()), |(f, o)| (*f, o));
+        for (at, gref) in (VCHAN_GRANTS..).step_by(size_of::<u32>()).zip(own) {
+            page.write(at, gref.0.as_bytes());
+        }
+        let mut behind = PAGE_SIZE;
         let mut data = |direction| match layout.place(direction) {
-            Place::InPage(range) => Ok(page.part(range)),
-            Place::Own { pages: count, refs } => {
-                let own = grant(None, count)?;
-                for (at, gref) in refs.step_by(size_of::<u32>()).zip(own.refs()) {
-                    page.write(at, gref.0.as_bytes());
-                }
-                let data = own.shared().clone();
-                pages.push(own);
-                Ok::<_, GrantError>(data)
+            Place::InPage(range) => page.part(range),
+            Place::Own { pages: count, .. } => {
+                let start = behind;
+                behind += count * PAGE_SIZE;
+                pages.shared().part(start..behind)
             }
         };
-        let (left, right) = (data(Direction::Left)?, data(Direction::Right)?);
+        let (left, right) = (data(Direction::Left), data(Direction::Right));
         page.write(0, head.as_bytes());
         let (reads, writes) = ends(&page, Role::Server, (left, right), &head)?;
-        let channel = Self {
-            role: Role::Server,
-            page,
-            reads,
-            writes,
-            events,
-            port,
-            broken: false,
-            memory: memory(pages),
-        };
-        Ok((channel, Address { server: me, page: gref, port }))
+        let memory = memory(pages);
+        let channel = Self { role: Role::Server, page, reads, writes, events, port, broken: false, memory };
+        Ok((channel, Address { server: me, page: first, port }))
     }
 
     /// A client's end. The server's pages cannot be taken back while it lives. `events` is for this channel alone.

@@ -96,6 +96,10 @@ pub struct RevokableMapping {
 }
 
 impl RevokableMapping {
+    pub(crate) fn new(mapping: Mapping, prot: Prot, stand_in: u8) -> Self {
+        Self { bytes: SharedBytes::new(mapping), prot, stand_in }
+    }
+
     /// Length in bytes.
     #[expect(clippy::len_without_is_empty, reason = "no mapping is empty")]
     pub fn len(&self) -> usize {

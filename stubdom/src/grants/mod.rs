@@ -1,11 +1,16 @@
 //! Pages shared between domains that need not trust each other.
 //!
+//! Two back ends: Linux's drivers, and the hypercalls for who is a domain's kernel, such as a domain of the model hypervisor.
+//!
 //! A [`Granter`] makes pages and grants them, a [`Mapper`] maps what others grant. What a hypervisor has beyond the stock
 //! interface is a capability that is asked for: without [`Granter::revokable`] a peer that holds on to a page keeps it, and the
 //! caller chooses whether to share at all. Everything shared is read and written as copies; a plain mapping also has an address.
 
 mod linux;
 mod mapping;
+mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
@@ -15,6 +20,7 @@ use xen_ioreq::{DomId, Errno, GrantRef};
 
 pub use linux::{LinuxGranter, LinuxMapper};
 pub use mapping::{OutOfRange, PlainMapping, RevokableMapping};
+pub use table::{TableGranter, TableMapper};
 
 use crate::shared::SharedBytes;
 
@@ -46,12 +52,22 @@ pub enum GrantError {
         /// Why.
         errno: Errno,
     },
+    /// the hypervisor refuses one of the mappings
+    #[error("mapping {gref} of {peer}: {}", table::status_name(*.status))]
+    Refused {
+        /// Whose.
+        peer: DomId,
+        /// Which.
+        gref: GrantRef,
+        /// `GNTST_*`.
+        status: i16,
+    },
 }
 
 /// Grants pages of this domain.
 pub trait Granter: Send + Sync + fmt::Debug {
     /// Makes `pages` zeroed pages and grants them all to `peer`, which may write them if `prot` says so. `on_end`: what the
-    /// kernel does for the peer when they go, also by this process's death.
+    /// kernel does for the peer when they go, also by this process's death; nothing where this process is the kernel itself.
     ///
     /// # Errors
     /// [`GrantError::Grant`]; nothing is granted then.
@@ -81,10 +97,10 @@ pub trait RevokableGranter: Send + Sync + fmt::Debug {
 
 /// Maps pages that others grant.
 pub trait Mapper: Send + Sync + fmt::Debug {
-    /// Maps `refs` of `peer` side by side, all or none. `on_end`: what the kernel does for the peer when the mapping goes.
+    /// Maps `refs` of `peer` side by side, all or none. `on_end`: as for [`Granter::grant`].
     ///
     /// # Errors
-    /// [`GrantError::Map`]: one of them is not granted to us, not so, or only revokably.
+    /// [`GrantError::Map`], [`GrantError::Refused`]: one of them is not granted to us, not so, or only revokably.
     fn map(
         &self,
         peer: DomId,
@@ -104,7 +120,7 @@ pub trait RevokableMapper: Send + Sync + fmt::Debug {
     /// As [`Mapper::map`]. Each page that is taken back is replaced by one of ours, filled with `stand_in`, without a fault.
     ///
     /// # Errors
-    /// [`GrantError::Map`]: as for [`Mapper::map`], or not granted revokably.
+    /// As for [`Mapper::map`]; or one is not granted revokably.
     fn map_revokable(
         &self,
         peer: DomId,
@@ -219,6 +235,15 @@ pub struct RevokableGrant {
 }
 
 impl RevokableGrant {
+    pub(crate) fn new(
+        peer: DomId,
+        refs: Vec<GrantRef>,
+        bytes: SharedBytes,
+        hold: Box<dyn RevokableHold>,
+    ) -> Self {
+        Self { peer, refs, bytes, hold }
+    }
+
     /// To whom.
     pub fn peer(&self) -> DomId {
         self.peer
@@ -249,7 +274,7 @@ impl RevokableGrant {
         &self.bytes
     }
 
-    /// Takes the pages back and frees them. From then on the peer reads and writes pages of its own.
+    /// Takes the pages back, in order, and frees them. From then on the peer reads and writes pages of its own.
     ///
     /// # Errors
     /// What the hypervisor said.

@@ -22,7 +22,7 @@ use super::filter::{Arg, Syscalls};
 /// |---|---|---|---|
 /// | `EventLoop` | [`polling`] | dm_op, mapping frames | notify, unbind, reset |
 /// | `Engine` | - | - | - |
-/// | `Device` | - | dm_op: it raises interrupts | - |
+/// | `Device` | - | dm_op: it raises interrupts; mapping frames | - |
 /// | `Maintenance` | - | mapping frames | - |
 /// | `Main` | [`polling`], and what the program adds | dm_op, mapping frames: it takes down | notify, to wake the loop |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,7 +31,7 @@ pub enum ThreadKind {
     EventLoop,
     /// Computes, and reaches nothing but memory: an engine of a software GPU.
     Engine,
-    /// Does a device's work and raises its interrupts.
+    /// Does a device's work, maps what that reaches, and raises its interrupts.
     Device,
     /// Maps and unmaps a guest's frames.
     Maintenance,
@@ -55,9 +55,8 @@ impl ThreadKind {
     /// another descriptor these ioctls are refused.
     pub fn serving(self, guest: &impl AsFd) -> Syscalls {
         let of_privcmd: &[u32] = match self {
-            Self::EventLoop | Self::Main => &[IOCTL_PRIVCMD_DM_OP, IOCTL_PRIVCMD_MMAPBATCH_V2],
+            Self::EventLoop | Self::Device | Self::Main => &[IOCTL_PRIVCMD_DM_OP, IOCTL_PRIVCMD_MMAPBATCH_V2],
             Self::Engine => &[],
-            Self::Device => &[IOCTL_PRIVCMD_DM_OP],
             Self::Maintenance => &[IOCTL_PRIVCMD_MMAPBATCH_V2],
         };
         // What may be bound is limited by the descriptors themselves, all of which are restricted.

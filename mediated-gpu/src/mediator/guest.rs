@@ -17,7 +17,8 @@ use super::stats::{Snapshot, Stats};
 use super::workload::GuestContext;
 use crate::gen8::context::{Descriptor, hwsp};
 use crate::gen8::gtt::GTT_OFFSET;
-use crate::gen8::regs::{GRDOM_FULL, gt};
+use crate::gen8::ppgtt::Root;
+use crate::gen8::regs::{self, GRDOM_FULL, gt};
 use crate::physical::Engine;
 use crate::vgpu::display::{PIXEL_BYTES, Surface, SurfaceError};
 use crate::vgpu::slice::Slice;
@@ -118,8 +119,25 @@ impl Vgpu {
             Effect::Stop(e) => self.scheduler.stop(e, self.id),
             Effect::Interrupt => self.interrupt(),
             Effect::FlushGgtt => self.ggtt.flush_if_dirty(),
-            Effect::Notify(n) => log::debug!("{}: notification {n} is not served", self.id),
+            Effect::Notify(what, pointers) => self.notified(what, pointers),
             Effect::Reset(_) | Effect::Dropped(_) | Effect::Unknown(_) => {}
+        }
+    }
+
+    /// A notification through PVINFO. Tables and contexts are looked at when they are submitted, so that one comes
+    /// in time which says that something was made; what goes is let go at once.
+    fn notified(&self, what: u32, pointers: [u64; 4]) {
+        match what {
+            regs::G2V_PPGTT_L3_DESTROY | regs::G2V_PPGTT_L4_DESTROY => {
+                let four_level = what == regs::G2V_PPGTT_L4_DESTROY;
+                self.ggtt.tables_destroyed(Root::of_pointers(four_level, pointers));
+                self.maintenance.drain(self.ggtt.take_stale());
+            }
+            regs::G2V_PPGTT_L3_CREATE
+            | regs::G2V_PPGTT_L4_CREATE
+            | regs::G2V_EXECLIST_CONTEXT_CREATE
+            | regs::G2V_EXECLIST_CONTEXT_DESTROY => {}
+            _ => log::debug!("{}: nobody knows notification {what}", self.id),
         }
     }
 

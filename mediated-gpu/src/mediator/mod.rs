@@ -8,6 +8,7 @@ mod function;
 mod guest;
 mod maintenance;
 mod memory;
+mod ppgtt;
 mod reserve;
 mod reverse;
 mod scheduler;
@@ -187,10 +188,8 @@ impl Mediator {
         let ggtt = ShadowGgtt::new(Parts {
             slice,
             scratch: self.scratch_bfn,
-            gpu: self.own.gpu.clone(),
-            client: self.own.client.clone(),
+            own: self.own.clone(),
             frames,
-            memory: self.own.memory.clone(),
             stats: stats.clone(),
         });
         ggtt.flush_if_dirty();

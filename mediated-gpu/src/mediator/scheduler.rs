@@ -235,7 +235,10 @@ impl Worker {
                 let status = if before.is_some() { CSB_PREEMPTED } else { CSB_IDLE_TO_ACTIVE };
                 vgpu.push_status(self.engine, epoch, status, before.unwrap_or(descriptor.id()));
             }
-            match self.context(vgpu, descriptor, epoch) {
+            let context = self.context(vgpu, descriptor, epoch);
+            // What its tables let go.
+            vgpu.maintenance().drain(vgpu.ggtt().take_stale());
+            match context {
                 Ok(Some(prepared)) => self.complete(vgpu, epoch, descriptor, &prepared, more),
                 Ok(None) => return true,
                 Err(()) => return false,
@@ -251,13 +254,13 @@ impl Worker {
             return Ok(None);
         }
         let id = self.scheduler.next_context();
-        let prepared = match self.area.prepare(vgpu.ggtt(), descriptor, id) {
+        let (prepared, tables) = match self.area.prepare(vgpu.ggtt(), descriptor, id) {
             Ok(prepared) => prepared,
             Err(PrepareError::Refused(refused)) => {
                 vgpu.refused(self.engine, epoch, descriptor, refused);
                 return Ok(None);
             }
-            Err(e @ PrepareError::NoPages(_)) => {
+            Err(e @ (PrepareError::NoPages(_) | PrepareError::Tables(_))) => {
                 log::error!("{}: a context is dropped: {e}", vgpu.id());
                 vgpu.failed(self.engine, epoch, descriptor);
                 return Ok(None);
@@ -272,6 +275,12 @@ impl Worker {
         }
         vgpu.stats().resets.add(1);
         let stopped = self.reset();
+        // An engine that has not stopped may go on using them.
+        if stopped {
+            drop(tables)
+        } else {
+            std::mem::forget(tables)
+        }
         match end {
             End::Complete | End::Stopped => {}
             End::Error => vgpu.stats().gpu_errors.add(1),

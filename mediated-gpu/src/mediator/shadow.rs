@@ -8,19 +8,22 @@
 //! the next reference is taken, and no reference is entered that was taken before; `table`, held for reading while a
 //! page is copied, so that after a change nobody still copies.
 
+mod process;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
-use pviommu::{Client, DeviceFlush, Draining, Guest, Mapped};
+use pviommu::{DeviceFlush, Draining, Guest, Mapped};
 use xen_ioreq::{Bfn, Gfn, PAGE_MASK, PAGE_SIZE};
 
-use super::memory::Memory;
+pub(crate) use self::process::Tables;
+use super::ppgtt::Ppgtt;
+use super::reserve::Own;
 use super::reverse::ReverseMap;
 use super::stats::Stats;
 use crate::bus::DmaFault;
 use crate::gen8::gtt::{PTE_SIZE, Pte};
-use crate::physical::PhysicalGpu;
 use crate::vgpu::slice::{Slice, index_of};
 
 /// A GM address leads nowhere.
@@ -30,15 +33,13 @@ pub(crate) struct NotMapped(pub(crate) u64);
 
 /// What a slice's entries are made of.
 #[derive(Clone)]
-pub(crate) struct Parts {
-    pub(crate) slice: Slice,
+pub(super) struct Parts {
+    pub(super) slice: Slice,
     /// Where entries lead that lead nowhere.
-    pub(crate) scratch: Bfn,
-    pub(crate) gpu: Arc<dyn PhysicalGpu>,
-    pub(crate) client: Client,
-    pub(crate) frames: Guest,
-    pub(crate) memory: Memory,
-    pub(crate) stats: Arc<Stats>,
+    pub(super) scratch: Bfn,
+    pub(super) own: Own,
+    pub(super) frames: Guest,
+    pub(super) stats: Arc<Stats>,
 }
 
 /// How often an entry's writer looks whether notices have been carried out. Once is enough, unless others of the guest's
@@ -54,12 +55,13 @@ const SWEEP_LEAST: usize = 64;
 const SWEEP_MOST: usize = 256;
 
 /// Who changes entries.
-#[derive(Debug, Default)]
 struct Writers {
     /// The slice is about to be somebody else's: entries are not changed any more.
     closed: bool,
     /// What notices have ended, out of every table.
     stale: Vec<Draining>,
+    /// The tables of the guest's processes.
+    ppgtt: Ppgtt,
 }
 
 /// The shadow.
@@ -76,17 +78,20 @@ pub(crate) struct ShadowGgtt {
 
 impl ShadowGgtt {
     /// Points the whole slice at scratch. The caller flushes.
-    pub(crate) fn new(parts: Parts) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
         for index in parts.slice.indexes() {
-            parts.gpu.ggtt_write(index, Some(parts.scratch));
+            parts.own.gpu.ggtt_write(index, Some(parts.scratch));
         }
         let table = RwLock::new(ReverseMap::new(parts.slice.entries()));
+        let Parts { own, frames, stats, scratch, .. } = parts.clone();
+        let ppgtt = Ppgtt::new(own, frames, stats, scratch);
+        let writers = Mutex::new(Writers { closed: false, stale: Vec::new(), ppgtt });
         Self {
             parts,
             dirty: AtomicBool::new(true),
             flushing: Mutex::default(),
             releasing: Mutex::default(),
-            writers: Mutex::default(),
+            writers,
             table,
         }
     }
@@ -140,7 +145,7 @@ impl ShadowGgtt {
             None => table.unlink(at),
         };
         if before != after {
-            self.parts.gpu.ggtt_write(index, Some(after.unwrap_or(self.parts.scratch)));
+            self.parts.own.gpu.ggtt_write(index, Some(after.unwrap_or(self.parts.scratch)));
             self.dirty.store(true, Ordering::Release);
         }
         self.parts.stats.live_mappings.set(table.linked());
@@ -196,6 +201,11 @@ impl ShadowGgtt {
         self.writers.lock()
     }
 
+    /// What waits for the next release: for who sees to it that there is one.
+    pub(crate) fn take_stale(&self) -> Vec<Draining> {
+        std::mem::take(&mut self.writers.lock().stale)
+    }
+
     /// Carries out what notices announced, and gives back what is `draining` and what they have ended, after a
     /// flush. `false`: some of it must be tried again.
     pub(crate) fn release(&self, mut draining: Vec<Draining>) -> bool {
@@ -205,8 +215,8 @@ impl ShadowGgtt {
             self.carry_out(&mut writers);
             draining.append(&mut writers.stale);
         }
-        let (quiesced, held) = self.parts.client.quiesce(draining, self);
-        let released = self.parts.client.release(quiesced);
+        let (quiesced, held) = self.parts.own.client.quiesce(draining, self);
+        let released = self.parts.own.client.release(quiesced);
         self.parts.stats.released.add(released.mappings as u64);
         self.parts.stats.replaced.add(released.pages as u64);
         for (_, e) in &released.failed {
@@ -232,7 +242,9 @@ impl ShadowGgtt {
     /// Asks about some of the mappings, by turns, and points the entries of those at scratch that lead to what is not the
     /// guest's frame any more. The flush and the release are for the caller; whether there is something to release.
     pub(crate) fn sweep(&self) -> bool {
-        let live = usize::try_from(self.parts.stats.live_mappings.get()).unwrap_or(usize::MAX);
+        let stats = &self.parts.stats;
+        let live = stats.live_mappings.get().saturating_add(stats.live_process_mappings.get());
+        let live = usize::try_from(live).unwrap_or(usize::MAX);
         if live == 0 {
             return false;
         }
@@ -255,11 +267,13 @@ impl ShadowGgtt {
             // One that was put and is in use again is not to be revoked. Asked in this order: a mapping that is held
             // because it was revived is void from then on.
             let must_go = |d: &&Draining| d.ends_use() && d.is_held() && !d.is_void();
-            let bfns = stale.iter().filter(must_go).map(Draining::bfn);
-            let entries: Vec<_> = bfns.flat_map(|bfn| table.entries(bfn)).collect();
+            let bfns: Vec<_> = stale.iter().filter(must_go).map(Draining::bfn).collect();
+            bfns.iter().for_each(|bfn| writers.ppgtt.revoke(*bfn));
+            let entries: Vec<_> = bfns.iter().flat_map(|bfn| table.entries(*bfn)).collect();
             self.to_scratch(&mut table, entries)
         };
-        self.parts.stats.revoked.add(gone.len() as u64);
+        self.parts.stats.revoked.add((gone.len() + writers.ppgtt.put.len()) as u64);
+        self.settle_tables(writers);
         // Behind a bus frame that stays there may be a new page now.
         self.dirty.store(true, Ordering::Release);
         writers.stale.extend(stale);
@@ -279,13 +293,16 @@ impl ShadowGgtt {
             self.to_scratch(&mut table, all)
         };
         draining.extend(gone.into_iter().filter_map(Mapped::put));
+        writers.ppgtt.close();
+        self.settle_tables(&mut writers);
+        draining.append(&mut writers.stale);
     }
 
     fn to_scratch(&self, table: &mut ReverseMap<Mapped>, entries: Vec<usize>) -> Vec<Mapped> {
         let mut gone = Vec::with_capacity(entries.len());
         for at in entries {
             if let Some(index) = self.parts.slice.index(at) {
-                self.parts.gpu.ggtt_write(index, Some(self.parts.scratch));
+                self.parts.own.gpu.ggtt_write(index, Some(self.parts.scratch));
             }
             gone.extend(table.unlink(at));
         }
@@ -307,7 +324,7 @@ impl ShadowGgtt {
     fn flush_locked(&self) {
         self.dirty.store(false, Ordering::Release);
         let undone = Undone(&self.dirty);
-        self.parts.gpu.ggtt_flush();
+        self.parts.own.gpu.ggtt_flush();
         std::mem::forget(undone);
         self.parts.stats.flushes.add(1);
     }
@@ -319,7 +336,7 @@ impl ShadowGgtt {
         while !rest.is_empty() {
             let (now, later) = rest.split_at_mut(to_page_end(at).min(rest.len()));
             let count = now.len() as u64;
-            self.with_page(at, |bfn, offset| self.parts.memory.read(bfn, offset, now))?;
+            self.with_page(at, |bfn, offset| self.parts.own.memory.read(bfn, offset, now))?;
             (at, rest) = (at.saturating_add(count), later);
         }
         Ok(())
@@ -345,7 +362,7 @@ impl ShadowGgtt {
         let mut at = addr;
         while !rest.is_empty() {
             let (now, later) = rest.split_at(to_page_end(at).min(rest.len()));
-            self.with_page(at, |bfn, offset| self.parts.memory.write(bfn, offset, now))?;
+            self.with_page(at, |bfn, offset| self.parts.own.memory.write(bfn, offset, now))?;
             (at, rest) = (at.saturating_add(now.len() as u64), later);
         }
         Ok(())

@@ -66,6 +66,7 @@ stats! {
     pte_writes: "Entries of the table that the guest wrote, whole or in part.",
     mappings: "References taken to guest frames since the vGPU was made.",
     live_mappings: "Entries that lead to a guest frame now.",
+    live_process_mappings: "References that the tables of its contexts hold now.",
     map_failures: "Entries that were to lead to a frame that is not there.",
     flushes: "Flushes of the GPU's translations on this vGPU's account.",
     notices: "Invalidations that were announced.",

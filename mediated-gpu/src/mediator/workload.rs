@@ -1,10 +1,12 @@
 //! From a context of the guest's to one that the engine may have: image, ring and batches read once, audited,
 //! written anew into the engine's own area.
 
-use super::audit::{self, Audited, CommandSource, Refusal, Refused, Terms};
+use super::audit::{self, Audited, CommandSource, Refusal, Refused, Space, Terms};
+use super::ppgtt::TablesError;
 use super::reserve::{Area, Own};
-use super::shadow::ShadowGgtt;
+use super::shadow::{ShadowGgtt, Tables};
 use crate::gen8::context::{Descriptor, OTHER_IMAGE_PAGES, STATE_OFFSET, state};
+use crate::gen8::ppgtt::Root;
 use crate::gen8::regs::{self, engine, masked_enable};
 use crate::physical::Engine;
 use crate::vgpu::slice::GmRange;
@@ -28,6 +30,8 @@ pub(super) struct GuestContext {
     pub(super) start: u32,
     pub(super) control: u32,
     timestamp: u32,
+    /// Where its own tables begin, if it has any.
+    root: Option<Root>,
 }
 
 impl GuestContext {
@@ -48,8 +52,12 @@ impl GuestContext {
             Some(&[a, b, c, d]) => u32::from_le_bytes([a, b, c, d]),
             _ => 0,
         };
+        let pointer = |(upper, lower)| u64::from(dword(upper)) << 32 | u64::from(dword(lower));
+        let four_level = mode == Descriptor::LEGACY_64B;
+        let root = Root::of_pointers(four_level, state::PDPS.map(pointer));
         Ok(Self {
             lrca,
+            root: descriptor.ppgtt().then_some(root),
             head: dword(state::RING_HEAD) & regs::HEAD_ADDR,
             tail: dword(state::RING_TAIL) & regs::TAIL_ADDR,
             start: dword(state::RING_START),
@@ -108,9 +116,19 @@ impl GuestContext {
     }
 }
 
-impl CommandSource for ShadowGgtt {
-    fn copy(&self, addr: u64, buf: &mut [u8]) -> Result<(), Refusal> {
-        self.read(addr, buf).map_err(|e| Refusal::NotMapped(e.0))
+/// What a context's commands are in.
+struct GuestMemory<'a> {
+    ggtt: &'a ShadowGgtt,
+    tables: Option<&'a Tables<'a>>,
+}
+
+impl CommandSource for GuestMemory<'_> {
+    fn copy(&self, space: Space, addr: u64, buf: &mut [u8]) -> Result<(), Refusal> {
+        let read = match (space, self.tables) {
+            (Space::Process, Some(tables)) => tables.read(addr, buf),
+            _ => self.ggtt.read(addr, buf),
+        };
+        read.map_err(|e| Refusal::NotMapped(e.0))
     }
 }
 
@@ -123,6 +141,9 @@ pub(super) enum PrepareError {
     /// Ours.
     #[error(transparent)]
     NoPages(#[from] OwnError),
+    /// Its page tables.
+    #[error(transparent)]
+    Tables(#[from] TablesError),
 }
 
 /// What the engine gets.
@@ -168,16 +189,18 @@ impl EngineArea {
     }
 
     /// Audits the context that the guest's `descriptor` names and makes one that the engine may have, with the
-    /// number `id`.
-    pub(super) fn prepare(
+    /// number `id`. The tables that come with it are kept until it is on the engine no more.
+    pub(super) fn prepare<'a>(
         &mut self,
-        ggtt: &ShadowGgtt,
+        ggtt: &'a ShadowGgtt,
         descriptor: Descriptor,
         id: u32,
-    ) -> Result<Prepared, PrepareError> {
+    ) -> Result<(Prepared, Option<Tables<'a>>), PrepareError> {
         let malformed = |why| PrepareError::Refused(Refused { why, header: 0, addr: descriptor.lrca() });
         let guest = GuestContext::read(ggtt, descriptor).map_err(malformed)?;
         let dwords = guest.ring(ggtt).map_err(malformed)?;
+        let tables = guest.root.map(|root| ggtt.tables(root)).transpose()?;
+        let source = GuestMemory { ggtt, tables: tables.as_ref() };
         let terms = Terms {
             engine: self.engine,
             slice: ggtt.slice(),
@@ -187,14 +210,29 @@ impl EngineArea {
             batch_limit: self.batch.limit(),
         };
         let audited =
-            audit::ring(terms, ggtt, &dwords, |i| guest.address(i)).map_err(PrepareError::Refused)?;
-        self.fill(&audited, &guest)?;
+            audit::ring(terms, &source, &dwords, |i| guest.address(i)).map_err(PrepareError::Refused)?;
+        let root = tables.as_ref().map(Tables::shadow);
+        self.fill(&audited, &guest, root)?;
         let lrca = u32::try_from(self.context.base()).unwrap_or(0);
-        let descriptor = Descriptor(Descriptor::ggtt(lrca, id).0 | Descriptor::FORCE_RESTORE);
-        Ok(Prepared { descriptor, guest, interrupts: audited.interrupts })
+        let global = Descriptor::ggtt(lrca, id).0 | Descriptor::FORCE_RESTORE;
+        let own = match root {
+            None => global,
+            Some(root) => {
+                let mode = match root {
+                    Root::FourLevel(_) => Descriptor::LEGACY_64B,
+                    Root::ThreeLevel(_) => Descriptor::LEGACY_32B,
+                };
+                global & !Descriptor::ADDRESSING_MODE
+                    | mode
+                    | Descriptor::PPGTT
+                    | Descriptor::FORCE_PD_RESTORE
+            }
+        };
+        let descriptor = Descriptor(own);
+        Ok((Prepared { descriptor, guest, interrupts: audited.interrupts }, tables))
     }
 
-    fn fill(&mut self, audited: &Audited, guest: &GuestContext) -> Result<(), OwnError> {
+    fn fill(&mut self, audited: &Audited, guest: &GuestContext, root: Option<Root>) -> Result<(), OwnError> {
         self.batch.grow(4 * audited.batches.len())?;
         self.batch.write(0, &audited.batches);
         let mut ring = audited.ring.clone();
@@ -205,13 +243,14 @@ impl EngineArea {
         let size = (tail + 8).next_multiple_of(PAGE_SIZE);
         self.ring.grow(size)?;
         self.ring.write(0, &ring);
-        let image = self.image(u32::try_from(tail).unwrap_or(0), u32::try_from(size).unwrap_or(0), guest);
+        let (tail, size) = (u32::try_from(tail).unwrap_or(0), u32::try_from(size).unwrap_or(0));
+        let image = self.image(tail, size, guest, root);
         self.context.write(PAGE_SIZE, &image);
         Ok(())
     }
 
-    /// Register state as i915 lays it out, with our ring and nothing of the guest's but its timestamp.
-    fn image(&self, tail: u32, size: u32, guest: &GuestContext) -> [u32; STATE_DWORDS] {
+    /// Register state as i915 lays it out, with our ring, shadow tables, and nothing of the guest's but its timestamp.
+    fn image(&self, tail: u32, size: u32, guest: &GuestContext, root: Option<Root>) -> [u32; STATE_DWORDS] {
         let mut image = [0; STATE_DWORDS];
         let base = self.engine.mmio_base();
         let mut set = |index: usize, rel: u32, value: u32| {
@@ -235,10 +274,11 @@ impl EngineArea {
         set(state::SECOND_BB_HEAD_L, engine::RING_SBBADDR, 0);
         set(state::SECOND_BB_STATE, engine::RING_SBBSTATE, 0);
         set(state::CTX_TIMESTAMP, engine::RING_CTX_TIMESTAMP, guest.timestamp);
-        let pdps = [state::PDP3_U, state::PDP2_U, state::PDP1_U, state::PDP0_U];
-        for (pdp, upper) in (0..4).rev().zip(pdps) {
-            set(upper, engine::GEN8_RING_PDP + 8 * pdp + 4, 0);
-            set(upper + 2, engine::GEN8_RING_PDP + 8 * pdp, 0);
+        let pointers = root.map_or([0; 4], Root::pointers);
+        for ((pdp, (upper, lower)), pointer) in (0..4).zip(state::PDPS).zip(pointers) {
+            let [low, high] = crate::gen8::cmd::split(pointer);
+            set(upper, engine::GEN8_RING_PDP + 8 * pdp + 4, high);
+            set(lower, engine::GEN8_RING_PDP + 8 * pdp, low);
         }
         // Headers: 11 and 9 registers, posted.
         for (index, registers) in [(state::LRI_HEADER_0, 11), (state::LRI_HEADER_1, 9)] {

@@ -228,7 +228,7 @@ impl RegisterFile {
             (pvinfo::MAGIC + 4, low(regs::MAGIC_VALUE >> 32)),
             (pvinfo::VERSION, 1),
             (pvinfo::VGT_ID, id.0),
-            (pvinfo::VGT_CAPS, regs::CAPS_HWSP_EMULATION),
+            (pvinfo::VGT_CAPS, regs::CAPS_FULL_PPGTT | regs::CAPS_HWSP_EMULATION | regs::CAPS_HUGE_GTT),
             (pvinfo::MAPPABLE_BASE, low(slice.low.base)),
             (pvinfo::MAPPABLE_SIZE, low(slice.low.size)),
             (pvinfo::NONMAPPABLE_BASE, low(slice.high.base)),

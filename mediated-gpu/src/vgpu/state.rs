@@ -30,8 +30,8 @@ pub(crate) enum Effect {
     Interrupt,
     /// The guest wants its GGTT's translations flushed.
     FlushGgtt,
-    /// The guest notified (a `G2V_*` number).
-    Notify(u32),
+    /// The guest notified (a `G2V_*` number), with these page directory pointers in PVINFO.
+    Notify(u32, [u64; 4]),
     /// Nobody knows the register.
     Unknown(u32),
 }
@@ -152,7 +152,7 @@ impl State {
             gt::GDRST => self.reset(value, effect),
             gt::GFX_FLSH_CNTL_GEN6 => effect(Effect::FlushGgtt),
             de::DSPASURF => display::flip(&mut self.file),
-            pvinfo::G2V_NOTIFY => effect(Effect::Notify(value)),
+            pvinfo::G2V_NOTIFY => effect(Effect::Notify(value, self.pointers())),
             _ => {}
         }
         if let Some((e, engine::RING_ELSP)) = Engine::of_mmio(offset) {
@@ -166,6 +166,14 @@ impl State {
                 PortWrite::Dropped => effect(Effect::Dropped(e)),
             }
         }
+    }
+
+    /// The page directory pointers in PVINFO.
+    fn pointers(&self) -> [u64; 4] {
+        [0, 8, 16, 24].map(|at| {
+            let half = |at| u64::from(self.file.get(pvinfo::PDP + at));
+            half(at + 4) << 32 | half(at)
+        })
     }
 
     /// Fences beyond the guest's share read as zero and take nothing.

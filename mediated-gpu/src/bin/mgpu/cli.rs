@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use mediated_gpu::vgpu::slice::VgpuType;
+use mediated_gpu::vgpu::slice::{MIB, SliceSize, VgpuType};
 
 /// Several Xen guests share one GPU, with ballooning on.
 #[derive(Debug, Parser)]
@@ -90,8 +90,8 @@ pub(crate) struct Serve {
     /// The guest.
     #[arg(long)]
     pub(crate) domid: u16,
-    /// The vGPU's type.
-    #[arg(long = "type", value_enum, default_value_t = Type::V4_8)]
+    /// The vGPU's type: V4_1, V4_2, V4_4, V4_8; or a size, as MiB in the aperture and beyond it: 32+64.
+    #[arg(long = "type", value_name = "TYPE", default_value = "V4_8")]
     pub(crate) kind: Type,
     /// At the end, and at SIGUSR1, the picture that the guest shows is written here as `dom<N>.png`.
     #[arg(long, value_name = "DIR")]
@@ -160,26 +160,41 @@ pub(crate) struct Probe {
     pub(crate) free_pages: bool,
 }
 
-/// Names of vGPU types, as operators know them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "verbatim")]
-pub(crate) enum Type {
-    V4_1,
-    V4_2,
-    V4_4,
-    V4_8,
-}
+/// A vGPU's type, by the names that operators know, or by its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Type(pub(crate) VgpuType);
 
-impl From<Type> for VgpuType {
-    fn from(t: Type) -> Self {
-        match t {
-            Type::V4_1 => Self::V4_1,
-            Type::V4_2 => Self::V4_2,
-            Type::V4_4 => Self::V4_4,
-            Type::V4_8 => Self::V4_8,
+impl std::fmt::Display for Type {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            VgpuType::Custom(size) => write!(f, "{}+{}", size.low / MIB, size.high / MIB),
+            named => write!(f, "{named:?}"),
         }
     }
 }
+
+impl std::str::FromStr for Type {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let kind = match s {
+            "V4_1" => VgpuType::V4_1,
+            "V4_2" => VgpuType::V4_2,
+            "V4_4" => VgpuType::V4_4,
+            "V4_8" => VgpuType::V4_8,
+            _ => {
+                let size = |part: &str| part.parse().ok().filter(|n| (1..=MOST_MIB).contains(n));
+                let parts = s.split_once('+').and_then(|(low, high)| Some((size(low)?, size(high)?)));
+                let (low, high) = parts.ok_or("write V4_1, V4_2, V4_4, V4_8, or LOW+HIGH in MiB")?;
+                VgpuType::Custom(SliceSize { low: low * MIB, high: high * MIB, fences: 4 })
+            }
+        };
+        Ok(Self(kind))
+    }
+}
+
+/// MiB of either part of a vGPU at most: what the largest type has.
+const MOST_MIB: u64 = 2048;
 
 /// The physical GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,6 +232,19 @@ mod tests {
         assert_eq!("soft".parse(), Ok(Gpu::Soft));
         assert_eq!("vfio:0000:00:02.0".parse(), Ok(Gpu::Vfio("0000:00:02.0".into())));
         assert!("i915".parse::<Gpu>().is_err());
+    }
+
+    #[test]
+    fn a_type_is_a_name_or_a_size() {
+        let size = |s: &str| s.parse::<Type>().map(|t| t.0.size()).ok();
+        assert_eq!(size("V4_2"), Some(VgpuType::V4_2.size()));
+        for name in ["V4_1", "32+64"] {
+            assert_eq!(name.parse::<Type>().map(|t| t.to_string()), Ok(name.into()));
+        }
+        assert_eq!(size("32+64"), Some(SliceSize { low: 32 << 20, high: 64 << 20, fences: 4 }));
+        for wrong in ["v4_8", "V4_3", "32", "0+64", "32+", "32+2049", "-1+64", ""] {
+            assert_eq!(size(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Served {
     /// A line of JSON: which guest, since when, and the figures that are printed at the end.
     fn status(&self) -> String {
         let mut out = format!(
-            "{{\"domid\":{},\"type\":\"{:?}\",\"seconds\":{}",
+            "{{\"domid\":{},\"type\":\"{}\",\"seconds\":{}",
             self.domid,
             self.kind,
             self.since.elapsed().as_secs()

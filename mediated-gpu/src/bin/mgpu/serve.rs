@@ -15,7 +15,6 @@ use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator, Snapshot
 use mediated_gpu::service::{Options, Service};
 use mediated_gpu::soft::{SoftGpu, SoftGpuConfig};
 use mediated_gpu::vfio::VfioDevice;
-use mediated_gpu::vgpu::slice::VgpuType;
 use mio::{Events, Interest, Poll, Token};
 use pviommu::{Client, Config, Device, Ports, ProcessMemory};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
@@ -80,7 +79,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     let bus: Arc<dyn BusMaster> = soft;
     let gpu = Arc::new(SoftGpu::new(bus.clone(), SoftGpuConfig::default())?);
     let below = Below { gpu, client: client.clone(), own: Arc::new(ProcessMemory), bus };
-    let kind: VgpuType = args.kind.into();
+    let kind = args.kind.0;
     let defaults = MediatorConfig::default();
     let config = MediatorConfig {
         deadline: Duration::from_millis(args.deadline_ms),
@@ -95,7 +94,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         reasons.hear(control, served, &service)?;
     }
     narrow(ThreadKind::Main)?;
-    println!("serving {domid}: {:?}, {}", args.kind, client.mode());
+    println!("serving {domid}: {}, {}", args.kind, client.mode());
 
     let pictures = pictures.as_deref();
     let end = reasons.wait(&raw, &service, pictures)?;

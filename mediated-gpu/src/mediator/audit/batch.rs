@@ -3,7 +3,7 @@
 //! A batch of the first level ends, or goes on in another (a chain). One of the second level is a subroutine of
 //! the first and starts nothing. A chain that comes back to where it has been would never end: refused.
 
-use super::{Audit, Refusal, Refused, commands};
+use super::{Audit, Place, Refusal, Refused, Space, commands};
 use crate::gen8::cmd;
 use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 
@@ -32,21 +32,25 @@ const ALIGN: usize = 16;
 struct Call {
     /// Place of the command among the copies' dwords.
     place: usize,
-    target: u64,
+    target: Place,
     refused: Refused,
 }
 
 impl Audit<'_> {
-    /// The copy of the first-level batch at `addr`, made and audited if there is none yet. `refused` says where the
+    /// The copy of the first-level batch at `place`, made and audited if there is none yet. `refused` says where the
     /// command is that starts it.
-    pub(super) fn batch(&mut self, addr: u64, refused: impl Fn(Refusal) -> Refused) -> Result<u64, Refused> {
-        if let Some(done) = self.batches.get(&(Level::First, addr)) {
+    pub(super) fn batch(
+        &mut self,
+        place: Place,
+        refused: impl Fn(Refusal) -> Refused,
+    ) -> Result<u64, Refused> {
+        if let Some(done) = self.batches.get(&(Level::First, place)) {
             return Ok(done.at);
         }
         let chain = self.batches.len() as u64;
         let mut calls = Vec::new();
-        let start = self.begin(Level::First, addr, chain).map_err(&refused)?;
-        let mut next = Some(addr);
+        let start = self.begin(Level::First, place, chain).map_err(&refused)?;
+        let mut next = Some(place);
         while let Some(at) = next {
             next = self.walk(Level::First, at, chain, &mut calls)?;
         }
@@ -71,12 +75,12 @@ impl Audit<'_> {
     }
 
     /// Makes room for a copy. Its first dword will be the next that is appended.
-    fn begin(&mut self, level: Level, addr: u64, chain: u64) -> Result<u64, Refusal> {
+    fn begin(&mut self, level: Level, place: Place, chain: u64) -> Result<u64, Refusal> {
         while !self.out.batches.len().is_multiple_of(ALIGN) {
             self.push(&[cmd::MI_NOOP])?;
         }
         let at = self.terms.batch_base.saturating_add(4 * self.out.batches.len() as u64);
-        self.batches.insert((level, addr), Copied { at, chain });
+        self.batches.insert((level, place), Copied { at, chain });
         Ok(at)
     }
 
@@ -89,15 +93,15 @@ impl Audit<'_> {
         Ok(())
     }
 
-    /// Copies and audits from `addr` to the batch's end. The address of the next batch of the chain, if it goes on.
+    /// Copies and audits from `from` to the batch's end. The place of the next batch of the chain, if it goes on.
     fn walk(
         &mut self,
         level: Level,
-        addr: u64,
+        from: Place,
         chain: u64,
         calls: &mut Vec<Call>,
-    ) -> Result<Option<u64>, Refused> {
-        let mut window = Window { at: addr, dwords: Vec::new(), used: 0 };
+    ) -> Result<Option<Place>, Refused> {
+        let mut window = Window { space: from.space, at: from.addr, dwords: Vec::new(), used: 0 };
         let mut rewritten = Vec::new();
         loop {
             let at = window.at;
@@ -110,27 +114,28 @@ impl Audit<'_> {
             let command = self.peek(&mut window, length).map_err(|why| because(refused, why))?.to_vec();
             window.skip(length);
             rewritten.clear();
-            let flow = commands::audit(&self.terms, &mut self.out.interrupts, &command, &mut rewritten)
+            let (terms, interrupts) = (&self.terms, &mut self.out.interrupts);
+            let flow = commands::audit(terms, from.space, interrupts, &command, &mut rewritten)
                 .map_err(|why| because(refused, why))?;
             self.push(&rewritten).map_err(|why| because(refused, why))?;
             match flow {
                 commands::Flow::On => {}
                 commands::Flow::End => return Ok(None),
                 _ if level == Level::Second => return Err(because(refused, Refusal::Nesting)),
-                commands::Flow::Start { addr, second_level: true } => {
-                    calls.push(Call { place: self.out.batches.len(), target: addr, refused });
+                commands::Flow::Start { place, second_level: true } => {
+                    calls.push(Call { place: self.out.batches.len(), target: place, refused });
                     self.push(&[0; 3]).map_err(|why| because(refused, why))?;
                 }
-                commands::Flow::Start { addr, second_level: false } => {
-                    return self.chain(addr, chain).map_err(|why| because(refused, why));
+                commands::Flow::Start { place, second_level: false } => {
+                    return self.chain(place, chain).map_err(|why| because(refused, why));
                 }
             }
         }
     }
 
-    /// A first-level batch goes on at `addr`.
-    fn chain(&mut self, addr: u64, chain: u64) -> Result<Option<u64>, Refusal> {
-        match self.batches.get(&(Level::First, addr)) {
+    /// A first-level batch goes on at `next`.
+    fn chain(&mut self, next: Place, chain: u64) -> Result<Option<Place>, Refusal> {
+        match self.batches.get(&(Level::First, next)) {
             Some(back) if back.chain == chain => Err(Refusal::Loop),
             Some(done) => {
                 let start = cmd::batch_buffer_start(done.at);
@@ -140,13 +145,13 @@ impl Audit<'_> {
             None => {
                 let place = self.out.batches.len();
                 self.push(&[0; 3])?;
-                let at = self.begin(Level::First, addr, chain)?;
+                let at = self.begin(Level::First, next, chain)?;
                 for (i, dword) in cmd::batch_buffer_start(at).into_iter().enumerate() {
                     if let Some(d) = self.out.batches.get_mut(place + i) {
                         *d = dword;
                     }
                 }
-                Ok(Some(addr))
+                Ok(Some(next))
             }
         }
     }
@@ -155,13 +160,13 @@ impl Audit<'_> {
     fn peek<'w>(&self, window: &'w mut Window, count: usize) -> Result<&'w [u32], Refusal> {
         while window.dwords.len() - window.used < count {
             let next = window.at.saturating_add(4 * (window.dwords.len() - window.used) as u64);
-            if !self.terms.slice.contains(next, 4) {
+            if window.space == Space::Global && !self.terms.slice.contains(next, 4) {
                 return Err(Refusal::OutOfSlice { addr: next, len: 4 });
             }
             let in_page = usize::try_from(next & PAGE_MASK).unwrap_or(0);
             let mut page = [0; PAGE_SIZE];
             let bytes = page.get_mut(in_page..).ok_or(Refusal::NotMapped(next))?;
-            self.source.copy(next, bytes)?;
+            self.source.copy(window.space, next, bytes)?;
             window.dwords.drain(..window.used);
             window.used = 0;
             window.dwords.extend(bytes.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])));
@@ -172,7 +177,8 @@ impl Audit<'_> {
 
 /// Dwords that were copied from the guest and not yet audited.
 struct Window {
-    /// GM address of the first of them.
+    space: Space,
+    /// Address of the first of them.
     at: u64,
     dwords: Vec<u32>,
     used: usize,

@@ -1,8 +1,9 @@
 //! The rules, one a command: what it may say, and the command written anew from what it said.
 
-use super::{Refusal, Terms, registers};
+use super::{Place, Refusal, Space, Terms, registers};
 use crate::gen8::blt::{XyColorBlt, XySrcCopyBlt};
 use crate::gen8::cmd::{self, Client, PostSync, op};
+use crate::gen8::ppgtt::ADDRESS_BITS;
 use crate::gen8::regs;
 
 /// Where the engine goes after a command.
@@ -13,7 +14,7 @@ pub(super) enum Flow {
     /// Back to who started the batch.
     End,
     /// To a batch. The caller writes the command that starts the copy.
-    Start { addr: u64, second_level: bool },
+    Start { place: Place, second_level: bool },
 }
 
 /// Dwords of the command with this header.
@@ -32,10 +33,11 @@ const LRI_KEPT: u32 = 0xff80_0000 | 1 << 12 | 0xff;
 /// Bits of MI_BATCH_BUFFER_START's header that may be set. Not: predicate, offset, resource streamer.
 const BB_START_KEPT: u32 = 0xff80_0000 | cmd::BB_SECOND_LEVEL | cmd::BB_PPGTT | 0xff;
 
-/// Audits one whole command and appends what the engine is to do instead. Interrupts that it would raise are
+/// Audits one whole command, which is in `space`, and appends what the engine is to do instead. Interrupts that it would raise are
 /// collected in `interrupts`.
 pub(super) fn audit(
     terms: &Terms<'_>,
+    space: Space,
     interrupts: &mut u32,
     command: &[u32],
     out: &mut Vec<u32>,
@@ -56,14 +58,14 @@ pub(super) fn audit(
             out.push(cmd::MI_BATCH_BUFFER_END);
             return Ok(Flow::End);
         }
-        (Client::Mi, op::MI_BATCH_BUFFER_START) => return batch_buffer_start(terms, command),
-        (Client::Mi, op::MI_STORE_DATA_IMM) => store_data_imm(terms, command, out)?,
-        (Client::Mi, op::MI_LOAD_REGISTER_IMM) => load_register_imm(terms, command, out)?,
-        (Client::Mi, op::MI_FLUSH_DW) => flush_dw(terms, interrupts, command, out)?,
-        (Client::Pipe, op::PIPE_CONTROL) => pipe_control(terms, interrupts, command, out)?,
+        (Client::Mi, op::MI_BATCH_BUFFER_START) => return batch_buffer_start(terms, space, command),
+        (Client::Mi, op::MI_STORE_DATA_IMM) => store_data_imm(terms, space, command, out)?,
+        (Client::Mi, op::MI_LOAD_REGISTER_IMM) => load_register_imm(terms, space, command, out)?,
+        (Client::Mi, op::MI_FLUSH_DW) => flush_dw(terms, space, interrupts, command, out)?,
+        (Client::Pipe, op::PIPE_CONTROL) => pipe_control(terms, space, interrupts, command, out)?,
         (Client::Blt, op::XY_COLOR_BLT) => {
             let blt = XyColorBlt::decode(&exactly(command)?);
-            plain(terms, blt.clip || blt.dst.tiled)?;
+            plain(blt.clip || blt.dst.tiled)?;
             if blt.rect.is_empty() {
                 nothing(command, out);
             } else {
@@ -73,7 +75,7 @@ pub(super) fn audit(
         }
         (Client::Blt, op::XY_SRC_COPY_BLT) => {
             let blt = XySrcCopyBlt::decode(&exactly(command)?);
-            plain(terms, blt.clip || blt.dst.tiled || blt.src.tiled)?;
+            plain(blt.clip || blt.dst.tiled || blt.src.tiled)?;
             if blt.rect.is_empty() {
                 nothing(command, out);
             } else {
@@ -82,6 +84,8 @@ pub(super) fn audit(
                 out.extend(blt.encode());
             }
         }
+        // 3D and media state: for units that no GPU below has, or that no guest gets.
+        (Client::Pipe, _) => nothing(command, out),
         _ => return Err(Refusal::NotAllowed),
     }
     Ok(Flow::On)
@@ -101,61 +105,100 @@ fn nothing(command: &[u32], out: &mut Vec<u32>) {
     out.extend(command.iter().map(|_| cmd::MI_NOOP));
 }
 
-fn reach(terms: &Terms<'_>, addr: u64, len: u64) -> Result<(), Refusal> {
+/// What an address leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    /// The guest's slice.
+    Global,
+    /// What the context's own tables map, which is the guest's whatever the address.
+    Process,
+    /// The slice, told by commands that may not: the command does nothing.
+    Forbidden,
+}
+
+fn slice_reach(terms: &Terms<'_>, addr: u64, len: u64) -> Result<(), Refusal> {
     if terms.slice.contains(addr, len) { Ok(()) } else { Err(Refusal::OutOfSlice { addr, len }) }
 }
 
-/// Blits have no bit that says which table: it is the per-process one if the context has one.
-fn plain(terms: &Terms<'_>, special: bool) -> Result<(), Refusal> {
-    if terms.ppgtt {
-        return Err(Refusal::Ppgtt);
+/// Where `len` bytes at an address lead that a GGTT bit does or does not go with. Without tables of its own all of
+/// a context's addresses are the slice's.
+fn reach(terms: &Terms<'_>, space: Space, bit: bool, addr: u64, len: u64) -> Result<Target, Refusal> {
+    if !terms.ppgtt {
+        return slice_reach(terms, addr, len).map(|()| Target::Global);
     }
+    match (bit, space) {
+        (true, Space::Process) => Ok(Target::Forbidden),
+        (true, Space::Global) => slice_reach(terms, addr, len).map(|()| Target::Global),
+        (false, _) if addr.checked_add(len).is_some_and(|end| end <= 1 << ADDRESS_BITS) => {
+            Ok(Target::Process)
+        }
+        (false, _) => Err(Refusal::Ppgtt { addr, len }),
+    }
+}
+
+fn plain(special: bool) -> Result<(), Refusal> {
     if special { Err(Refusal::Mode) } else { Ok(()) }
 }
 
+/// Blits have no bit that says which table: it is the context's own, if it has any.
 fn blit_reach(terms: &Terms<'_>, extent: Option<std::ops::Range<u64>>) -> Result<(), Refusal> {
     // An extent that cannot be told begins before address 0.
     let range = extent.ok_or(Refusal::OutOfSlice { addr: 0, len: u64::MAX })?;
-    reach(terms, range.start, range.end.saturating_sub(range.start))
-}
-
-/// An address that a GGTT bit may or may not go with.
-fn ggtt(terms: &Terms<'_>, bit: bool) -> Result<(), Refusal> {
-    if bit || !terms.ppgtt { Ok(()) } else { Err(Refusal::Ppgtt) }
+    reach(terms, Space::Global, false, range.start, range.end.saturating_sub(range.start)).map(|_| ())
 }
 
 fn aligned(addr: u64, to: u64) -> Result<(), Refusal> {
     if addr.is_multiple_of(to) { Ok(()) } else { Err(Refusal::Unaligned(addr)) }
 }
 
-fn batch_buffer_start(terms: &Terms<'_>, command: &[u32]) -> Result<Flow, Refusal> {
+fn batch_buffer_start(terms: &Terms<'_>, space: Space, command: &[u32]) -> Result<Flow, Refusal> {
     let [header, low, high] = exactly(command)?;
     if header & !BB_START_KEPT != 0 {
         return Err(Refusal::Mode);
     }
-    ggtt(terms, header & cmd::BB_PPGTT == 0)?;
+    // Commands without privilege start nothing that has it.
+    let global = header & cmd::BB_PPGTT == 0 && space == Space::Global;
     let addr = cmd::address(low, high);
-    reach(terms, addr, 4)?;
-    Ok(Flow::Start { addr, second_level: header & cmd::BB_SECOND_LEVEL != 0 })
+    let space = match reach(terms, space, global, addr, 4)? {
+        Target::Process => Space::Process,
+        Target::Global | Target::Forbidden => Space::Global,
+    };
+    Ok(Flow::Start { place: Place { space, addr }, second_level: header & cmd::BB_SECOND_LEVEL != 0 })
 }
 
-fn store_data_imm(terms: &Terms<'_>, command: &[u32], out: &mut Vec<u32>) -> Result<(), Refusal> {
+fn store_data_imm(
+    terms: &Terms<'_>,
+    space: Space,
+    command: &[u32],
+    out: &mut Vec<u32>,
+) -> Result<(), Refusal> {
     let [header, low, high, data @ ..] = command else { return Err(bad_length(command)) };
     let qword = header & cmd::SDI_QWORD != 0;
     if (qword && (data.is_empty() || !data.len().is_multiple_of(2))) || (!qword && data.len() != 1) {
         return Err(bad_length(command));
     }
-    ggtt(terms, header & cmd::USE_GGTT != 0)?;
     let addr = cmd::address(*low, *high);
     aligned(addr, if qword { 8 } else { 4 })?;
-    reach(terms, addr, 4 * data.len() as u64)?;
-    out.push(header & (0xff80_0000 | cmd::SDI_QWORD | 0x3ff) | cmd::USE_GGTT);
+    let bit = match reach(terms, space, header & cmd::USE_GGTT != 0, addr, 4 * data.len() as u64)? {
+        Target::Global => cmd::USE_GGTT,
+        Target::Process => 0,
+        Target::Forbidden => {
+            nothing(command, out);
+            return Ok(());
+        }
+    };
+    out.push(header & (0xff80_0000 | cmd::SDI_QWORD | 0x3ff) | bit);
     out.extend(cmd::split(addr));
     out.extend(data);
     Ok(())
 }
 
-fn load_register_imm(terms: &Terms<'_>, command: &[u32], out: &mut Vec<u32>) -> Result<(), Refusal> {
+fn load_register_imm(
+    terms: &Terms<'_>,
+    space: Space,
+    command: &[u32],
+    out: &mut Vec<u32>,
+) -> Result<(), Refusal> {
     let [header, pairs @ ..] = command else { return Err(bad_length(command)) };
     if header & !LRI_KEPT != 0 {
         return Err(Refusal::Mode);
@@ -165,24 +208,37 @@ fn load_register_imm(terms: &Terms<'_>, command: &[u32], out: &mut Vec<u32>) -> 
     }
     for pair in pairs.chunks_exact(2) {
         let [offset, value] = exactly(pair)?;
-        registers::check(terms.engine, offset, value)?;
+        match registers::check(terms.engine, offset, value) {
+            Ok(registers::Verdict::Write) => out.extend(cmd::load_register_imm(offset, value)),
+            Ok(registers::Verdict::Ignore) => out.extend([cmd::MI_NOOP; 3]),
+            // Without privilege the write does nothing.
+            Err(_) if space == Space::Process && terms.ppgtt => out.extend([cmd::MI_NOOP; 3]),
+            Err(refusal) => return Err(refusal),
+        }
     }
-    out.extend(command);
     Ok(())
 }
 
 /// Where a post-sync write goes: an address, or an offset in the per-process status page.
-fn post_sync_address(terms: &Terms<'_>, index: bool, is_ggtt: bool, addr: u64) -> Result<u64, Refusal> {
+fn post_sync(
+    terms: &Terms<'_>,
+    space: Space,
+    index: bool,
+    is_ggtt: bool,
+    addr: u64,
+    len: u64,
+) -> Result<(Target, u64), Refusal> {
     if index {
         // The page is the first of the context image.
-        return Ok(terms.status_page.saturating_add(addr & 0xff8));
+        let addr = terms.status_page.saturating_add(addr & 0xff8);
+        return slice_reach(terms, addr, len).map(|()| (Target::Global, addr));
     }
-    ggtt(terms, is_ggtt)?;
-    Ok(addr)
+    reach(terms, space, is_ggtt, addr, len).map(|target| (target, addr))
 }
 
 fn flush_dw(
     terms: &Terms<'_>,
+    space: Space,
     interrupts: &mut u32,
     command: &[u32],
     out: &mut Vec<u32>,
@@ -198,8 +254,7 @@ fn flush_dw(
         *interrupts |= regs::GT_RENDER_PIPECTL_NOTIFY_INTERRUPT;
     }
     let (mut addr, mut use_gtt) = (0, 0);
-    let post_sync = PostSync::of(*header);
-    let bytes = match post_sync {
+    let bytes = match PostSync::of(*header) {
         PostSync::None => 0,
         PostSync::Immediate => 4 * data.len() as u64,
         PostSync::Timestamp => 8,
@@ -208,9 +263,17 @@ fn flush_dw(
     if bytes > 0 {
         let told = cmd::address(*low & !7, *high);
         let index = header & cmd::FLUSH_DW_STORE_INDEX != 0;
-        addr = post_sync_address(terms, index, low & cmd::FLUSH_DW_USE_GTT != 0, told)?;
-        reach(terms, addr, bytes)?;
-        use_gtt = cmd::FLUSH_DW_USE_GTT;
+        let bit = low & cmd::FLUSH_DW_USE_GTT != 0;
+        let (target, to) = post_sync(terms, space, index, bit, told, bytes)?;
+        addr = to;
+        match target {
+            Target::Global => use_gtt = cmd::FLUSH_DW_USE_GTT,
+            Target::Process => {}
+            Target::Forbidden => {
+                nothing(command, out);
+                return Ok(());
+            }
+        }
     }
     let [low, high] = cmd::split(addr);
     out.extend([header & FLUSH_DW_KEPT, low | use_gtt, high]);
@@ -220,6 +283,7 @@ fn flush_dw(
 
 fn pipe_control(
     terms: &Terms<'_>,
+    space: Space,
     interrupts: &mut u32,
     command: &[u32],
     out: &mut Vec<u32>,
@@ -236,10 +300,18 @@ fn pipe_control(
     if PostSync::of(flags) != PostSync::None {
         let told = cmd::address(low, high);
         let index = flags & cmd::PIPE_CONTROL_STORE_INDEX != 0;
-        addr = post_sync_address(terms, index, flags & cmd::PIPE_CONTROL_GLOBAL_GTT != 0, told)?;
-        aligned(addr, 8)?;
-        reach(terms, addr, 8)?;
-        kept |= cmd::PIPE_CONTROL_GLOBAL_GTT;
+        let bit = flags & cmd::PIPE_CONTROL_GLOBAL_GTT != 0;
+        let (target, to) = post_sync(terms, space, index, bit, told, 8)?;
+        aligned(to, 8)?;
+        addr = to;
+        match target {
+            Target::Global => kept |= cmd::PIPE_CONTROL_GLOBAL_GTT,
+            Target::Process => kept &= !cmd::PIPE_CONTROL_GLOBAL_GTT,
+            Target::Forbidden => {
+                nothing(command, out);
+                return Ok(());
+            }
+        }
     }
     let [low, high] = cmd::split(addr);
     out.extend([header & 0xffff_00ff, kept, low, high, data_low, data_high]);

@@ -35,9 +35,14 @@ pub(crate) enum Refusal {
     /// An address that is not aligned as the command needs.
     #[error("address {0:#x} is not aligned")]
     Unaligned(u64),
-    /// An address in a per-process table; this vGPU has none.
-    #[error("a per-process address")]
-    Ppgtt,
+    /// An address that no per-process table can map.
+    #[error("per-process address {addr:#x} with {len} bytes from it is beyond 48 bits")]
+    Ppgtt {
+        /// The address.
+        addr: u64,
+        /// Bytes.
+        len: u64,
+    },
     /// A register that commands may not write, or not with this value.
     #[error("register {0:#x} may not be written so")]
     Register(u32),
@@ -69,10 +74,19 @@ pub(crate) struct Refused {
     pub(crate) addr: u64,
 }
 
+/// Whose addresses, and with that whose commands: what the driver wrote, or what one of its processes did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Space {
+    /// The slice's: the ring, and batches that only the driver can write.
+    Global,
+    /// The context's own tables'. Commands there have no privilege: some do nothing, as on hardware.
+    Process,
+}
+
 /// Where commands come from: copies out of the guest's graphics memory.
 pub(crate) trait CommandSource {
     /// Copies `buf.len()` bytes at `addr`, which lie in one page.
-    fn copy(&self, addr: u64, buf: &mut [u8]) -> Result<(), Refusal>;
+    fn copy(&self, space: Space, addr: u64, buf: &mut [u8]) -> Result<(), Refusal>;
 }
 
 /// For whom, and within which bounds.
@@ -84,7 +98,7 @@ pub(crate) struct Terms<'a> {
     pub(crate) slice: &'a Slice,
     /// GM address of the context's per-process status page, where indexed stores go.
     pub(crate) status_page: u64,
-    /// The context asks for a per-process table.
+    /// The context has tables of its own.
     pub(crate) ppgtt: bool,
     /// GM address at which the copies of batches will stand.
     pub(crate) batch_base: u64,
@@ -118,14 +132,15 @@ pub(crate) fn ring(
         let refused = |why| Refused { why, header, addr };
         let length = commands::length(header).map_err(refused)?;
         let (command, after) = rest.split_at_checked(length).ok_or(refused(Refusal::CutOff))?;
-        match commands::audit(&terms, &mut audit.out.interrupts, command, &mut ring).map_err(refused)? {
+        let flow = commands::audit(&terms, Space::Global, &mut audit.out.interrupts, command, &mut ring);
+        match flow.map_err(refused)? {
             commands::Flow::On => {}
             commands::Flow::End => return Err(refused(Refusal::Nesting)),
-            commands::Flow::Start { addr: target, second_level } => {
+            commands::Flow::Start { place, second_level } => {
                 if second_level {
                     return Err(refused(Refusal::Nesting));
                 }
-                let copy = audit.batch(target, refused)?;
+                let copy = audit.batch(place, refused)?;
                 ring.extend(cmd::batch_buffer_start(copy));
             }
         }
@@ -135,13 +150,22 @@ pub(crate) fn ring(
     Ok(audit.out)
 }
 
+/// Where commands are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Place {
+    /// Whose address.
+    pub(crate) space: Space,
+    /// The address.
+    pub(crate) addr: u64,
+}
+
 /// An audit under way.
 struct Audit<'a> {
     terms: Terms<'a>,
     source: &'a dyn CommandSource,
     out: Audited,
-    /// Batches that were copied, by level and GM address: where the copy stands.
-    batches: HashMap<(batch::Level, u64), batch::Copied>,
+    /// Batches that were copied, by level and place: where the copy stands.
+    batches: HashMap<(batch::Level, Place), batch::Copied>,
 }
 
 #[cfg(test)]

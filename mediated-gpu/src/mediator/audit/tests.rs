@@ -13,6 +13,8 @@ use proptest::prelude::*;
 use xen_ioreq::PAGE_SIZE;
 
 use super::*;
+
+mod process;
 use crate::gen8::blt::{Rect, XyColorBlt, XySrcCopyBlt};
 use crate::gen8::cmd::{MI_BATCH_BUFFER_END, MI_NOOP, MI_USER_INTERRUPT};
 use crate::gen8::regs;
@@ -47,7 +49,7 @@ impl Pages {
 }
 
 impl CommandSource for Pages {
-    fn copy(&self, addr: u64, buf: &mut [u8]) -> Result<(), Refusal> {
+    fn copy(&self, _: Space, addr: u64, buf: &mut [u8]) -> Result<(), Refusal> {
         self.copies.set(self.copies.get() + 1);
         let page = self.pages.get(&(addr >> 12)).ok_or(Refusal::NotMapped(addr))?;
         buf.copy_from_slice(&page[(addr & 0xfff) as usize..][..buf.len()]);
@@ -244,20 +246,6 @@ fn modes_that_are_not_served_are_refused() {
         let command = [[header, flags | bit].as_slice(), &rest].concat();
         assert_eq!(audit_on(Engine::Rcs, &Pages::default(), &command).unwrap_err().why, Refusal::Mode);
     }
-}
-
-#[test]
-fn per_process_addresses_are_refused_where_the_context_asks_for_a_table() {
-    let terms = Terms { ppgtt: true, ..terms(Engine::Bcs) };
-    let audit = |dwords: &[u32]| ring(terms, &Pages::default(), dwords, |_| 0).map_err(|r| r.why);
-    assert!(audit(&cmd::store_dword(OWN, 1)).is_ok(), "a GGTT address is one all the same");
-    let [header, rest @ ..] = cmd::store_dword(OWN, 1);
-    let store = [[header & !cmd::USE_GGTT].as_slice(), &rest].concat();
-    assert_eq!(audit(&store), Err(Refusal::Ppgtt));
-    let fill = XyColorBlt::fill(OWN, 64, Rect { x1: 0, y1: 0, x2: 4, y2: 4 }, 0).encode();
-    assert_eq!(audit(&fill), Err(Refusal::Ppgtt));
-    let [start, lo, hi] = cmd::batch_buffer_start(BATCH);
-    assert_eq!(audit(&[start | cmd::BB_PPGTT, lo, hi]), Err(Refusal::Ppgtt));
 }
 
 #[test]

@@ -9,6 +9,7 @@
 mod contexts;
 mod frames;
 mod life;
+mod process;
 mod registers;
 mod rig;
 mod table;

@@ -126,7 +126,13 @@ impl World {
         mfns.into_iter().for_each(|m| s.put(m));
     }
 
-    fn mfn(&self, domid: DomId, gfn: Gfn) -> Option<u64> {
+    /// The frame that a bus frame leads to.
+    pub(super) fn frame_at(&self, bfn: Bfn) -> Option<u64> {
+        self.s.lock().m2b.get(&bfn.0).copied()
+    }
+
+    /// The frame behind a guest's number.
+    pub(super) fn mfn(&self, domid: DomId, gfn: Gfn) -> Option<u64> {
         self.s.lock().p2m.get(&(domid, gfn)).copied()
     }
 

@@ -47,7 +47,7 @@ impl Rig {
         let pictures =
             with_pictures.then(|| Arc::new(Pictures::open(&dir.path().join("out"), GUEST, None).unwrap()));
         let control = bind(&dir.path().join("socket")).unwrap();
-        let served = Served::of(&service, cli::Type::V4_8, Instant::now(), pictures);
+        let served = Served::of(&service, cli::Type(VgpuType::V4_8), Instant::now(), pictures);
         let guests = service.handle().clone();
         // As `Reasons::wait` does.
         let thread = std::thread::spawn(move || {

@@ -1,0 +1,426 @@
+//! The shadows of a guest's per-process tables: what its contexts' page tables say, with every guest frame replaced
+//! by the bus frame behind it.
+//!
+//! A guest's tables are not watched. Before a context runs, those that begin at its root are read once and compared
+//! with what their shadows stand for, as a GPU reads them anew after a TLB invalidation; what changed is shadowed anew.
+//! So no write to a table traps, whoever wrote it, and a shadow is never the guest's memory.
+
+mod pages;
+mod table;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use pviommu::{Guest, Mapped, OwnError};
+use slab::Slab;
+use xen_ioreq::{Bfn, Gfn};
+
+use self::pages::Pages;
+use self::table::{Key, Kind, Table, To};
+use super::reserve::Own;
+use super::stats::Stats;
+use crate::gen8::ppgtt::{Entry, Level, RW, Root};
+
+/// Tables that a guest may have at most: they map 8 GiB, and take 64 MiB with what is known of them.
+const MOST_TABLES: usize = 4096;
+/// In the place of an entry's: the guest's own page of a table.
+const ITSELF: usize = usize::MAX;
+
+/// The tables of a context cannot be shadowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TablesError {
+    /// The guest has too many.
+    #[error("more than {MOST_TABLES} page tables")]
+    TooMany,
+    /// There is no memory for shadows.
+    #[error("no memory for shadow tables: {0}")]
+    NoPages(#[from] OwnError),
+    /// The vGPU goes.
+    #[error("the vGPU is being destroyed")]
+    Closed,
+}
+
+/// Where absent entries of each level lead.
+struct Scratch {
+    below_pml4: Bfn,
+    below_pdp: Bfn,
+    below_pd: Bfn,
+}
+
+/// A root that a context has used.
+#[derive(Debug)]
+struct Begin {
+    /// The tables that it names: one, or four.
+    tables: Vec<usize>,
+    /// Contexts on engines that use it now.
+    uses: u32,
+    /// The guest has said that it goes.
+    gone: bool,
+}
+
+/// The shadows of one guest.
+pub(super) struct Ppgtt {
+    frames: Guest,
+    pages: Pages,
+    stats: Arc<Stats>,
+    /// Where absent pages lead.
+    nothing: Bfn,
+    scratch: Option<Scratch>,
+    tables: Slab<Table>,
+    by_key: HashMap<Key, usize>,
+    roots: HashMap<Root, Begin>,
+    /// What keeps every bus frame in use where it is: by frame, table, and place in it.
+    held: BTreeMap<(Bfn, usize, usize), Mapped>,
+    round: u64,
+    failed: Option<TablesError>,
+    /// References that no entry needs any more; the caller gives them back after its flush.
+    pub(super) put: Vec<Mapped>,
+    /// Entries have changed since the caller last looked.
+    pub(super) changed: bool,
+}
+
+impl Ppgtt {
+    /// No tables. `nothing` is the page to which absent entries lead, for reading only.
+    pub(super) fn new(own: Own, frames: Guest, stats: Arc<Stats>, nothing: Bfn) -> Self {
+        Self {
+            frames,
+            pages: Pages::new(own),
+            stats,
+            nothing,
+            scratch: None,
+            tables: Slab::new(),
+            by_key: HashMap::new(),
+            roots: HashMap::new(),
+            held: BTreeMap::new(),
+            round: 0,
+            failed: None,
+            put: Vec::new(),
+            changed: false,
+        }
+    }
+
+    /// References to guest frames.
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Brings all shadows from a guest's root on up to date, and gives the root that stands for it. It stays until
+    /// [`leave`](Self::leave) is called as often.
+    pub(super) fn enter(&mut self, root: Root) -> Result<Root, TablesError> {
+        self.refresh_root(root).or_else(|e| {
+            // Roots that are not in use may be what is too much.
+            let idle: Vec<_> = self.roots.iter().filter(|(_, b)| b.uses == 0).map(|(r, _)| *r).collect();
+            if idle.iter().all(|r| *r == root) {
+                return Err(e);
+            }
+            idle.into_iter().for_each(|r| self.forget(r));
+            self.refresh_root(root)
+        })?;
+        let begin = self.roots.get_mut(&root).ok_or(TablesError::TooMany)?;
+        (begin.uses, begin.gone) = (begin.uses.saturating_add(1), false);
+        let mut pages = begin.tables.iter().map(|id| self.tables.get(*id).map_or(self.nothing, |t| t.page).0);
+        Ok(match root {
+            Root::FourLevel(_) => Root::FourLevel(pages.next().unwrap_or(self.nothing.0)),
+            Root::ThreeLevel(_) => {
+                Root::ThreeLevel(std::array::from_fn(|_| pages.next().unwrap_or_default()))
+            }
+        })
+    }
+
+    /// A context that used the root is on no engine any more.
+    pub(super) fn leave(&mut self, root: Root) {
+        if let Some(begin) = self.roots.get_mut(&root) {
+            begin.uses = begin.uses.saturating_sub(1);
+            if begin.uses == 0 && begin.gone {
+                self.forget(root);
+            }
+        }
+    }
+
+    /// The guest says that the root goes: its shadows do, unless a context is using them.
+    pub(super) fn destroyed(&mut self, root: Root) {
+        match self.roots.get_mut(&root) {
+            Some(begin) if begin.uses > 0 => begin.gone = true,
+            Some(_) => self.forget(root),
+            None => {}
+        }
+    }
+
+    fn forget(&mut self, root: Root) {
+        if let Some(begin) = self.roots.remove(&root) {
+            begin.tables.into_iter().for_each(|id| self.unref(id));
+        }
+    }
+
+    /// The bus frame to which a root of the guest's maps an address, as the shadows stand.
+    pub(super) fn translate(&self, root: Root, addr: u64) -> Option<Bfn> {
+        let (_, level) = root.start(addr)?;
+        let tables = &self.roots.get(&root)?.tables;
+        let first = if level == Level::Pd { usize::try_from(addr >> 30).ok()? } else { 0 };
+        let (mut at, mut level) = (*tables.get(first)?, level);
+        loop {
+            match *self.tables.get(at)?.to.get(level.index(addr))? {
+                To::Scratch => return None,
+                To::Page(bfn) => return Some(bfn),
+                To::Table(below) => (at, level) = (below, level.below()?),
+            }
+        }
+    }
+
+    /// Points every entry that leads to a bus frame at scratch, and empties the shadow of a table that was there.
+    pub(super) fn revoke(&mut self, bfn: Bfn) {
+        let places: Vec<_> =
+            self.held.range((bfn, 0, 0)..=(bfn, usize::MAX, ITSELF)).map(|(k, _)| *k).collect();
+        for (_, id, at) in places {
+            if at == ITSELF {
+                self.blank(id);
+            } else if let Some(table) = self.tables.get_mut(id) {
+                let entry = Entry(table.seen.get(at).copied().unwrap_or(0));
+                table.set(at, entry, To::Scratch);
+                self.pages.write(table.page, &[(at, Entry::new(self.nothing, 0).unwrap_or_default())]);
+                self.drop_reference(bfn, id, at);
+            }
+        }
+    }
+
+    /// Ends all of it: no context runs any more, nor ever will.
+    pub(super) fn close(&mut self) {
+        self.put.extend(std::mem::take(&mut self.held).into_values());
+        self.tables.clear();
+        self.by_key.clear();
+        self.roots.clear();
+        self.scratch = None;
+        self.changed = true;
+        self.pages.close();
+    }
+
+    fn refresh_root(&mut self, root: Root) -> Result<(), TablesError> {
+        self.make_scratch()?;
+        (self.round, self.failed) = (self.round.wrapping_add(1), None);
+        if !self.roots.contains_key(&root) {
+            let (frames, level) = match root {
+                Root::FourLevel(pml4) => (vec![pml4], Level::Pml4),
+                Root::ThreeLevel(pds) => (pds.to_vec(), Level::Pd),
+            };
+            let mut begin = Begin { tables: Vec::new(), uses: 0, gone: false };
+            for gfn in frames {
+                match self.table(Key { kind: Kind::of(level), gfn: Gfn(gfn) }) {
+                    Ok(id) => begin.tables.extend(self.refer(id)),
+                    Err(e) => {
+                        begin.tables.into_iter().for_each(|id| self.unref(id));
+                        return Err(e);
+                    }
+                }
+            }
+            self.roots.insert(root, begin);
+        }
+        let tables = self.roots.get(&root).map(|b| b.tables.clone()).unwrap_or_default();
+        tables.into_iter().for_each(|id| self.refresh(id));
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    /// Makes the tables to which absent entries lead.
+    fn make_scratch(&mut self) -> Result<(), OwnError> {
+        if self.scratch.is_some() {
+            return Ok(());
+        }
+        let mut below = self.nothing;
+        let mut made = [Bfn(0); 3];
+        for page in &mut made {
+            *page = self.pages.take()?;
+            self.pages.fill(*page, Entry::new(below, 0).unwrap_or_default());
+            below = *page;
+        }
+        let [below_pd, below_pdp, below_pml4] = made;
+        self.scratch = Some(Scratch { below_pml4, below_pdp, below_pd });
+        Ok(())
+    }
+
+    /// The entry of an absent thing in a table of this kind.
+    fn absent(&self, kind: Kind) -> Entry {
+        let to = match (kind, &self.scratch) {
+            (Kind::Directory(Level::Pml4), Some(s)) => s.below_pml4,
+            (Kind::Directory(Level::Pdp), Some(s)) => s.below_pdp,
+            (Kind::Directory(_), Some(s)) => s.below_pd,
+            _ => self.nothing,
+        };
+        Entry::new(to, 0).unwrap_or_default()
+    }
+
+    /// The shadow of a table, made if there is none. Nothing refers to a new one yet.
+    fn table(&mut self, key: Key) -> Result<usize, TablesError> {
+        if let Some(id) = self.by_key.get(&key) {
+            return Ok(*id);
+        }
+        if self.tables.len() >= MOST_TABLES {
+            return Err(TablesError::TooMany);
+        }
+        let page = self.pages.take()?;
+        self.pages.fill(page, self.absent(key.kind));
+        let id = self.tables.insert(Table::new(key, page));
+        self.by_key.insert(key, id);
+        Ok(id)
+    }
+
+    /// Compares a table and all below it with what the shadows stand for.
+    fn refresh(&mut self, id: usize) {
+        let Some(table) = self.tables.get_mut(id) else { return };
+        if std::mem::replace(&mut table.round, self.round) == self.round {
+            return;
+        }
+        let key = table.key;
+        let entries = self.entries(id, key);
+        let changed = self.tables.get(id).map(|t| t.changed(&entries)).unwrap_or_default();
+        let of = |at: usize| Entry(entries.get(at).copied().unwrap_or(0));
+        let changed: Vec<_> = changed.into_iter().map(|at| (at, of(at))).collect();
+        match key.kind {
+            Kind::Directory(level) => self.directory(id, level, &changed),
+            Kind::Small | Kind::Medium | Kind::Large => self.leaves(id, &changed),
+        }
+    }
+
+    /// What the guest's table holds now; nothing, if its page is not there.
+    fn entries(&mut self, id: usize, key: Key) -> Vec<u64> {
+        if key.kind == Kind::Large {
+            return key.entries(&[]);
+        }
+        let known = self.tables.get(id).and_then(|t| t.guest);
+        let guest = known.or_else(|| match self.frames.map_one(key.gfn) {
+            Ok(mapped) => {
+                self.stats.mappings.add(1);
+                let bfn = mapped.bfn();
+                self.held.insert((bfn, id, ITSELF), mapped);
+                Some(bfn)
+            }
+            Err(e) => {
+                self.stats.map_failures.add(1);
+                log::debug!("a page table is not there: {e}");
+                None
+            }
+        });
+        if let Some(table) = self.tables.get_mut(id) {
+            table.guest = guest;
+        }
+        let raw = guest.and_then(|bfn| self.pages.read(bfn)).unwrap_or_default();
+        let mut entries = key.entries(&raw);
+        entries.resize(crate::gen8::ppgtt::ENTRIES, 0);
+        entries
+    }
+
+    /// Shadows entries that lead to pages: the new mapping, the way back, the entry; then the old mapping may go.
+    fn leaves(&mut self, id: usize, changed: &[(usize, Entry)]) {
+        let gfns: Vec<_> = changed.iter().filter(|(_, e)| e.present()).map(|(_, e)| Gfn(e.frame())).collect();
+        let mut mapped = self.frames.map(&gfns).into_iter();
+        let mut writes = Vec::with_capacity(changed.len());
+        let mut old = Vec::new();
+        for &(at, entry) in changed {
+            let new = if entry.present() { mapped.next().and_then(Result::ok) } else { None };
+            let target = new.and_then(|m| Some((Entry::new(m.bfn(), entry.0 & RW)?, m)));
+            self.stats.mappings.add(u64::from(target.is_some()));
+            self.stats.map_failures.add(u64::from(entry.present() && target.is_none()));
+            let (shadow, to) = match &target {
+                Some((shadow, m)) => (*shadow, To::Page(m.bfn())),
+                None => (self.absent(Kind::Small), To::Scratch),
+            };
+            if let Some(table) = self.tables.get_mut(id)
+                && let To::Page(bfn) = table.set(at, entry, to)
+            {
+                // The same frame is taken before it is let go.
+                old.extend(self.held.remove(&(bfn, id, at)));
+            }
+            if let Some((_, m)) = target {
+                self.held.insert((m.bfn(), id, at), m);
+            }
+            writes.push((at, shadow));
+        }
+        self.write(id, &writes);
+        self.put.extend(old);
+    }
+
+    /// Shadows entries that lead to tables: the tables below first, then the entries, then what nothing leads to goes.
+    fn directory(&mut self, id: usize, level: Level, changed: &[(usize, Entry)]) {
+        let mut old = Vec::new();
+        for &(at, entry) in changed {
+            let to = match Key::below(level, entry).map(|key| self.table(key)) {
+                Some(Ok(below)) => self.refer(below).map_or(To::Scratch, To::Table),
+                Some(Err(e)) => {
+                    self.failed = Some(e);
+                    To::Scratch
+                }
+                None => To::Scratch,
+            };
+            if let Some(table) = self.tables.get_mut(id)
+                && let To::Table(below) = table.set(at, entry, to)
+            {
+                old.push(below);
+            }
+        }
+        let below = self.tables.get(id).map(Table::below).unwrap_or_default();
+        below.into_iter().for_each(|id| self.refresh(id));
+        let shadow = |&(at, entry): &(usize, Entry)| {
+            let table = self.tables.get(id)?;
+            let shadow = match *table.to.get(at)? {
+                To::Table(below) => Entry::new(self.tables.get(below)?.page, entry.0 & RW),
+                To::Page(_) | To::Scratch => None,
+            };
+            Some((at, shadow.unwrap_or(self.absent(table.key.kind))))
+        };
+        let writes: Vec<_> = changed.iter().filter_map(shadow).collect();
+        self.write(id, &writes);
+        old.into_iter().for_each(|below| self.unref(below));
+    }
+
+    fn write(&mut self, id: usize, entries: &[(usize, Entry)]) {
+        if let Some(table) = self.tables.get(id).filter(|_| !entries.is_empty()) {
+            self.pages.write(table.page, entries);
+            self.changed = true;
+        }
+    }
+
+    fn refer(&mut self, id: usize) -> Option<usize> {
+        let table = self.tables.get_mut(id)?;
+        table.refs = table.refs.saturating_add(1);
+        Some(id)
+    }
+
+    /// One entry or root leads there no more. With the last, the shadow goes, and what it leads to.
+    fn unref(&mut self, id: usize) {
+        let Some(table) = self.tables.get_mut(id) else { return };
+        table.refs = table.refs.saturating_sub(1);
+        if table.refs > 0 {
+            return;
+        }
+        let table = self.tables.remove(id);
+        self.by_key.remove(&table.key);
+        self.pages.give_back(table.page);
+        self.let_go(id, &table);
+    }
+
+    /// A table whose page is gone maps nothing.
+    fn blank(&mut self, id: usize) {
+        let Some(table) = self.tables.get_mut(id) else { return };
+        let fresh = Table { refs: table.refs, round: table.round, ..Table::new(table.key, table.page) };
+        let old = std::mem::replace(table, fresh);
+        self.pages.fill(old.page, self.absent(old.key.kind));
+        self.let_go(id, &old);
+    }
+
+    fn let_go(&mut self, id: usize, old: &Table) {
+        self.changed = true;
+        if let Some(bfn) = old.guest {
+            self.drop_reference(bfn, id, ITSELF);
+        }
+        for (at, to) in old.to.iter().enumerate() {
+            match *to {
+                To::Scratch => {}
+                To::Page(bfn) => self.drop_reference(bfn, id, at),
+                To::Table(below) => self.unref(below),
+            }
+        }
+    }
+
+    fn drop_reference(&mut self, bfn: Bfn, id: usize, at: usize) {
+        self.changed = true;
+        self.put.extend(self.held.remove(&(bfn, id, at)));
+    }
+}

@@ -105,6 +105,21 @@ impl Kit {
         Ok(program)
     }
 
+    /// Compiles a program for a guest's initramfs: it needs nothing but the kernel.
+    ///
+    /// # Errors
+    /// It does not compile.
+    pub fn static_program(&self, name: &str) -> Result<PathBuf> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/c/{name}.c"));
+        let dir = self.places.work.join("bin");
+        fs::create_dir_all(&dir).at(&dir)?;
+        let program = dir.join(name);
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-o"]);
+        host::output(gcc.arg(&program).arg(&source))?;
+        Ok(program)
+    }
+
     /// Puts a program into dom0's `/rig/bin`, with the libraries that the base image lacks.
     ///
     /// # Errors

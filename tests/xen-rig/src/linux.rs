@@ -1,4 +1,5 @@
-//! A stock Linux guest: Debian's kernel as it is, with an initramfs of busybox, a few of its modules, and `linux/init`.
+//! A stock Linux guest: Debian's kernel as it is, with an initramfs of busybox, a few of its modules, and what a scenario
+//! has it do.
 
 use std::fs;
 use std::io::Write as _;
@@ -10,21 +11,20 @@ use crate::error::{At as _, Error, Result};
 use crate::host;
 use crate::kit::Kit;
 
-const INIT: &str = include_str!("../linux/init");
-
-/// The display driver with what it needs, in the order in which they can be loaded; where each is below `kernel/`.
-const MODULES: &[(&str, &str)] = &[
-    ("drm", "drivers/gpu/drm/drm.ko"),
-    ("drm_kms_helper", "drivers/gpu/drm/drm_kms_helper.ko"),
-    ("ttm", "drivers/gpu/drm/ttm/ttm.ko"),
-    ("drm_ttm_helper", "drivers/gpu/drm/drm_ttm_helper.ko"),
-    ("drm_vram_helper", "drivers/gpu/drm/drm_vram_helper.ko"),
-    ("bochs", "drivers/gpu/drm/tiny/bochs.ko"),
-];
+/// What a guest has besides kernel and busybox.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Linux<'a> {
+    /// What runs as the first program.
+    pub(crate) init: &'a str,
+    /// Modules in the order in which they can be loaded; where each is below `kernel/`.
+    pub(crate) modules: &'a [(&'a str, &'a str)],
+    /// Files, with their paths.
+    pub(crate) files: &'a [(&'a str, u32, &'a [u8])],
+}
 
 /// Where a guest's devices come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Nowhere, but for what the scenario gives it.
     Pvh,
     /// From QEMU in dom0, which is started by xl.
@@ -63,11 +63,11 @@ impl Kit {
         Ok(())
     }
 
-    /// Puts kernel and initramfs where `linux` in dom0's script finds them; `texts` are files below the guest's `/text`.
+    /// Puts kernel and initramfs where `linux` in dom0's script finds them.
     ///
     /// # Errors
     /// A piece that the packages do not hold.
-    pub fn install_linux(&self, files: &mut Tree, kind: Kind, texts: &[(&str, &str)]) -> Result<()> {
+    pub(crate) fn install_linux(&self, files: &mut Tree, kind: Kind, guest: Linux<'_>) -> Result<()> {
         let root = &self.unpacked.xen;
         match kind {
             Kind::Pvh => {
@@ -84,17 +84,17 @@ impl Kit {
         }
 
         let mut tree = Tree::new();
-        tree.file("init", 0o755, INIT).dir("dev");
+        tree.file("init", 0o755, guest.init).dir("dev");
         let busybox = root.join("bin/busybox");
         tree.file("bin/busybox", 0o755, fs::read(&busybox).at(&busybox)?);
-        for (name, path) in MODULES {
+        for (name, path) in guest.modules {
             let from = root.join("lib/modules").join(&self.unpacked.linux).join("kernel").join(path);
             tree.file(&format!("modules/{name}.ko"), 0o644, fs::read(&from).at(&from)?);
         }
-        let order: String = MODULES.iter().map(|(name, _)| format!("{name}\n")).collect();
+        let order: String = guest.modules.iter().map(|(name, _)| format!("{name}\n")).collect();
         tree.file("modules/order", 0o644, order);
-        for (name, text) in texts {
-            tree.file(&format!("text/{name}"), 0o644, *text);
+        for (path, mode, bytes) in guest.files {
+            tree.file(path, *mode, *bytes);
         }
         let archive = tree
             .archive()

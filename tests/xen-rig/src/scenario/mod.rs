@@ -6,6 +6,7 @@ mod boot;
 mod conformance;
 mod descriptors;
 mod grants;
+mod i915;
 mod promise;
 mod sandbox;
 mod serve;
@@ -33,6 +34,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &promise::Promise,
     &stock_linux::StockLinux(Kind::Pvh),
     &stock_linux::StockLinux(Kind::Hvm),
+    &i915::I915Pvh,
     &sandbox::Sandbox,
     &speed::Speed,
 ];

@@ -7,13 +7,25 @@ use super::{Checks, Run, Scenario};
 use crate::cpio::Tree;
 use crate::error::Result;
 use crate::kit::Kit;
-use crate::linux::Kind;
+use crate::linux::{Kind, Linux};
 use crate::qemu::Machine;
 use crate::screen::{Line, Picture};
 
 /// See [`Scenario::about`].
 #[derive(Debug)]
 pub(super) struct StockLinux(pub(super) Kind);
+
+const INIT: &str = include_str!("../../linux/init");
+
+/// The display driver with what it needs.
+const MODULES: &[(&str, &str)] = &[
+    ("drm", "drivers/gpu/drm/drm.ko"),
+    ("drm_kms_helper", "drivers/gpu/drm/drm_kms_helper.ko"),
+    ("ttm", "drivers/gpu/drm/ttm/ttm.ko"),
+    ("drm_ttm_helper", "drivers/gpu/drm/drm_ttm_helper.ko"),
+    ("drm_vram_helper", "drivers/gpu/drm/drm_vram_helper.ko"),
+    ("bochs", "drivers/gpu/drm/tiny/bochs.ko"),
+];
 
 /// The mode that the display's EDID asks for.
 const SIZE: (usize, usize) = (800, 600);
@@ -67,7 +79,9 @@ impl Scenario for StockLinux {
             kit.install(files, &kit.example("ioreq-server", example)?)?;
         }
         let first = format!("\x1b[?25l\x1b[2J\x1b[H{}", terminal(FIRST));
-        kit.install_linux(files, self.0, &[("first", &first), ("second", &terminal(SECOND))])?;
+        let second = terminal(SECOND);
+        let texts = [("text/first", 0o644, first.as_bytes()), ("text/second", 0o644, second.as_bytes())];
+        kit.install_linux(files, self.0, Linux { init: INIT, modules: MODULES, files: &texts })?;
         // Why the command line has what it has: without `noacpi` Linux scans no bus of a PVH guest, since libxl's tables name
         // none; with early accesses it looks for an AGP bridge, 16,000 requests long.
         let (create, pci, root) = match self.0 {

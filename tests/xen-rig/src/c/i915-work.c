@@ -1,0 +1,219 @@
+// Work for every engine of a GPU that a stock i915 drives, by its own interface (include/uapi/drm/i915_drm.h): stores on
+// four engines, a fill and a copy on the blitter, each checked. Says a line for each, and ends with status 0 if all held.
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+// The interface: numbers and layouts of i915_drm.h.
+struct gem_create { uint64_t size; uint32_t handle, pad; };
+struct gem_pread { uint32_t handle, pad; uint64_t offset, size, data; };
+struct gem_wait { uint32_t handle, flags; int64_t timeout_ns; };
+struct exec_object {
+	uint32_t handle, relocation_count;
+	uint64_t relocs_ptr, alignment, offset, flags, rsvd1, rsvd2;
+};
+struct execbuffer {
+	uint64_t buffers_ptr;
+	uint32_t buffer_count, batch_start_offset, batch_len, dr1, dr4, num_cliprects;
+	uint64_t cliprects_ptr, flags, rsvd1, rsvd2;
+};
+struct getparam { int32_t param; int *value; };
+
+#define I915(n) (0x40 + (n))
+#define GETPARAM _IOWR('d', I915(0x06), struct getparam)
+#define GEM_CREATE _IOWR('d', I915(0x1b), struct gem_create)
+#define GEM_PREAD _IOW('d', I915(0x1c), struct gem_pread)
+#define GEM_PWRITE _IOW('d', I915(0x1d), struct gem_pread)
+#define GEM_EXECBUFFER2 _IOW('d', I915(0x29), struct execbuffer)
+#define GEM_WAIT _IOWR('d', I915(0x2c), struct gem_wait)
+#define PARAM_CHIPSET_ID 4
+#define OBJECT_WRITE (1 << 2)
+#define OBJECT_48BIT (1 << 3)
+#define OBJECT_PINNED (1 << 4)
+#define EXEC_NO_RELOC (1 << 11)
+
+// Commands (Broadwell PRM, volume 2a).
+#define MI_BATCH_BUFFER_END 0x05000000
+#define MI_STORE_DATA_IMM 0x10000002
+#define XY_COLOR_BLT_32 0x54300005
+#define XY_SRC_COPY_BLT_32 0x54f00008
+#define DEPTH_32 (3 << 24)
+#define ROP_FILL (0xf0 << 16)
+#define ROP_COPY (0xcc << 16)
+
+// A picture of 512 by 256 pixels, whose pages are not neighbours.
+#define WIDTH 512
+#define HEIGHT 256
+#define PITCH (WIDTH * 4)
+#define BYTES (PITCH * HEIGHT)
+// Beyond 4 GiB, so that all four levels of the tables count.
+#define TARGET 0x123456780000ull
+#define SOURCE 0x100000000ull
+#define COPY 0x7f0000000000ull
+#define BATCH 0x200000000ull
+
+static int fd;
+static int failures;
+
+static void must(int result, const char *what)
+{
+	if (result < 0) {
+		printf("FAILED %s: %s\n", what, strerror(errno));
+		exit(1);
+	}
+}
+
+static int again(unsigned long request, void *arg)
+{
+	int result;
+	do {
+		result = ioctl(fd, request, arg);
+	} while (result < 0 && (errno == EINTR || errno == EAGAIN));
+	return result;
+}
+
+static uint32_t create(uint64_t size)
+{
+	struct gem_create c = { .size = size };
+	must(again(GEM_CREATE, &c), "GEM_CREATE");
+	return c.handle;
+}
+
+static void put(uint32_t handle, const void *data, uint64_t size)
+{
+	struct gem_pread p = { .handle = handle, .size = size, .data = (uintptr_t)data };
+	must(again(GEM_PWRITE, &p), "GEM_PWRITE");
+}
+
+static void get(uint32_t handle, void *data, uint64_t size)
+{
+	struct gem_pread p = { .handle = handle, .size = size, .data = (uintptr_t)data };
+	must(again(GEM_PREAD, &p), "GEM_PREAD");
+}
+
+static struct exec_object object(uint32_t handle, uint64_t address, uint64_t flags)
+{
+	return (struct exec_object){
+		.handle = handle,
+		.offset = address,
+		.flags = flags | OBJECT_48BIT | OBJECT_PINNED,
+	};
+}
+
+// Runs a batch on an engine and waits for its end.
+static void run(int engine, struct exec_object *others, int count, const uint32_t *commands, int dwords)
+{
+	uint32_t batch = create(4096);
+	struct exec_object objects[4];
+	struct gem_wait w = { .handle = batch, .timeout_ns = 20000000000ll };
+	put(batch, commands, dwords * 4);
+	memcpy(objects, others, count * sizeof *others);
+	objects[count] = object(batch, BATCH, 0);
+	struct execbuffer e = {
+		.buffers_ptr = (uintptr_t)objects,
+		.buffer_count = count + 1,
+		.batch_len = dwords * 4,
+		.flags = engine | EXEC_NO_RELOC,
+	};
+	must(again(GEM_EXECBUFFER2, &e), "GEM_EXECBUFFER2");
+	must(again(GEM_WAIT, &w), "GEM_WAIT");
+}
+
+static void check(const char *what, int holds)
+{
+	failures += !holds;
+	printf("%s %s\n", what, holds ? "ok" : "WRONG");
+}
+
+static void stores(void)
+{
+	static const struct { const char *name; int engine; } engines[] = {
+		{ "RCS", 1 }, { "VCS", 2 }, { "BCS", 3 }, { "VECS", 4 },
+	};
+	for (int i = 0; i < 4; i++) {
+		uint32_t target = create(8192), words[2048] = { 0 };
+		int right = 1;
+		for (uint32_t n = 0; n < 10; n++) {
+			uint32_t value = 0xc0de0000 + 256 * i + n;
+			uint64_t at = TARGET + 400 * n;
+			uint32_t batch[] = {
+				MI_STORE_DATA_IMM, (uint32_t)at, (uint32_t)(at >> 32), value,
+				MI_BATCH_BUFFER_END, 0,
+			};
+			struct exec_object o = object(target, TARGET, OBJECT_WRITE);
+			run(engines[i].engine, &o, 1, batch, 6);
+			get(target, words, sizeof words);
+			right &= words[100 * n] == value;
+		}
+		char line[32];
+		snprintf(line, sizeof line, "store %s", engines[i].name);
+		check(line, right);
+	}
+}
+
+static uint32_t colour(int band)
+{
+	return 0x00102030u * (band + 1) & 0xffffff;
+}
+
+// Bands of colour are drawn into one surface and copied to another, upside down.
+static void blits(void)
+{
+	uint32_t source = create(BYTES), copy = create(BYTES), batch[256];
+	uint32_t *pixels = malloc(BYTES);
+	int n = 0, right = 1;
+	for (int band = 0; band < 8; band++) {
+		uint32_t fill[] = {
+			XY_COLOR_BLT_32, DEPTH_32 | ROP_FILL | PITCH, (band * 32) << 16,
+			(band * 32 + 32) << 16 | WIDTH, (uint32_t)SOURCE, SOURCE >> 32, colour(band),
+		};
+		memcpy(batch + n, fill, sizeof fill);
+		n += 7;
+	}
+	for (int band = 0; band < 8; band++) {
+		uint32_t blit[] = {
+			XY_SRC_COPY_BLT_32, DEPTH_32 | ROP_COPY | PITCH, (band * 32) << 16,
+			(band * 32 + 32) << 16 | WIDTH, (uint32_t)COPY, COPY >> 32,
+			((7 - band) * 32) << 16, PITCH, (uint32_t)SOURCE, SOURCE >> 32,
+		};
+		memcpy(batch + n, blit, sizeof blit);
+		n += 10;
+	}
+	batch[n++] = MI_BATCH_BUFFER_END;
+	n += n & 1;
+	struct exec_object objects[] = {
+		object(source, SOURCE, OBJECT_WRITE),
+		object(copy, COPY, OBJECT_WRITE),
+	};
+	run(3, objects, 2, batch, n);
+	get(source, pixels, BYTES);
+	for (int i = 0; i < WIDTH * HEIGHT; i++)
+		right &= pixels[i] == colour(i / WIDTH / 32);
+	check("fill BCS", right);
+	right = 1;
+	get(copy, pixels, BYTES);
+	for (int i = 0; i < WIDTH * HEIGHT; i++)
+		right &= pixels[i] == colour(7 - i / WIDTH / 32);
+	check("copy BCS", right);
+	free(pixels);
+}
+
+int main(int argc, char **argv)
+{
+	int id = 0;
+	struct getparam g = { .param = PARAM_CHIPSET_ID, .value = &id };
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	fd = open(argc > 1 ? argv[1] : "/dev/dri/card0", O_RDWR | O_CLOEXEC);
+	must(fd, "open");
+	must(again(GETPARAM, &g), "GETPARAM");
+	printf("chipset %#x\n", id);
+	stores();
+	blits();
+	printf("work %s\n", failures ? "FAILED" : "done");
+	return failures != 0;
+}

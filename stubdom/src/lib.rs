@@ -2,12 +2,13 @@
 //!
 //! [`Place`] says where the program runs, which decides what it may hope for: in dom0 every hypercall, in a domain of its own
 //! only what Xen lets a device model do to its target. [`grants`] shares pages with other domains, [`channel`] is a byte
-//! channel on top of them, and [`xenstore`] is how the two ends of one find each other.
+//! channel on top of them, [`surface`] a picture that another domain shows, and [`xenstore`] is how two ends find each other.
 
 pub mod channel;
 pub mod grants;
 mod place;
 mod shared;
+pub mod surface;
 mod sync;
 #[cfg(test)]
 mod testing;

@@ -4,6 +4,7 @@
 
 mod balloon;
 mod bfn;
+mod channel;
 mod dispatch;
 mod drain;
 mod harness;
@@ -32,6 +33,7 @@ const FAMILIES: &[Family] = &[
     Family { names: balloon::NAMES, measure: balloon::measure },
     Family { names: dispatch::NAMES, measure: dispatch::measure },
     Family { names: drain::NAMES, measure: drain::measure },
+    Family { names: channel::NAMES, measure: channel::measure },
     Family { names: round_trip::NAMES, measure: round_trip::measure },
     Family { names: soft_gpu::NAMES, measure: soft_gpu::measure },
     Family { names: xen::NAMES, measure: xen::measure },

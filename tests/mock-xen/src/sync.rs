@@ -6,3 +6,4 @@ pub(crate) use std::sync::{OnceLock, atomic};
 
 pub(crate) use parking_lot::Mutex;
 pub(crate) use rustix::thread::futex;
+pub(crate) use std::thread::yield_now;

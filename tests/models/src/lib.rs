@@ -65,6 +65,7 @@ mod frames;
 #[path = "../../mock-xen/src/history.rs"]
 #[rustfmt::skip]
 mod history;
+mod grant;
 mod iommu;
 mod ioreq;
 mod machine;

@@ -8,7 +8,7 @@ use xen_ioreq::seam::Mapping;
 use xen_ioreq::{Mfn, PAGE_SIZE};
 
 use crate::checker::{Memory, Words};
-use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// Frames.
 pub(crate) struct HostMemory(Memory);
@@ -68,6 +68,12 @@ impl<'m> Page<'m> {
         assert!(offset < PAGE_SIZE);
         // SAFETY: inside the page.
         unsafe { AtomicU8::from_ptr(self.ptr.as_ptr().wrapping_add(offset)) }
+    }
+
+    pub(crate) fn u16(self, offset: usize) -> &'m AtomicU16 {
+        assert!(offset.is_multiple_of(2) && offset < PAGE_SIZE);
+        // SAFETY: inside the page and aligned.
+        unsafe { AtomicU16::from_ptr(self.ptr.as_ptr().wrapping_add(offset).cast()) }
     }
 
     pub(crate) fn u32(self, offset: usize) -> &'m AtomicU32 {

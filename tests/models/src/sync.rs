@@ -3,13 +3,17 @@
 use std::hash::{BuildHasher, DefaultHasher};
 
 pub(crate) use loom::hint::spin_loop;
+pub(crate) use loom::thread::yield_now;
 
 pub(crate) use crate::checker::{Mutex, MutexGuard, OnceLock, RwLock};
 
 pub(crate) mod atomic {
+    pub(crate) use loom::sync::atomic::fence;
     pub(crate) use std::sync::atomic::Ordering;
 
-    pub(crate) use crate::checker::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
+    pub(crate) use crate::checker::{
+        AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize,
+    };
 }
 
 pub(crate) mod cell {

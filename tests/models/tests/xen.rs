@@ -1,9 +1,11 @@
 //! What the model hypervisor says of devices: exact, whatever devices do meanwhile.
 
 use models::model::bus::{self, Change, Flush, Unmap};
+use models::model::grants::{self, Granter, Version};
 use models::{Checker, Fault};
 
 const TABLE: &str = "iommu/table.rs";
+const ENTRY: &str = "grant/entry.rs";
 const FRAMES: &str = "mock-xen/src/frames.rs";
 
 #[test]
@@ -69,4 +71,45 @@ fn a_device_that_goes_by_what_a_late_flush_left_lets_go_before_the_frame_is_free
 #[should_panic(expected = "Concurrent read and write")]
 fn a_device_uses_a_free_frame_if_the_flush_comes_after_the_freeing() {
     bus::a_late_flush_beside_a_pin(Checker::bounded(3), Flush::TooLate);
+}
+
+#[test]
+fn a_page_is_never_the_granters_again_and_in_a_mappers_use() {
+    grants::a_withdrawal_beside_a_claim(Checker::bounded(3), Version::One);
+    grants::a_withdrawal_beside_a_claim(Checker::bounded(3), Version::Two);
+}
+
+#[test]
+#[should_panic(expected = "Concurrent")]
+fn a_page_is_both_with_torn_claims() {
+    grants::a_withdrawal_beside_a_claim(Checker::bounded(3).with(Fault::TornUpdates(ENTRY)), Version::One);
+}
+
+#[test]
+#[should_panic(expected = "Concurrent")]
+fn a_page_is_both_without_a_total_order_of_entry_and_status() {
+    grants::a_withdrawal_beside_a_claim(Checker::bounded(3).with(Fault::NoTotalOrder(ENTRY)), Version::Two);
+}
+
+#[test]
+fn a_revocation_waits_for_copies_and_lets_no_new_one_in() {
+    grants::a_revocation_beside_copies(Checker::bounded(3), 1, Granter::Right);
+    grants::a_revocation_beside_copies(Checker::bounded(2), 2, Granter::Right);
+}
+
+#[test]
+#[should_panic(expected = "Concurrent")]
+fn a_copy_goes_on_after_a_revocation_that_does_not_wait() {
+    grants::a_revocation_beside_copies(Checker::bounded(3), 1, Granter::Hasty);
+}
+
+#[test]
+fn a_mapping_beside_a_revocation_shows_the_old_page_or_the_new_one() {
+    grants::a_revocation_beside_a_mapping(Checker::bounded(3), Granter::Right);
+}
+
+#[test]
+#[should_panic(expected = "Concurrent")]
+fn a_mapping_that_is_not_switched_shows_a_page_that_is_the_granters_again() {
+    grants::a_revocation_beside_a_mapping(Checker::bounded(3), Granter::Hasty);
 }

@@ -104,7 +104,7 @@ fn acquire(
         }
         let mut act = table.active(reference).ok_or(GNTST_bad_gntref)?.lock();
         let in_use = act.pins.any();
-        if act.revoking || (in_use && (act.domid != by || act.pins.full(Side::Host, readonly))) {
+        if act.refuses(by, act.pins.full(Side::Host, readonly)) {
             return Err(GNTST_general_error);
         }
         let ask = Ask {
@@ -127,8 +127,7 @@ fn acquire(
                 return Err(GNTST_bad_page);
             }
         }
-        act.pins.add(Side::Host, readonly);
-        act.copies += 1;
+        act.begin_copy(readonly);
         (act.frame, act.part, act.via)
     };
     let mine = Pin { granter: granter.clone(), reference, readonly };
@@ -164,9 +163,7 @@ impl Pin {
     fn release(&self, machine: &Machine) {
         let table = self.granter.grants.table.read();
         let Some(act) = table.active(self.reference) else { return };
-        let mut act = act.lock();
-        act.copies -= 1;
-        act.unpin(table.entry(machine.memory(), self.reference), Side::Host, self.readonly);
+        act.lock().end_copy(table.entry(machine.memory(), self.reference), self.readonly);
     }
 }
 

@@ -172,14 +172,14 @@ impl New<'_> {
 
     /// -1: it is in use by another domain, in part only, or too often already.
     fn check_pinned(&self, act: &Active, ask: &Ask) -> Result<(), i16> {
-        if act.revoking {
+        let full = self.sides().any(|(side, _)| act.pins.full(side, self.readonly));
+        if act.refuses(self.mapper.id, full) {
             return Err(GNTST_general_error);
         }
         if !act.pins.any() {
             return Ok(());
         }
-        let full = self.sides().any(|(side, _)| act.pins.full(side, self.readonly));
-        if act.domid != self.mapper.id || full || act.part.sub_page || act.via.is_some() {
+        if act.part.sub_page || act.via.is_some() {
             return Err(GNTST_general_error);
         }
         ask.check_revokable(act.revokable)

@@ -12,6 +12,8 @@ mod host;
 mod map;
 mod maptrack;
 mod pins;
+#[cfg(test)]
+mod property;
 mod revoke;
 mod size;
 mod space;

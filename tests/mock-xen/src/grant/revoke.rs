@@ -6,12 +6,12 @@
 use std::sync::atomic::Ordering;
 use xen_ioreq::Errno;
 
-use xen_ioreq::abi::grant_table::{GTF_invalid, GTF_reading, GTF_type_mask, GTF_writing};
+use xen_ioreq::abi::grant_table::{GTF_invalid, GTF_type_mask};
 
 use super::maptrack::Tracked;
 use super::pins::Side;
 use super::space::Shown;
-use super::table::{Active, Mapped, Table};
+use super::table::{self, Active, Mapped, Table};
 use super::{Call, device, host};
 use crate::domain::Domain;
 use crate::frames::{GrantUse, Hold};
@@ -85,19 +85,8 @@ fn one(
             }
         }
     }
-    // Each is a page at most, and no new one begins.
-    loop {
-        let mut act = active.lock();
-        if act.copies == 0 {
-            *act = Active::default();
-            if let Some(entry) = entry {
-                entry.clear(GTF_reading | GTF_writing);
-            }
-            return Ok(());
-        }
-        drop(act);
-        std::thread::yield_now();
-    }
+    table::drain(active, entry);
+    Ok(())
 }
 
 /// Leads one mapping to its stand-in, and drops what it held of the granter's.

@@ -9,7 +9,7 @@ use xen_ioreq::{DomId, Mfn, PAGE_SIZE};
 use super::entry::Entry;
 use super::pins::{Pins, Side};
 use crate::memory::HostMemory;
-use crate::sync::{Mutex, OnceLock};
+use crate::sync::{Mutex, OnceLock, yield_now};
 
 /// References of a block of [`Active`]s.
 const BLOCK: usize = 256;
@@ -69,6 +69,23 @@ impl Default for Active {
 }
 
 impl Active {
+    /// Whether one more use by this domain is refused, whatever the entry says; `full`: there are too many of the kind.
+    pub(crate) fn refuses(&self, by: DomId, full: bool) -> bool {
+        self.revoking || (self.pins.any() && (self.domid != by || full))
+    }
+
+    /// A copy begins.
+    pub(crate) fn begin_copy(&mut self, readonly: bool) {
+        self.pins.add(Side::Host, readonly);
+        self.copies += 1;
+    }
+
+    /// A copy ends.
+    pub(crate) fn end_copy(&mut self, entry: Option<Entry<'_>>, readonly: bool) {
+        self.copies = self.copies.saturating_sub(1);
+        self.unpin(entry, Side::Host, readonly);
+    }
+
     /// One use less. What nobody does any more is no longer marked in the entry.
     pub(crate) fn unpin(&mut self, entry: Option<Entry<'_>>, side: Side, readonly: bool) {
         let writing = self.pins.writing();
@@ -84,6 +101,22 @@ impl Active {
         if let Some(entry) = entry.filter(|_| marks != 0) {
             entry.clear(marks);
         }
+    }
+}
+
+/// Waits for the copies of a reference that is being revoked and then forgets it. Each is a page at most, and no new one begins.
+pub(crate) fn drain(active: &Mutex<Active>, entry: Option<Entry<'_>>) {
+    loop {
+        let mut act = active.lock();
+        if act.copies == 0 {
+            *act = Active::default();
+            if let Some(entry) = entry {
+                entry.clear(GTF_reading | GTF_writing);
+            }
+            return;
+        }
+        drop(act);
+        yield_now();
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize as Count, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Once};
 
-pub(crate) use atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
+pub(crate) use atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize};
 pub(crate) use frame::Frame;
 pub(crate) use futex::{Flags, Timespec, wait, wake};
 pub(crate) use lock::{Mutex, MutexGuard, OnceLock, RwLock};

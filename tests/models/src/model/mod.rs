@@ -4,6 +4,7 @@ pub mod bus;
 pub mod cache;
 pub mod channel;
 mod emulator;
+pub mod grants;
 pub mod guest;
 pub mod litmus;
 pub mod records;

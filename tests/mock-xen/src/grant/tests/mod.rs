@@ -12,8 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use xen_ioreq::abi::grant_table::*;
+use xen_ioreq::abi::memory::{
+    XENMAPIDX_grant_table_status, XENMAPSPACE_grant_table, XENMEM_add_to_physmap,
+    XENMEM_decrease_reservation, xen_add_to_physmap, xen_memory_reservation,
+};
 use xen_ioreq::abi::revokable::*;
-use xen_ioreq::seam::{GrantTableOp, Mapping, OwnMemory};
+use xen_ioreq::seam::{GrantTableOp, Mapping, MemoryOp, OwnMemory};
 use xen_ioreq::{DomId, Errno, Gfn, PAGE_SIZE};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -34,7 +38,7 @@ pub(super) struct Dom {
 }
 
 /// RAM of a domain of these tests, from 0 on.
-const FRAMES: u64 = 16;
+pub(super) const FRAMES: u64 = 16;
 
 /// A PV domain whose frames from 0 on hold their number in the first byte, with a table of one frame.
 pub(super) fn pv(m: &Arc<Machine>) -> Dom {
@@ -80,6 +84,39 @@ impl Dom {
         self.table = Some(self.caller.map_table(&frames).unwrap());
         self.status =
             self.frames(GNTTABOP_get_status_frames, 1).ok().map(|f| self.caller.map_table(&f).unwrap());
+    }
+
+    /// Maps the tables of what may be a table of version 2 already.
+    pub(super) fn map_tables_of(&mut self, v2: bool) {
+        self.map_tables_at(if v2 { Some(51) } else { None });
+    }
+
+    fn map_tables_at(&mut self, status_at: Option<u64>) {
+        if let (Some(gfn), true) = (status_at, self.table.is_none()) {
+            self.put(gfn, u64::from(XENMAPIDX_grant_table_status));
+        }
+        self.map_tables();
+    }
+
+    /// Has a translated domain put the first frame of its table at `gfn`.
+    pub(super) fn put_table(&self, gfn: u64) {
+        self.put(gfn, 0);
+    }
+
+    fn put(&self, gpfn: u64, idx: u64) {
+        let (domid, space) = (DomId::SELF.0, XENMAPSPACE_grant_table);
+        let mut put = xen_add_to_physmap { domid, space, idx, gpfn, ..Default::default() };
+        self.caller.memory_op(XENMEM_add_to_physmap, put.as_mut_bytes(), &mut []).unwrap();
+    }
+
+    pub(super) fn unmap_tables(&mut self) {
+        (self.table, self.status) = (None, None);
+    }
+
+    /// Gives a frame back; whether there was one.
+    pub(super) fn balloon(&self, gfn: u64) -> bool {
+        let mut arg = xen_memory_reservation { nr_extents: 1, domid: DomId::SELF.0, ..Default::default() };
+        self.caller.memory_op(XENMEM_decrease_reservation, arg.as_mut_bytes(), &mut [gfn]) == Ok(1)
     }
 
     /// The frames of the own table, or the status.

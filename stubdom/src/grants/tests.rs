@@ -1,6 +1,6 @@
 //! Both sides on the model hypervisor: what is granted, mapped, ended and taken back, and where the frames are.
 
-use mock_xen::{Config, DomainConfig, Profile};
+use mock_xen::{Config, DomainConfig, Fault, FaultPlan, Profile, Rule, Site, When};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use xen_ioreq::PAGE_SIZE;
@@ -137,6 +137,25 @@ fn a_revokable_grant_that_is_dropped_is_taken_back_too() {
     assert_eq!((byte(|at, b| held.read(at, b), 9), pair.granter.retry()), (1, 0));
     drop(held);
     assert_eq!(pair.machine.free_frames(), free);
+}
+
+#[test]
+fn a_revocation_that_the_hypervisor_refuses_is_tried_again_until_it_is_done() {
+    let pair = Pair::new();
+    let free = pair.machine.free_frames();
+    let granted = granter(&pair).grant_revokable(DOM0, 3, Prot::Read).expect("grants");
+    let held = mapper(&pair).map_revokable(pair.server, granted.refs(), Prot::Read, 7).expect("maps");
+    // The second page is refused; then, when what is left is dropped, that one again.
+    let refused =
+        |nth| Rule { site: Site::GrantCall, when: When::Nth(nth), fault: Fault::Error(Errno::EAGAIN) };
+    pair.machine.inject(FaultPlan { rules: vec![refused(2), refused(3)], seed: 0 });
+    assert_eq!(granted.revoke(), Err(Errno::EAGAIN));
+    let seen = |page| byte(|at, b| held.read(at, b), page * PAGE_SIZE);
+    assert_eq!([seen(0), seen(1), seen(2)], [7, 0, 0], "the first is taken back");
+    assert_eq!((pair.granter.retry(), [seen(0), seen(1), seen(2)]), (0, [7; 3]));
+    drop(held);
+    assert_eq!(pair.machine.free_frames(), free);
+    pair.machine.assert_clean();
 }
 
 #[test]

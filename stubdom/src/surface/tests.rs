@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use xen_ioreq::GrantRef;
 
 use super::*;
+use crate::channel::{Channel, ChannelError, Sizes};
 use crate::grants::{Ended, Granter as _, Mapper as _};
 use crate::testing::{DOM0, NOTHING, Pair};
 
@@ -83,6 +84,36 @@ fn a_picture_that_is_taken_back_is_gone_for_a_viewer_that_holds_on_and_its_frame
     assert!(matches!(open(&pair, &invitation), Err(SurfaceError::Grant(_))));
     drop(view);
     assert_eq!(pair.machine.free_frames(), free);
+    pair.machine.assert_clean();
+}
+
+#[test]
+fn a_guest_invites_its_viewer_over_a_channel_and_when_it_dies_both_end() {
+    let pair = Pair::new();
+    let (granter, mapper) =
+        (pair.granter.revokable().expect("there"), pair.mapper.revokable().expect("there"));
+    let (events, sizes) = (pair.events(pair.server), Sizes { to_server: 1024, to_client: 2048 });
+    let (mut guest, address) =
+        Channel::serve_revokably(granter, events, pair.server, DOM0, sizes).expect("a server's end");
+    let mut viewer = Channel::connect_revokably(mapper, pair.events(DOM0), address).expect("a client's end");
+    let mut surface = share(&pair);
+    surface.draw([(0, flat(3).as_slice())]).expect("inside");
+    let invitation = surface.invitation().to_bytes();
+    guest.send(&u32::try_from(invitation.len()).expect("short").to_le_bytes()).expect("room");
+    guest.send(&invitation).expect("room");
+    let mut len = [0; 4];
+    viewer.recv(&mut len).expect("there");
+    let mut got = vec![0; u32::from_le_bytes(len) as usize];
+    viewer.recv(&mut got).expect("there");
+    let view = open(&pair, &Invitation::from_bytes(&got).expect("an invitation")).expect("opens");
+    let mut seen = Vec::new();
+    assert_eq!((view.copy(&mut seen), seen[0]), (Ok(Copy::Whole), 3));
+    pair.machine.destroy_domain(pair.server).expect("it is there");
+    pair.process.kill();
+    std::mem::forget((guest, surface));
+    assert_eq!(view.copy(&mut seen), Err(SurfaceError::TakenBack));
+    assert_eq!(viewer.read(&mut len), Err(ChannelError::Closed));
+    assert_eq!(pair.machine.domain_info(pair.server), None, "no zombie is left");
     pair.machine.assert_clean();
 }
 

@@ -36,6 +36,7 @@ struct State {
 #[derive(Debug)]
 struct Pages {
     refs: Vec<GrantRef>,
+    revokable: bool,
     _bytes: SharedBytes,
 }
 
@@ -55,9 +56,32 @@ impl State {
         refs.is_empty()
     }
 
-    fn retry(&mut self) {
+    /// Ends them all, whoever is in. What the hypervisor says to the first that cannot be ended; those before it are.
+    fn revoke<H: GrantTableOp>(&mut self, hypervisor: &H, refs: &mut Vec<GrantRef>) -> Result<(), Errno> {
+        // What is not in use needs no hypercall.
+        if self.end(refs) {
+            return Ok(());
+        }
+        while let Some(&gref) = refs.first() {
+            self.entries.close(gref);
+            let mut arg = gnttab_revoke { r#ref: gref.0 };
+            hypervisor.grant_table_op(GNTTABOP_revoke, arg.as_mut_bytes(), 1)?;
+            // The marks of who was in are gone when the call returns.
+            if !self.entries.end(gref) {
+                return Err(Errno::EBUSY);
+            }
+            self.entries.put([gref]);
+            refs.remove(0);
+        }
+        Ok(())
+    }
+
+    fn retry<H: GrantTableOp>(&mut self, hypervisor: &H) {
         let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.retain_mut(|pages| !self.end(&mut pages.refs));
+        waiting.retain_mut(|pages| match pages.revokable {
+            true => self.revoke(hypervisor, &mut pages.refs).is_err(),
+            false => !self.end(&mut pages.refs),
+        });
         self.waiting = waiting;
     }
 }
@@ -78,10 +102,11 @@ impl<H: GrantTableOp + OwnMemory + 'static> TableGranter<H> {
         Ok(Self { shared: Arc::new(Shared { hypervisor, state }), revokable })
     }
 
-    /// Frees what can be freed by now of the pages whose peers held on to them; how many grants are still in use.
+    /// Frees what can be freed by now of the pages whose peers held on to them, and revokes what the hypervisor did not revoke the
+    /// first time; how many grants are still in use.
     pub fn retry(&self) -> usize {
         let mut state = self.shared.state();
-        state.retry();
+        state.retry(&*self.shared.hypervisor);
         state.waiting.iter().map(|pages| pages.refs.len()).sum()
     }
 
@@ -95,7 +120,7 @@ impl<H: GrantTableOp + OwnMemory + 'static> TableGranter<H> {
         let error = |errno| GrantError::Grant { peer, pages, errno };
         let (mapping, gfns) = self.shared.hypervisor.allocate(pages).map_err(error)?;
         let mut state = self.shared.state();
-        state.retry();
+        state.retry(&*self.shared.hypervisor);
         let refs = state.entries.take(&*self.shared.hypervisor, pages).map_err(error)?;
         for (gref, gfn) in refs.iter().zip(gfns) {
             let grant = Grant { peer, gfn, readonly: prot == Prot::Read, revokable };
@@ -103,7 +128,7 @@ impl<H: GrantTableOp + OwnMemory + 'static> TableGranter<H> {
                 // Nobody has been told of them; who has guessed one of them has a page of zeros until it lets go.
                 let mut refs = refs;
                 if !state.end(&mut refs) {
-                    state.waiting.push(Pages { refs, _bytes: SharedBytes::new(mapping) });
+                    state.waiting.push(Pages { refs, revokable, _bytes: SharedBytes::new(mapping) });
                 }
                 return Err(error(e));
             }
@@ -158,7 +183,7 @@ impl<H> Drop for Plain<H> {
         let mut state = self.0.shared.state();
         if !state.end(&mut self.0.refs) {
             let refs = std::mem::take(&mut self.0.refs);
-            state.waiting.push(Pages { refs, _bytes: self.0.bytes.clone() });
+            state.waiting.push(Pages { refs, revokable: false, _bytes: self.0.bytes.clone() });
         }
     }
 }
@@ -166,23 +191,7 @@ impl<H> Drop for Plain<H> {
 impl<H: GrantTableOp> RevokableHold for Revokable<H> {
     fn revoke(&mut self) -> Result<(), Errno> {
         let Hold { shared, refs, .. } = &mut self.0;
-        let mut state = shared.state();
-        // What is not in use needs no hypercall.
-        if state.end(refs) {
-            return Ok(());
-        }
-        while let Some(&gref) = refs.first() {
-            state.entries.close(gref);
-            let mut arg = gnttab_revoke { r#ref: gref.0 };
-            shared.hypervisor.grant_table_op(GNTTABOP_revoke, arg.as_mut_bytes(), 1)?;
-            // The marks of who was in are gone when the call returns.
-            if !state.entries.end(gref) {
-                return Err(Errno::EBUSY);
-            }
-            state.entries.put([gref]);
-            refs.remove(0);
-        }
-        Ok(())
+        shared.state().revoke(&*shared.hypervisor, refs)
     }
 }
 
@@ -190,7 +199,7 @@ impl<H: GrantTableOp> Drop for Revokable<H> {
     fn drop(&mut self) {
         if self.revoke().is_err() {
             let (refs, bytes) = (std::mem::take(&mut self.0.refs), self.0.bytes.clone());
-            self.0.shared.state().waiting.push(Pages { refs, _bytes: bytes });
+            self.0.shared.state().waiting.push(Pages { refs, revokable: true, _bytes: bytes });
         }
     }
 }

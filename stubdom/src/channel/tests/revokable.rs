@@ -73,15 +73,15 @@ fn without_revokable_grants_the_server_gets_nothing_back_before_the_client_lets_
     pair.machine.assert_clean();
 }
 
-/// The client reads as fast as it can while `ends` happens after some time: what it has got is what was written, and then the
-/// channel is closed.
-fn read_until(pair: &Pair, ends: Ends, seed: u64, end: impl FnOnce(Channel<EvtchnDevice>)) {
+/// The client reads as fast as it can, at most `piece` bytes at a time, while `end` happens after some time: what it has got is what
+/// was written, and then the channel is closed.
+fn read_until(pair: &Pair, ends: Ends, seed: u64, piece: usize, end: impl FnOnce(Channel<EvtchnDevice>)) {
     let (mut server, mut client) = ends;
     let mut rng = fastrand::Rng::with_seed(seed);
     let text = pattern(300_000, seed);
     let got = std::thread::scope(|scope| {
         let reads = scope.spawn(|| {
-            let (mut got, mut buf) = (Vec::new(), vec![0; 3000]);
+            let (mut got, mut buf) = (Vec::new(), vec![0; piece]);
             loop {
                 match client.read(&mut buf) {
                     Ok(n) => got.extend_from_slice(&buf[..n]),
@@ -90,7 +90,7 @@ fn read_until(pair: &Pair, ends: Ends, seed: u64, end: impl FnOnce(Channel<Evtch
                 }
             }
         });
-        let stop_at = rng.usize(..100_000);
+        let stop_at = rng.usize(..30 * piece);
         let mut sent = 0;
         while sent < stop_at {
             match server.write(&text[sent..sent + rng.usize(1..3000)]) {
@@ -99,6 +99,11 @@ fn read_until(pair: &Pair, ends: Ends, seed: u64, end: impl FnOnce(Channel<Evtch
                 Err(e) => panic!("{e}"),
             }
         }
+        // The client has something to read when it ends.
+        while let Ok(n) = server.write(&text[sent..sent + 3000]) {
+            sent += n;
+        }
+        (0..rng.u32(..1000)).for_each(|_| std::hint::spin_loop());
         end(server);
         let (got, why) = reads.join().expect("no fault, no panic");
         assert_eq!(why, ChannelError::Closed);
@@ -110,10 +115,10 @@ fn read_until(pair: &Pair, ends: Ends, seed: u64, end: impl FnOnce(Channel<Evtch
 
 #[test]
 fn pages_that_are_taken_back_while_the_client_reads_give_it_nothing_but_what_was_written() {
-    for seed in 0..60 {
+    for (seed, piece) in (0..250).flat_map(|seed| [1, 16, 300, 2000].map(|piece| (seed, piece))) {
         let pair = Pair::new();
         let ends = channel(&pair, if seed % 2 == 0 { SMALL } else { PAGED });
-        read_until(&pair, ends, seed, |server| match server.close() {
+        read_until(&pair, ends, seed, piece, |server| match server.close() {
             Close::RevokableServer(grant) => assert_eq!(grant.revoke(), Ok(())),
             other => panic!("{other:?}"),
         });
@@ -122,11 +127,11 @@ fn pages_that_are_taken_back_while_the_client_reads_give_it_nothing_but_what_was
 
 #[test]
 fn a_domain_that_dies_while_its_client_reads_closes_the_channel_and_has_all_its_frames_back() {
-    for seed in 0..60 {
+    for seed in 0..240 {
         let pair = Pair::new();
         let ends = channel(&pair, if seed % 2 == 0 { SMALL } else { PAGED });
         let (machine, domid, process) = (pair.machine.clone(), pair.server, pair.process.clone());
-        read_until(&pair, ends, seed, |server| {
+        read_until(&pair, ends, seed, if seed % 3 == 0 { 3000 } else { 1 }, |server| {
             machine.destroy_domain(domid).expect("it is there");
             // Nothing of the dead domain runs on.
             process.kill();

@@ -202,6 +202,11 @@ impl Domain {
         Ok(p2m.set(gfn, mfn, ty))
     }
 
+    /// Whether any of its vCPUs has ever run.
+    pub(crate) fn has_run(&self) -> bool {
+        self.vcpus.iter().any(|v| v.has_run())
+    }
+
     /// Makes every vCPU look at what has changed.
     pub(crate) fn kick(&self) {
         for v in &self.vcpus {

@@ -166,7 +166,8 @@ impl Work<'_> {
             return Done { value, notices, invalidate_all, preempted_at };
         }
         if let Some(d) = target {
-            if invalidate_all {
+            // A guest that has never run knows nothing that could have become wrong, and Xen keeps nothing for it.
+            if invalidate_all && d.has_run() {
                 d.vcpus.iter().for_each(|v| v.request_invalidate_all());
             }
             if let Some(v) = d.vcpus.first() {

@@ -81,7 +81,7 @@ impl Call<'_> {
     }
 
     /// Delivers a message-signalled interrupt: fixed or lowest-priority, physical destination; the APIC id of a vCPU
-    /// is twice its number.
+    /// is twice its number. That of a vCPU which has never run is off and takes nothing.
     pub(super) fn msi(&self, addr: u64, data: u32) -> Result<(), Errno> {
         let [vector, mode, ..] = data.to_le_bytes();
         let destination = addr >> 12 & 0xff;
@@ -93,7 +93,7 @@ impl Call<'_> {
         must(mode & 7 < 2)?;
         let lowest_priority = mode & 7 == 1;
         let matches = |id: u32| destination == 0xff || destination == u64::from(id) * 2;
-        let mut targets = self.domain.vcpus.iter().filter(|v| matches(v.id.0)).peekable();
+        let mut targets = self.domain.vcpus.iter().filter(|v| v.has_run() && matches(v.id.0)).peekable();
         if lowest_priority && targets.peek().is_none() {
             return Err(Errno::ESRCH);
         }

@@ -172,6 +172,9 @@ fn an_msi_reaches_the_vcpus_that_it_names_and_ends_their_halt() {
     let d = guest(&m, 2);
     let c = m.caller(DOM0).unwrap();
     let (v0, v1) = (vcpu(&m, d, 0), vcpu(&m, d, 1));
+    msi(&c, d, 0xfeef_f000, 0x40).unwrap();
+    assert_eq!(msi(&c, d, 0xfeef_f000, 0x140), Err(Errno::ESRCH), "local APICs are off at first");
+    assert_eq!((v0.take_interrupt().unwrap(), v1.take_interrupt().unwrap()), (None, None));
     msi(&c, d, 0xfee0_2000, 0x41).unwrap();
     assert_eq!((v0.take_interrupt().unwrap(), v1.take_interrupt().unwrap()), (None, Some(0x41)));
     for data in [0x30, 0xf0, 0x30] {

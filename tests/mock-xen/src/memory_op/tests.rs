@@ -262,6 +262,10 @@ fn on_stock_xen_the_toolstack_s_decreases_reach_each_vcpu_once_at_its_next_resum
     let d = guest(&m, 2);
     let e = Emulator::atomic(&m, d);
     let c = m.caller(DOM0).unwrap();
+    assert_eq!(decrease(&c, d, &[4]), 1);
+    for i in [0, 1] {
+        assert_eq!(vcpu(&m, d, i).mmio_read(0, 4), Ok(0), "nothing is kept for a guest that has never run");
+    }
     assert_eq!(decrease(&c, d, &[5]), 1);
     assert_eq!(decrease(&c, d, &[6]), 1);
     assert!(e.take(0).is_none() && e.take(1).is_none());

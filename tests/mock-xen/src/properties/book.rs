@@ -42,6 +42,7 @@ pub(super) struct Book {
     pub(super) ringless: BTreeSet<(DomId, u16)>, // their ring takes nothing
     pub(super) bare: BTreeMap<(DomId, u64), u64>, // where Xen itself lets devices reach a machine frame
     pub(super) perms: BTreeMap<(DomId, u64), (bool, bool)>,
+    pub(super) ran: BTreeSet<DomId>, // guests of which a vCPU has run
     pub(super) queued: Vec<(DomId, u32, Option<u16>, u64)>, // what a vCPU delivers before it goes on; none: to all
     pub(super) told: Vec<Told>,
     pub(super) dirty: bool,     // Xen's own map was changed, without a flush since
@@ -269,7 +270,7 @@ impl Book {
             self.told.extend((its && !ringless).then_some((d, s, None, f, 0)));
         }
         self.swap(page);
-        for v in vcpu.map_or(0..VCPUS, |v| v..v + 1) {
+        for v in vcpu.map_or(0..VCPUS, |v| v..v + 1).filter(|_| self.ran.contains(&d)) {
             let (all, draft) = ((d, v, None, u64::MAX), self.config.profile == Profile::Draft);
             let due = (!draft || self.config.wildcard) && !self.queued.contains(&all);
             self.queued.extend(due.then_some(all));
@@ -289,6 +290,7 @@ impl Book {
 
     /// A vCPU goes on, and first delivers what it has to.
     pub(super) fn resume(&mut self, d: DomId, vcpu: u32) {
+        self.ran.insert(d);
         let (free, queued) = (self.free(), std::mem::take(&mut self.queued));
         let (now, later): (Vec<_>, Vec<_>) = queued.into_iter().partition(|q| (q.0, q.1) == (d, vcpu));
         for (.., to, data) in now {
@@ -301,12 +303,11 @@ impl Book {
 
     /// Gives extents of `n` frames back, up to the first that is not there; returns how many.
     pub(super) fn decrease(&mut self, d: DomId, gfns: &[u64], n: u64, vcpu: Option<u32>) -> usize {
-        for (done, gfn) in gfns.iter().enumerate() {
-            let pause = vcpu.filter(|_| done > 0 && done % self.config.preempt_after == 0);
-            pause.inspect(|v| self.resume(d, *v));
+        for (i, gfn) in gfns.iter().enumerate() {
+            vcpu.filter(|_| i > 0 && i % self.config.preempt_after == 0).inspect(|v| self.resume(d, *v));
             for g in *gfn..gfn + n {
                 let page = self.p2m.get(&(d, g)).copied().filter(|p| self.the(Shared(d)) != Some(*p));
-                let Some(page) = page else { return done };
+                let Some(page) = page else { return i };
                 self.take_out(d, g, vcpu);
                 self.holds.remove(&(page, Allocation));
             }

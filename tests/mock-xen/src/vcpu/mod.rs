@@ -68,6 +68,8 @@ pub(crate) struct VcpuState {
     /// What a device model has injected and the guest has not met yet.
     event: Mutex<Option<InjectedEvent>>,
     taken: AtomicBool,
+    /// It has run: from then on its local APIC is on, and notices are kept for it.
+    ran: AtomicBool,
 }
 
 impl VcpuState {
@@ -75,13 +77,19 @@ impl VcpuState {
         Self {
             id: VcpuId(id),
             wake: Wake::default(),
-            attention: AtomicBool::new(false),
+            // So that the first resume is noticed.
+            attention: AtomicBool::new(true),
             invalidate_all: AtomicBool::new(false),
             notices: Mutex::new(VecDeque::new()),
             irr: Default::default(),
             event: Mutex::new(None),
             taken: AtomicBool::new(false),
+            ran: AtomicBool::new(false),
         }
+    }
+
+    pub(crate) fn has_run(&self) -> bool {
+        self.ran.load(Ordering::SeqCst)
     }
 
     pub(crate) fn kick(&self) {
@@ -200,6 +208,7 @@ impl Vcpu {
         if self.domain.stopped() {
             return Err(self.stop_error());
         }
+        self.state.ran.store(true, Ordering::SeqCst);
         if self.state.invalidate_all.swap(false, Ordering::SeqCst) {
             self.broadcast(&Request::invalidate_all())?;
         }

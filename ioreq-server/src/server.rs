@@ -223,6 +223,9 @@ impl Server<Created> {
 impl Server<Mapped> {
     /// Enables the server and binds its event channels. Xen writes their numbers into the slots when a server is enabled,
     /// so this is the order; a request that comes in between is not lost, since binding makes a port pending.
+    ///
+    /// Then wakes every vCPU: one that waited for another server when that was destroyed unanswered, as after an
+    /// emulator was killed, stands until somebody does.
     pub fn enable(mut self) -> Result<Server<Enabled>, ServerError> {
         let (domid, server) = (self.domid(), self.id());
         let dm_error = |source| ServerError::Dm { server, source };
@@ -237,6 +240,7 @@ impl Server<Mapped> {
         let mut vcpus = Vec::new();
         for (vcpu, remote) in remote_ports(&sync) {
             let port = self.raw.bind(remote, Endpoint::Vcpu(vcpu))?;
+            self.raw.wake(vcpu, port);
             vcpus.push(VcpuPort { vcpu, port });
         }
         if vcpus.is_empty() {
@@ -278,6 +282,16 @@ impl Server<Enabled> {
         self.raw.conn.events.clone()
     }
 
+    /// Destroys a server of the guest whose process was killed, and wakes the vCPUs that wait for its answers: they have them
+    /// now (zero for a read), but Xen tells nobody. Not needed for one that was destroyed before this server was
+    /// [enabled](Server::enable).
+    pub fn bury(&self, dead: IoServerId) -> Result<(), DmError> {
+        let buried = self.raw.dm.destroy_server(dead);
+        // Also after an error: somebody else may have destroyed it, and woken nobody.
+        self.state.slots.vcpus().iter().for_each(|v| self.raw.wake(v.vcpu, v.port));
+        buried
+    }
+
     /// vCPUs that the server serves.
     pub fn vcpus(&self) -> impl Iterator<Item = VcpuId> + '_ {
         self.state.slots.vcpus().iter().map(|v| v.vcpu)
@@ -285,6 +299,13 @@ impl Server<Enabled> {
 }
 
 impl Raw {
+    /// Sends a vCPU an event that says nothing, so that it looks again at what it waits for.
+    fn wake(&self, vcpu: VcpuId, port: Port) {
+        if let Err(e) = self.conn.events.notify(port) {
+            log::debug!("{} {}: waking {vcpu}: {e}", self.dm.domid(), self.id);
+        }
+    }
+
     fn bind(&mut self, remote: Port, whose: Endpoint) -> Result<Port, ServerError> {
         let (domid, server) = (self.dm.domid(), self.id);
         let port = self.conn.events.bind_interdomain(domid, remote).map_err(|errno| ServerError::Bind {
@@ -307,6 +328,11 @@ impl Drop for Raw {
             }
         };
         self.claims.close();
+        // From here on no request comes, so that those in the slots are all that are left to be answered: the end of a
+        // server wakes no vCPU that waits for it.
+        if self.enabled {
+            hush(self.dm.set_state(self.id, false));
+        }
         // The kernel lets go of slots and ports before we do.
         self.bells.close();
         if let Some(slots) = &self.slots {
@@ -316,9 +342,6 @@ impl Drop for Raw {
             if let Err(e) = self.conn.events.unbind(port) {
                 log::debug!("taking down {}: unbinding {port}: {e}", self.id);
             }
-        }
-        if self.enabled {
-            hush(self.dm.set_state(self.id, false));
         }
         self.ring = None;
         self.sync = None;

@@ -1,14 +1,17 @@
 //! Servers come and go while guests run.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 use ioreq_server::claims::{ClaimError, RangeClaims};
 use ioreq_server::{
     BufferedMode, EventSource, GuestError, GuestLoop, Notices, Progress, Server, ServerError, Space,
 };
-use xen_ioreq::DomId;
+use xen_ioreq::abi::ioreq::SLOT_BITS_OFFSET;
+use xen_ioreq::seam::ResourceMap;
+use xen_ioreq::{DomId, Gfn};
 
 use crate::rig::*;
 
@@ -211,4 +214,71 @@ fn guest_whose_event_channels_fail_is_given_up_and_said() {
     assert_eq!(v.mmio_read(MEMORY, 4), Ok(0xffff_ffff));
     assert_eq!(rx.recv().unwrap(), format!("{d} ios0: reading of its event channels: EIO"));
     assert_eq!(s.on_loop(|l| l.guests()), 0);
+}
+
+/// Xen wakes no vCPU that waits for a server when that goes: whatever is on its way at that moment must be answered,
+/// notices too, which come to a server without ranges.
+#[test]
+fn guest_goes_on_whenever_its_server_is_taken_down() {
+    const VCPUS: u32 = 4;
+    let m = stock_machine();
+    let d = guest(&m, VCPUS);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let vcpus: Vec<_> = (0..VCPUS)
+            .map(|i| {
+                let (v, stop) = (vcpu(&m, d, i), &stop);
+                scope.spawn(move || {
+                    while !stop.load(Ordering::SeqCst) {
+                        let value = v.mmio_read(MEMORY, 4).expect("the domain lives");
+                        // All-ones while nobody serves, and where the server goes before it answers.
+                        assert!(value == 0 || value == 0xffff_ffff, "{value:#x}");
+                        let gfn = [Gfn(u64::from(i))];
+                        assert_eq!(v.decrease_reservation(&gfn), Ok(1));
+                        assert_eq!(v.populate_physmap(&gfn), Ok(1));
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..300 {
+            let s = serve(&m, d, Options::default());
+            Cells::attach(&s.bus);
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while s.stats().mmio < 3 * u64::from(VCPUS) {
+                if Instant::now() > deadline {
+                    m.destroy_domain(d).unwrap();
+                    panic!("a vCPU waits for a server that has gone");
+                }
+                std::thread::yield_now();
+            }
+            drop(s);
+        }
+        stop.store(true, Ordering::SeqCst);
+        vcpus.into_iter().for_each(|v| v.join().expect("it goes on"));
+    });
+}
+
+/// What a killed emulator leaves: its server, for whose answer a vCPU waits. Whoever destroys that must wake the vCPU.
+#[test]
+fn guest_that_waits_for_a_server_of_a_dead_emulator_goes_on_with_the_next_one() {
+    let m = machine();
+    let d = guest(&m, 1);
+    let dm = connect(&m).dm(d);
+    let dead = dm.create_server(BufferedMode::Off).unwrap();
+    let caller = m.caller(DomId(0)).unwrap();
+    let slots = caller.map_resource(d, 0, dead.0.into(), 1, 1).unwrap();
+    dm.set_state(dead, true).unwrap();
+    dm.map_range(dead, Space::Mmio, MEMORY, MEMORY + 0xfff).unwrap();
+    let v = vcpu(&m, d, 0);
+    let waiting = std::thread::spawn(move || (v.mmio_read(MEMORY, 4), v));
+    while byte(&slots, SLOT_BITS_OFFSET) == 0 {
+        std::thread::yield_now();
+    }
+    dm.destroy_server(dead).unwrap();
+    assert!(!waiting.is_finished());
+    let s = serve(&m, d, Options::default());
+    Cells::attach(&s.bus);
+    let (value, v) = waiting.join().unwrap();
+    assert_eq!(value, Ok(0));
+    assert_eq!(v.mmio_read(MEMORY, 4), Ok(0));
 }

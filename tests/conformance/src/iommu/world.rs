@@ -421,10 +421,8 @@ impl World {
                     }
                 }
                 if Instant::now() > deadline {
-                    // If it waits for somebody else, he goes.
-                    for id in self.servers {
-                        let _it_may_have_gone = self.stage.destroy(id);
-                    }
+                    // Whomever it waits for, so that the thread ends.
+                    let _it_may_have_gone = self.machine.destroy_domain(self.guest());
                     return Err(Unmade(Errno::ETIMEDOUT));
                 }
                 self.wait_for_event()?;

@@ -35,7 +35,7 @@ impl Sink {
     fn deliver(&self, port: Port) {
         match self {
             Self::Device(d) => d.raise(port),
-            Self::Vcpu(v) => v.wake.notify(),
+            Self::Vcpu(v) => v.event(),
             Self::Xen => {}
         }
     }

@@ -124,6 +124,12 @@ impl Server {
         Slot::new(machine.memory().page(page)?, VcpuId(vcpu.0 % VCPUS_PER_PAGE))
     }
 
+    /// Marks it as gone; under the write lock of the domain's servers, as all that vCPUs choose by.
+    fn end(&self) {
+        self.enabled.store(false, Ordering::Release);
+        self.gone.store(true, Ordering::Release);
+    }
+
     /// Enables or disables it. As in Xen, the ports are written into the slots when it is enabled, so a page that is
     /// mapped later has none.
     fn set_enabled(&self, machine: &Machine, on: bool) {
@@ -277,20 +283,17 @@ pub(crate) fn destroy(domain: &Domain, emulator: DomId, id: IoServerId) -> Resul
         if servers.mem_type.as_ref().is_some_and(|s| Arc::ptr_eq(s, &server)) {
             servers.mem_type = None;
         }
+        server.end();
         server
     };
-    bury(domain, &server);
+    close_ports(domain, &server);
     Ok(())
 }
 
-fn bury(domain: &Domain, server: &Server) {
-    server.enabled.store(false, Ordering::Release);
-    server.gone.store(true, Ordering::Release);
+fn close_ports(domain: &Domain, server: &Server) {
     for port in server.vcpu_ports.iter().chain(&server.buffered_port) {
         evtchn::close(domain, *port);
     }
-    // Requests that wait for this server are complete now.
-    domain.kick();
 }
 
 /// Destroys every server of a domain, and those that `emulator` had in it if one is named.
@@ -301,9 +304,9 @@ pub(crate) fn destroy_all(domain: &Domain, emulator: Option<DomId>) {
         if servers.mem_type.as_ref().is_some_and(&mine) {
             servers.mem_type = None;
         }
-        servers.slots.iter_mut().filter_map(|s| s.take_if(|s| mine(s))).collect()
+        servers.slots.iter_mut().filter_map(|s| s.take_if(|s| mine(s))).inspect(|s| s.end()).collect()
     };
     for server in doomed {
-        bury(domain, &server);
+        close_ports(domain, &server);
     }
 }

@@ -70,6 +70,8 @@ pub(crate) struct VcpuState {
     taken: AtomicBool,
     /// It has run: from then on its local APIC is on, and notices are kept for it.
     ran: AtomicBool,
+    /// Events that have come by the ports through which servers answer.
+    events: AtomicU64,
 }
 
 impl VcpuState {
@@ -85,7 +87,14 @@ impl VcpuState {
             event: Mutex::new(None),
             taken: AtomicBool::new(false),
             ran: AtomicBool::new(false),
+            events: AtomicU64::new(0),
         }
+    }
+
+    /// A server has sent an event.
+    pub(crate) fn event(&self) {
+        self.events.fetch_add(1, Ordering::SeqCst);
+        self.wake.notify();
     }
 
     pub(crate) fn has_run(&self) -> bool {
@@ -230,13 +239,11 @@ impl Vcpu {
     fn broadcast(&self, r: &Request) -> Result<(), VcpuError> {
         let servers: Vec<_> =
             self.domain.servers.read().newest_first().filter(|s| s.is_enabled()).cloned().collect();
+        let mut asked = Vec::new();
         for server in &servers {
-            self.post(server, r)?;
+            asked.extend(self.post(server, r)?.map(|events| (server, events)));
         }
-        for server in &servers {
-            self.finish(server)?;
-        }
-        Ok(())
+        asked.into_iter().try_for_each(|(server, events)| self.finish(server, events).map(drop))
     }
 
     /// The guest's clock is set to host time plus `seconds`, as a guest does by writing its RTC. Every enabled server hears of
@@ -252,10 +259,12 @@ impl Vcpu {
         Ok(())
     }
 
-    /// One request, from slot to answer.
+    /// One request, from slot to answer; all-ones if the server has just gone or been disabled.
     fn send(&self, server: &Server, r: &Request) -> Result<u64, VcpuError> {
-        self.post(server, r)?;
-        self.finish(server)
+        match self.post(server, r)? {
+            Some(events) => self.finish(server, events),
+            None => Ok(u64::MAX),
+        }
     }
 
     fn crash(&self, why: &str) -> VcpuError {
@@ -263,7 +272,15 @@ impl Vcpu {
         self.stop_error()
     }
 
-    fn post(&self, server: &Server, r: &Request) -> Result<(), VcpuError> {
+    /// Puts a request into the slot and tells the server; gives the number of events that had come before. `None` if it is
+    /// not enabled: Xen pauses the domain while it disables or destroys a server, so that after that no request comes
+    /// which was on its way.
+    fn post(&self, server: &Server, r: &Request) -> Result<Option<u64>, VcpuError> {
+        let gate = self.domain.servers.read();
+        if !server.is_enabled() {
+            return Ok(None);
+        }
+        let events = self.state.events.load(Ordering::SeqCst);
         let port = server.port_of(self.state.id).ok_or_else(|| self.crash("no port for this vCPU"))?;
         // A server that was enabled before its pages were mapped has told its emulator no port either.
         let slot = server
@@ -273,24 +290,28 @@ impl Vcpu {
         if server.bells.ring(self.state.id, r) {
             slot.acknowledge();
         }
+        drop(gate);
         // A server that is being destroyed has no port any more; `finish` sees that.
         let _ = evtchn::notify(&self.domain, port, None);
-        Ok(())
+        Ok(Some(events))
     }
 
-    fn finish(&self, server: &Server) -> Result<u64, VcpuError> {
+    /// Waits for the answer.
+    fn finish(&self, server: &Server, mut events: u64) -> Result<u64, VcpuError> {
         let slot = server
             .slot(&self.machine, self.state.id)
             .ok_or_else(|| self.crash("device model has no slots"))?;
         let mut seen = 0;
         let mut outcome = Ok(0);
         let mut over = || {
+            let now = self.state.events.load(Ordering::SeqCst);
+            let woken = std::mem::replace(&mut events, now) != now;
             match slot.progress(&mut seen) {
                 Progress::Done(data) => outcome = Ok(data),
                 Progress::Broken(why) => outcome = Err(Some(why)),
                 // The destruction of a server completes its requests with the data that they were sent with: zero
-                // for a read.
-                Progress::Waiting if server.is_gone() => outcome = Ok(0),
+                // for a read. But it wakes nobody: who waits already sees it at the next event, whoever sends that.
+                Progress::Waiting if woken && server.is_gone() => outcome = Ok(0),
                 // Only death ends the wait; a shutdown waits for outstanding I/O.
                 Progress::Waiting if self.domain.dying() => outcome = Err(None),
                 Progress::Waiting => return false,

@@ -1,5 +1,6 @@
 use xen_ioreq::abi::dm_op::{
-    XEN_DMOP_IO_RANGE_MEMORY, XEN_DMOP_IO_RANGE_PCI, XEN_DMOP_IO_RANGE_PORT, pci_sbdf,
+    XEN_DMOP_IO_RANGE_MEMORY, XEN_DMOP_IO_RANGE_PCI, XEN_DMOP_IO_RANGE_PORT, XEN_DMOP_inject_msi, pci_sbdf,
+    xen_dm_op_inject_msi,
 };
 
 use super::*;
@@ -159,10 +160,11 @@ fn string_accesses_carry_a_pointer_and_are_cut_at_pages() {
 }
 
 #[test]
-fn the_destruction_of_its_server_completes_a_request_with_zero() {
+fn the_destruction_of_its_server_completes_a_request_with_zero_at_the_next_event() {
     let m = machine(Config::default());
     let d = guest(&m, 1);
     let e = Emulator::atomic(&m, d);
+    let other = Emulator::atomic(&m, d);
     e.claim(XEN_DMOP_IO_RANGE_PORT, 0x1000, 0x1003);
     let v = vcpu(&m, d, 0);
     scope(&m, d, |s| {
@@ -171,6 +173,13 @@ fn the_destruction_of_its_server_completes_a_request_with_zero() {
         assert!(e.take(0).is_some());
         let mut data = xen_ioreq::abi::dm_op::xen_dm_op_destroy_ioreq_server { id: e.id, pad: 0 };
         crate::testing::dm(&e.caller, d, 6, &mut data).unwrap();
+        // Neither this nor an interrupt wakes it.
+        let mut interrupt = xen_dm_op_inject_msi { addr: 0xfee0_0000, data: 0x41, pad: 0 };
+        crate::testing::dm(&e.caller, d, XEN_DMOP_inject_msi, &mut interrupt).unwrap();
+        // One that were woken would be done by then; one that is not is never mistaken for it.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(!guest.is_finished());
+        other.event(0);
         assert_eq!(guest.join().unwrap(), Ok(0));
     });
     m.assert_clean();

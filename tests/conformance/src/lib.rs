@@ -8,6 +8,7 @@ pub mod iommu;
 pub mod ioreq;
 mod running;
 mod shared;
+mod story;
 
 pub use bench::On;
 

@@ -4,7 +4,7 @@
 
 #[allow(non_upper_case_globals, reason = "patterns use constants that have the names of Xen's headers")]
 mod call;
-pub mod client;
+mod client;
 mod disagreements;
 mod effects;
 mod render;

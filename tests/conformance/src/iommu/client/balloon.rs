@@ -6,8 +6,9 @@
 use pviommu::{Cause, Client, Config, DeviceFlush, Draining, EVERYTHING, MapError, Mapped, ReleaseError};
 use xen_ioreq::IoServerId;
 
-use super::lab::Fact::{Frames, Is};
-use super::lab::{Failed, Lab, client_rows, ram, rams};
+use super::lab::{Lab, ram, rams};
+use crate::story::Fact::{Frames, Is};
+use crate::story::{Failed, stories};
 
 /// A device that promises and does nothing.
 struct Careless;
@@ -53,9 +54,9 @@ fn populated_over(l: &mut Lab) -> Result<Mapped, Failed> {
     Ok(m)
 }
 
-client_rows! {
+stories! {
 #[rustfmt::skip]
-BALLOON;
+BALLOON: Lab;
 
 a_ballooned_frame_is_the_hosts_when_it_is_released_and_not_before ["the promise; seen: decrease of a held frame"] => [Frames("map", 0), Frames("decrease", 0), Frames("DMA to it", 0), Frames("notice", 0), Is("withdrawn", 1), Frames("flush", 0), Is("released", 1), Frames("release", 1)], |l| {
     let m = reached(l)?;

@@ -6,49 +6,27 @@ use std::time::{Duration, Instant};
 
 use pviommu::EVERYTHING;
 
-use super::lab::Fact::{Frames, Is};
-use super::lab::{Fact, Failed, Lab, judge, ram, rams};
+use super::AREA;
+use super::lab::{Lab, ram, rams};
 use crate::Row;
 use crate::bench::Bench;
+use crate::story::Fact::{Frames, Is};
+use crate::story::{Story, stories};
 
-const NAME: &str = "a_destroyed_guest_is_listed_until_the_client_releases_its_last_frame";
-const SOURCE: &str = "seen: a foreign mapping kept past the domain's death leaves a zombie";
-/// Frames count from when nobody else holds any of the guest's.
-const WANT: &[Fact] = &[
-    Is("dying", 1),
-    Is("frames left", 4),
-    Is("the GPU reads", 7),
-    Is("cannot be mapped", 1),
-    Is("withdrawn", 4),
-    Is("released", 3),
-    Frames("release of all but one", 3),
-    Is("frames left", 1),
-    Is("released at last", 1),
-    Is("gone", 1),
-];
 /// How long dom0's own tools may take to unmap the guest's pages, and Xen to forget a domain that nobody holds.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The row; the bench has no guest after it.
-pub(super) fn row(area: &str, bench: &Rc<Bench>) -> Row {
-    let mut facts = Vec::new();
-    let failed = die(bench, &mut facts).err();
-    judge(area, NAME, SOURCE, WANT, &facts, failed)
-}
+stories! {
+/// Frames count from when nobody else holds any of the guest's.
+#[rustfmt::skip]
+LAST: Lab;
 
-fn die(bench: &Rc<Bench>, facts: &mut Vec<Fact>) -> Result<(), Failed> {
-    let mut lab = Lab::new(bench)?;
-    let ended = story(&mut lab);
-    facts.extend(lab.take_facts());
-    ended.and(lab.end())
-}
-
-fn story(l: &mut Lab) -> Result<(), Failed> {
+a_destroyed_guest_is_listed_until_the_client_releases_its_last_frame ["seen: a foreign mapping kept past the domain's death leaves a zombie"] => [Is("dying", 1), Is("frames left", 4), Is("the GPU reads", 7), Is("cannot be mapped", 1), Is("withdrawn", 4), Is("released", 3), Frames("release of all but one", 3), Is("frames left", 1), Is("released at last", 1), Is("gone", 1)], |l| {
     let mapped = l.show(&rams(4))?;
     l.gpu.store(2, 0, 7)?;
     l.stage.bench.destroy()?;
     l.is("dying", l.stage.bench.frames_of_the_dying().is_some());
-    // The console's and xenstore's daemons have a page each, and let go of it when they hear of this.
+    // The daemons of console and xenstore have a page each, and let go of it when they hear of this.
     until(l, |left| left == Some(4));
     l.is("frames left", l.stage.bench.frames_of_the_dying().unwrap_or(0));
     l.start_over_without_guest()?;
@@ -69,7 +47,19 @@ fn story(l: &mut Lab) -> Result<(), Failed> {
     l.count("released at last", released);
     until(l, |left| left.is_none());
     l.is("gone", l.stage.bench.frames_of_the_dying().is_none());
-    Ok(())
+}
+}
+
+/// Runs a row after which the bench has no guest.
+pub(super) fn run(row: &Story<Lab>, bench: &Rc<Bench>) -> Row {
+    let (facts, ended) = match Lab::new(bench) {
+        Ok(mut lab) => {
+            let ended = (row.tell)(&mut lab);
+            (lab.take_facts(), ended.and(lab.end()))
+        }
+        Err(e) => (Vec::new(), Err(e)),
+    };
+    row.judge(AREA, &facts, ended.err())
 }
 
 /// Waits until the guest's frames are so; a row that has waited in vain shows it by what it notes next.

@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use pviommu::{Client, DeviceFlush, OwnError, OwnPages, ProcessMemory};
 use xen_ioreq::{Bfn, PAGE_SIZE};
 
-use super::lab::Failed;
+use crate::story::Failed;
 
 /// Graphics page of the first own page. Page 0 stays unmapped.
 const OWN: u32 = 1;

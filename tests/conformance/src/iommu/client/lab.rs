@@ -5,7 +5,6 @@
 //! gave, and then the host must have as many free frames, and the guest be charged for as many, as before.
 #![expect(unsafe_code, reason = "atomics in pages that the guest and the GPU write")]
 
-use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,10 +17,12 @@ use xen_ioreq::abi::memory::{
 use xen_ioreq::seam::{ForeignMap, IommuOp, Prot};
 use xen_ioreq::{Errno, Gfn, IoServerId, PAGE_SIZE};
 
+use super::AREA;
 use super::gpu::Gpu;
 use crate::Row;
 use crate::bench::Bench;
 use crate::ioreq::Stage;
+use crate::story::{Fact, Failed, Story};
 
 /// First of the guest's frames that client rows balloon and overwrite: behind the kernel of tests/guest, and within the
 /// 16 MiB that its guest has on real Xen.
@@ -35,9 +36,6 @@ const EXTRA: Gfn = Gfn(0x8000);
 /// Whoever the client attaches for: the soft IOMMU tells nobody.
 const SERVER: IoServerId = IoServerId(0);
 
-/// Why a row came to its end early.
-pub(super) type Failed = Box<dyn std::error::Error>;
-
 /// The n-th frame that rows may use.
 pub(super) fn ram(n: u64) -> Gfn {
     Gfn(RAM.0 + n)
@@ -48,81 +46,18 @@ pub(super) fn rams(n: u64) -> Vec<Gfn> {
     (0..n).map(ram).collect()
 }
 
-/// What a row sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fact {
-    /// After this was done, the host had so many free frames more than when the row began.
-    Frames(&'static str, i64),
-    /// This was counted or read.
-    Is(&'static str, u64),
-}
-
-impl fmt::Display for Fact {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Frames(after, n) => write!(f, "{after} {n:+} frames"),
-            Self::Is(what, n) if *n < 0x1_0000 => write!(f, "{what} {n}"),
-            Self::Is(what, n) => write!(f, "{what} {n:#x}"),
+/// Runs a row.
+pub(super) fn run(row: &Story<Lab>, bench: &Rc<Bench>) -> Row {
+    let (facts, ended) = match Lab::new(bench) {
+        Ok(mut lab) => {
+            let ended = (row.tell)(&mut lab);
+            let facts = lab.take_facts();
+            // Closed whatever came of the row; of two errors the first is the one to show.
+            (facts, ended.and(lab.close()))
         }
-    }
-}
-
-fn text(facts: &[Fact]) -> String {
-    facts.iter().map(Fact::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// A row: what must be seen, in order.
-#[derive(Clone, Copy)]
-pub struct ClientRow {
-    /// Situation and outcome in words.
-    pub name: &'static str,
-    /// Who says so.
-    pub source: &'static str,
-    /// What must be seen.
-    pub want: &'static [Fact],
-    pub(super) run: fn(&mut Lab) -> Result<(), Failed>,
-}
-
-impl fmt::Debug for ClientRow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientRow")
-            .field("name", &self.name)
-            .field("want", &self.want)
-            .finish_non_exhaustive()
-    }
-}
-
-impl ClientRow {
-    /// Runs it.
-    pub fn run(&self, area: &str, bench: &Rc<Bench>) -> Row {
-        let (facts, ended) = match Lab::new(bench) {
-            Ok(mut lab) => {
-                let ended = (self.run)(&mut lab);
-                let facts = lab.take_facts();
-                // Closed whatever came of the row; of two errors the first is the one to show.
-                (facts, ended.and(lab.close()))
-            }
-            Err(e) => (Vec::new(), Err(e)),
-        };
-        judge(area, self.name, self.source, self.want, &facts, ended.err())
-    }
-}
-
-/// A row's verdict.
-pub(super) fn judge(
-    area: &str,
-    name: &str,
-    source: &str,
-    want: &[Fact],
-    seen: &[Fact],
-    failed: Option<Failed>,
-) -> Row {
-    let (ok, detail) = match failed {
-        Some(e) => (false, format!("{e}; seen before: {}", text(seen))),
-        None if seen == want => (true, format!("{} [{source}]", text(seen))),
-        None => (false, format!("{}, wanted {} [{source}]", text(seen), text(want))),
+        Err(e) => (Vec::new(), Err(e)),
     };
-    Row { name: format!("{area}: {name}"), ok, detail }
+    row.judge(AREA, &facts, ended.err())
 }
 
 /// See the head of the module.
@@ -321,6 +256,7 @@ impl Lab {
     /// Reads the books anew: from here on is counted.
     pub(super) fn start_over(&mut self) -> Result<(), Failed> {
         self.books = Books::read(&self.stage)?;
+        self.lost = 0;
         Ok(())
     }
 
@@ -369,19 +305,3 @@ fn ports(bench: &Bench) -> Ports {
         (bench.hypervisor.clone(), bench.hypervisor.clone());
     Ports { iommu: Some(iommu), foreign: Some(foreign) }
 }
-
-/// A table: `name ["source"] => [facts], |lab| { … }`.
-macro_rules! client_rows {
-    ($(#[$m:meta])* $table:ident; $($name:ident [$source:literal] => [$($fact:expr),* $(,)?], |$l:ident| $body:block)*) => {
-        $(#[$m])*
-        pub(super) const $table: &[$crate::iommu::client::lab::ClientRow] = &[$(
-            $crate::iommu::client::lab::ClientRow {
-                name: stringify!($name),
-                source: $source,
-                want: &[$($fact),*],
-                run: |$l: &mut $crate::iommu::client::lab::Lab| { $body Ok(()) },
-            },
-        )*];
-    };
-}
-pub(super) use client_rows;

@@ -8,9 +8,10 @@ use pviommu::{
 };
 use xen_ioreq::{DomId, Errno, IoServerId};
 
-use super::lab::Fact::{Frames, Is};
-use super::lab::{client_rows, ram, rams};
+use super::lab::{Lab, ram, rams};
 use crate::bench::{HOLE, NOBODY};
+use crate::story::Fact::{Frames, Is};
+use crate::story::stories;
 
 /// Most frames of one foreign mapping that the client makes.
 const BATCH: u64 = 512;
@@ -19,9 +20,9 @@ const MANY: u64 = 600;
 /// A permutation of 0 to 15 without a fixed order: frames of a surface lie anywhere.
 const SCATTERED: [u64; 16] = [7, 0, 13, 4, 10, 1, 15, 8, 2, 11, 5, 14, 3, 9, 12, 6];
 
-client_rows! {
+stories! {
 #[rustfmt::skip]
-MAP;
+MAP: Lab;
 
 the_client_knows_stock_xen_and_serves_it_by_foreign_mappings ["seen: stock Xen has no iommu_op"] => [Is("soft", 1)], |l| {
     let soft = matches!(l.client.mode(), Mode::Soft { .. });

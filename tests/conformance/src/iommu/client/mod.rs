@@ -14,28 +14,27 @@ mod running;
 use std::rc::Rc;
 
 pub(super) use self::lab::GUEST_FRAMES;
-pub use self::lab::{ClientRow, Fact};
+use self::lab::Lab;
 use crate::Row;
 use crate::bench::Bench;
+use crate::story::Story;
 
 /// What these rows are called together.
 const AREA: &str = "client";
 
-/// The tables of a paused guest.
-pub fn tables() -> [&'static [ClientRow]; 2] {
-    [map::MAP, balloon::BALLOON]
+/// The tables of a paused guest, and of one that runs.
+fn tables() -> [&'static [Story<Lab>]; 3] {
+    [map::MAP, balloon::BALLOON, running::RUNNING]
 }
 
-/// Runs those, then lets the guest run for its own.
+/// Runs those.
 pub(super) fn run(bench: &Rc<Bench>) -> Vec<Row> {
-    let mut rows: Vec<Row> = tables().into_iter().flatten().map(|row| row.run(AREA, bench)).collect();
-    rows.push(running::row(AREA, bench));
-    rows
+    tables().into_iter().flatten().map(|row| lab::run(row, bench)).collect()
 }
 
 /// Runs what ends the guest.
 pub(super) fn run_last(bench: &Rc<Bench>) -> Vec<Row> {
-    vec![death::row(AREA, bench)]
+    death::LAST.iter().map(|row| death::run(row, bench)).collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! Here the guest runs: it performs `guest::rows::GIVE` and reports the answer of each row to a port of the server. That
 //! report is not answered before the row's work is done, so the vCPU stands still whenever frames are counted.
 
-use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,31 +16,12 @@ use ioreq_server::{
 use pviommu::{EVERYTHING, Mapped};
 use xen_ioreq::{Errno, Gfn};
 
-use super::lab::Fact::{Frames, Is};
-use super::lab::{Fact, Failed, Lab, judge};
-use crate::Row;
-use crate::bench::{Bench, Hypervisor};
+use super::lab::Lab;
+use crate::bench::Hypervisor;
 use crate::running::{self, Running};
+use crate::story::Fact::{Frames, Is};
+use crate::story::{Failed, stories};
 
-const NAME: &str = "what_the_guest_gives_itself_is_the_hosts_when_the_client_releases_it";
-const SOURCE: &str =
-    "the promise; seen: the notice comes after the removal, before the guest's next instruction";
-/// The same on any hypervisor. A call that gives many frames may be told more than once, so that is no number here.
-const WANT: &[Fact] = &[
-    Frames("map of what will be given", 0),
-    Is("told of giving two", 1),
-    Frames("before the notice was answered", 0),
-    Is("withdrawn", 2),
-    Is("old contents for the GPU", MARK as u64),
-    Is("released", 2),
-    Frames("release", 2),
-    Is("told of giving a hole", 0),
-    Is("told of taking two", 0),
-    Frames("take", 0),
-    Is("the GPU read of the new frame", 0x6463_6261),
-    Is("told of the rest", 1),
-    Is("rows with another answer than they must have", 0),
-];
 /// What the GPU stores in what will be given.
 const MARK: u32 = 0x6d61_726b;
 /// The dword in which it does; the guest's rows leave it alone.
@@ -137,19 +117,24 @@ impl Notices for Watch {
     }
 }
 
-/// The row.
-pub(super) fn row(area: &str, bench: &Rc<Bench>) -> Row {
-    let mut facts = Vec::new();
-    let ended = running::run(bench, |guest| serve(bench, guest, &mut facts));
-    let failed = match ended {
-        Ok(ended) => ended.err(),
-        Err(e) => Some(e.into()),
-    };
-    judge(area, NAME, SOURCE, WANT, &facts, failed)
+stories! {
+/// The same on any hypervisor: a call that gives many frames may be told more than once, so that is no number here.
+#[rustfmt::skip]
+RUNNING: Lab;
+
+what_the_guest_gives_itself_is_the_hosts_when_the_client_releases_it ["the promise; seen: the notice comes after the removal, before the guest's next instruction"] => [
+    Frames("map of what will be given", 0), Is("told of giving two", 1), Frames("before the notice was answered", 0), Is("withdrawn", 2), Is("old contents for the GPU", MARK as u64), Is("released", 2), Frames("release", 2),
+    Is("told of giving a hole", 0), Is("told of taking two", 0), Frames("take", 0), Is("the GPU read of the new frame", 0x6463_6261), Is("told of the rest", 1), Is("rows with another answer than they must have", 0),
+], |l| {
+    let bench = l.stage.bench.clone();
+    running::run(&bench, |guest| serve(l, guest))??;
+    // The server has gone, and what it cost is back.
+    l.start_over()?;
+}
 }
 
-fn serve(bench: &Rc<Bench>, running: &Running<'_>, facts: &mut Vec<Fact>) -> Result<(), Failed> {
-    let mut lab = Lab::new(bench)?;
+fn serve(lab: &mut Lab, running: &Running<'_>) -> Result<(), Failed> {
+    let bench = lab.stage.bench.clone();
     let server = Server::create(&bench.connection()?, bench.guest, BufferedMode::Atomic)?.map()?;
     let bus = Bus::new(server.claims());
     let watch = Arc::new(Watch {
@@ -166,44 +151,43 @@ fn serve(bench: &Rc<Bench>, running: &Running<'_>, facts: &mut Vec<Fact>) -> Res
     events.add(Guest::new(server.enable()?, bus, watch.clone(), OnError::AllOnes))?;
     // What the server costs is not what is counted here.
     lab.start_over()?;
-    let mut story = Story { at: 0, wrong: 0, scratch: Gfn(0), mapped: Vec::new() };
+    let mut report = Report { at: 0, wrong: 0, scratch: Gfn(0), mapped: Vec::new() };
     running.start()?;
     let deadline = Instant::now() + PATIENCE;
-    let mut done = Ok(false);
-    while matches!(done, Ok(false)) {
+    let mut done = false;
+    while !done {
         events.turn(Some(MOMENT))?;
         let gave_up = !running.lives() || Instant::now() > deadline;
         for event in watch.with(|s| std::mem::take(&mut s.events)) {
-            done = match event {
+            match event {
                 Event::Answer(answer, promise) => {
-                    let told = story.answer(&mut lab, &watch, answer);
+                    report.answer(lab, &watch, answer)?;
                     promise.answer(Ok(0));
-                    told.map(|()| false)
                 }
-                Event::End => story.end(&mut lab, &watch).map(|()| true),
-            };
+                Event::End => {
+                    report.end(lab, &watch)?;
+                    done = true;
+                }
+            }
         }
-        if gave_up && matches!(done, Ok(false)) {
-            done = Err(format!("the guest did not come beyond row {}", story.at).into());
+        if gave_up && !done {
+            return Err(format!("the guest did not come beyond row {}", report.at).into());
         }
     }
-    drop(story);
-    facts.extend(lab.take_facts());
+    drop(report);
     // Settled before the server goes, which gives frames back too.
-    let ended = done.and(lab.settle());
-    drop(events);
-    ended.and(lab.end())
+    lab.settle()
 }
 
 /// What is done when the guest reports a row.
-struct Story {
+struct Report {
     at: usize,
     wrong: usize,
     scratch: Gfn,
     mapped: Vec<Mapped>,
 }
 
-impl Story {
+impl Report {
     fn answer(&mut self, lab: &mut Lab, watch: &Watch, answer: u64) -> Result<(), Failed> {
         let row = GIVE.get(self.at).ok_or("more answers than rows")?;
         self.at += 1;
@@ -215,6 +199,8 @@ impl Story {
                 self.mapped =
                     lab.show(&(0..count).map(|n| Gfn(self.scratch.0 + first + n)).collect::<Vec<_>>())?;
                 (0..2).try_for_each(|n| lab.gpu.store(n, MARKED, MARK))?;
+                // Of what was done to the guest while it was paused.
+                watch.take_notices()?;
                 lab.frames("map of what will be given")?;
             }
             "give_two_frames" => {

@@ -220,9 +220,11 @@ impl Guest {
                 }
                 Err(errno) => return Err(self.error("reading", errno)),
             };
-            if taken.is_empty() || self.carry_out(taken)? == Progress::Idle {
+            // Not before: see `EventChannels::pending`.
+            if taken.is_empty() {
                 return Ok(Progress::Idle);
             }
+            self.carry_out(taken)?;
         }
         Ok(Progress::More)
     }

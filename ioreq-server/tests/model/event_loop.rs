@@ -125,6 +125,24 @@ fn each_port_that_was_taken_is_unmasked_once() {
     assert!((8..=9).contains(&taken.len()), "{taken:?}");
 }
 
+/// As where a port comes while Linux gives others out: no read has told of it, and nobody is woken for it.
+#[test]
+fn a_port_that_no_descriptor_tells_of_is_served_all_the_same() {
+    let m = machine();
+    let d = guest(&m, 16);
+    let (events, conn) = Moody::connect(&m);
+    let guest = make_on(&conn, d, Options::default());
+    let slots = Slots::of(&m, d, guest.server().id());
+    Cells::attach(guest.bus());
+    let s = serve_all(vec![guest]);
+    s.sleep_at_once();
+    events.one_by_one.store(true, Ordering::SeqCst);
+    for _ in 0..20 {
+        all_at_once(&s, &m, d, &slots, 16, MEMORY);
+    }
+    assert_eq!(s.stats().mmio, 20 * 16);
+}
+
 #[test]
 fn an_idle_guest_is_not_touched_by_what_others_do() {
     let m = machine();

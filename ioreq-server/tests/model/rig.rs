@@ -1,5 +1,6 @@
 //! What the tests share: a machine with guests, a server on a loop of its own thread, and a device of plain cells.
 
+use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -165,6 +166,9 @@ pub(crate) struct Moody {
     pub(crate) fail: AtomicBool,
     /// The next read finds that the ring has overflowed and its content is lost.
     pub(crate) lose: AtomicBool,
+    /// A read gives one port and keeps the others, of which the descriptor does not tell.
+    pub(crate) one_by_one: AtomicBool,
+    kept: Mutex<VecDeque<Port>>,
     /// Ports that were read, and those that were unmasked.
     pub(crate) taken: Mutex<Vec<Port>>,
     pub(crate) unmasked: Mutex<Vec<Port>>,
@@ -179,6 +183,8 @@ impl Moody {
             caller: caller(),
             fail: AtomicBool::new(false),
             lose: AtomicBool::new(false),
+            one_by_one: AtomicBool::new(false),
+            kept: Mutex::default(),
             taken: Mutex::default(),
             unmasked: Mutex::default(),
             reads: AtomicU64::new(0),
@@ -208,7 +214,12 @@ impl EventChannels for Moody {
         if self.fail.load(Ordering::SeqCst) {
             return Err(Errno::EIO);
         }
-        let n = self.caller.pending(out)?;
+        let mut n = self.caller.pending(out)?;
+        if self.one_by_one.load(Ordering::SeqCst) {
+            let mut kept = self.kept.lock();
+            kept.extend(&out[..n]);
+            n = kept.pop_front().map(|port| out[0] = port).into_iter().count();
+        }
         self.taken.lock().extend(&out[..n]);
         if n > 0 && self.lose.swap(false, Ordering::SeqCst) { Err(Errno::EFBIG) } else { Ok(n) }
     }

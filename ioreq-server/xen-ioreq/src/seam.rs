@@ -131,8 +131,8 @@ pub trait EventChannels: Send + Sync {
     /// Takes pending ports without blocking; each stays masked until [`unmask`](Self::unmask). Returns how
     /// many of `out` were filled, 0 when none was pending. EFBIG: the ring overflowed, see
     /// [`reset_ring`](Self::reset_ring).
-    /// Fewer than `out` holds: there were no more, and the next one makes the descriptor readable anew, also for
-    /// edge-triggered polling.
+    /// Edge-triggered polling tells of the next one only after a call that returned 0: Linux wakes nobody for a port that
+    /// comes while others are being read, though that call does not return it.
     fn pending(&self, out: &mut [Port]) -> Result<usize, Errno>;
     /// Lets these ports be delivered again.
     fn unmask(&self, ports: &[Port]) -> Result<(), Errno>;

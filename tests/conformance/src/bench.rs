@@ -191,6 +191,19 @@ impl Bench {
         }
     }
 
+    /// Stops the guest's vCPUs if they are not stopped; of a guest that has gone there are none.
+    ///
+    /// # Errors
+    /// Those of the pause.
+    pub fn stand_still(&self) -> Result<(), Errno> {
+        let Kind::Xen(privcmd) = &self.kind else { return self.pause() };
+        let list = privcmd.domains(self.guest, 1)?;
+        let runs = |d: &&xen_domctl_getdomaininfo| {
+            d.domain == self.guest.0 && d.flags & (XEN_DOMINF_paused | XEN_DOMINF_dying) == 0
+        };
+        if list.first().is_some_and(|d| runs(&d)) { self.pause() } else { Ok(()) }
+    }
+
     /// Destroys the guest.
     ///
     /// # Errors

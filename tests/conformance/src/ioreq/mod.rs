@@ -3,6 +3,7 @@
 //! The same rows, with the same expectations, on the model (as released Xen) and on real Xen.
 
 pub mod access;
+mod notices;
 mod pages;
 mod servers;
 mod stage;
@@ -48,6 +49,7 @@ pub fn run_all(on: On) -> Result<Report, BenchError> {
     for (area, cases) in tables() {
         rows.extend(run(area, cases, &bench));
     }
+    rows.extend(notices::run_fresh(&bench));
     let mut log = String::new();
     match accesses(&bench) {
         Ok(seen) => {
@@ -58,6 +60,7 @@ pub fn run_all(on: On) -> Result<Report, BenchError> {
             rows.push(Row { name: "access: the rows' server".to_owned(), ok: false, detail: e.to_string() });
         }
     }
+    rows.extend(notices::run(&bench));
     Ok(Report { rows, log })
 }
 
@@ -66,8 +69,7 @@ pub fn run_all(on: On) -> Result<Report, BenchError> {
 /// # Errors
 /// The server could not be made or the guest not be started.
 pub fn accesses(bench: &Bench) -> Result<Vec<Seen>, AccessError> {
-    running::run(bench, |guest| access::serve(bench, || guest.start(), || guest.lives()))
-        .map_err(AccessError::Start)?
+    running::run(bench, || access::serve(bench)).map_err(AccessError::Start)?
 }
 
 /// The tables of calls.
@@ -81,6 +83,11 @@ pub fn tables() -> [(&'static str, &'static [Case<Stage>]); 7] {
         ("event", pages::EVENTS),
         ("restricted", pages::RESTRICTED),
     ]
+}
+
+/// How many rows tell of notices.
+pub fn notices() -> usize {
+    notices::FRESH.len() + notices::NOTICES.len()
 }
 
 /// A model of Xen as released.

@@ -204,11 +204,11 @@ fn range(id: u16, kind: u32, start: u64, end: u64) -> xen_dm_op_ioreq_server_ran
 impl Drop for Stage {
     fn drop(&mut self) {
         // What the row has closed, destroyed or never taken answers with an error, which is no news.
-        for port in self.ports.drain(..) {
-            let _ = self.bench.events.unbind(port);
-        }
         for id in 0..SERVERS {
             let _ = self.destroy(id);
+        }
+        for port in self.ports.drain(..) {
+            let _ = self.bench.events.unbind(port);
         }
         for i in 0..RAM_FRAMES {
             let gfn = Gfn(RAM.0 + i);

@@ -18,7 +18,7 @@ use xen_ioreq::{Errno, Gfn};
 
 use super::lab::Lab;
 use crate::bench::Hypervisor;
-use crate::running::{self, Running};
+use crate::running;
 use crate::story::Fact::{Frames, Is};
 use crate::story::{Failed, stories};
 
@@ -127,13 +127,13 @@ what_the_guest_gives_itself_is_the_hosts_when_the_client_releases_it ["the promi
     Is("told of giving a hole", 0), Is("told of taking two", 0), Frames("take", 0), Is("the GPU read of the new frame", 0x6463_6261), Is("told of the rest", 1), Is("rows with another answer than they must have", 0),
 ], |l| {
     let bench = l.stage.bench.clone();
-    running::run(&bench, |guest| serve(l, guest))??;
+    running::run(&bench, || serve(l))??;
     // The server has gone, and what it cost is back.
     l.start_over()?;
 }
 }
 
-fn serve(lab: &mut Lab, running: &Running<'_>) -> Result<(), Failed> {
+fn serve(lab: &mut Lab) -> Result<(), Failed> {
     let bench = lab.stage.bench.clone();
     let server = Server::create(&bench.connection()?, bench.guest, BufferedMode::Atomic)?.map()?;
     let bus = Bus::new(server.claims());
@@ -152,12 +152,12 @@ fn serve(lab: &mut Lab, running: &Running<'_>) -> Result<(), Failed> {
     // What the server costs is not what is counted here.
     lab.start_over()?;
     let mut report = Report { at: 0, wrong: 0, scratch: Gfn(0), mapped: Vec::new() };
-    running.start()?;
+    bench.unpause()?;
     let deadline = Instant::now() + PATIENCE;
     let mut done = false;
     while !done {
         events.turn(Some(MOMENT))?;
-        let gave_up = !running.lives() || Instant::now() > deadline;
+        let gave_up = !bench.guest_lives() || Instant::now() > deadline;
         for event in watch.with(|s| std::mem::take(&mut s.events)) {
             match event {
                 Event::Answer(answer, promise) => {

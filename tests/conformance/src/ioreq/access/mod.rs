@@ -53,15 +53,11 @@ pub enum AccessError {
     Start(Errno),
 }
 
-/// Serves the rows to the guest of `bench`, which `start` sets going and `running` tells of, and gives the log.
+/// Lets the guest of `bench` run, serves the rows to it, and gives the log.
 ///
 /// # Errors
 /// The server could not be made. A guest that ends early is a short log.
-pub fn serve(
-    bench: &Bench,
-    start: impl FnOnce() -> Result<(), Errno>,
-    running: impl Fn() -> bool,
-) -> Result<Vec<Seen>, AccessError> {
+pub fn serve(bench: &Bench) -> Result<Vec<Seen>, AccessError> {
     let tap = Arc::new(Tap::new(bench.events.clone()));
     let conn = Connection::new(Arc::new(Handle(bench.hypervisor.clone())), tap.clone());
     let server = Server::create(&conn, bench.guest, BufferedMode::Atomic)?.map()?;
@@ -86,9 +82,9 @@ pub fn serve(
     events.add(Guest::new(server.enable()?, bus, Arc::new(()), OnError::AllOnes))?;
     // Takes the event that binding made, so that from here on every event is a request's.
     events.turn(Some(Duration::ZERO))?;
-    start().map_err(AccessError::Start)?;
+    bench.unpause().map_err(AccessError::Start)?;
     let deadline = Instant::now() + PATIENCE;
-    while !tap.log(|l| l.ended()) && running() && Instant::now() < deadline {
+    while !tap.log(|l| l.ended()) && bench.guest_lives() && Instant::now() < deadline {
         events.turn(Some(MOMENT))?;
     }
     Ok(tap.log(log::Log::take))

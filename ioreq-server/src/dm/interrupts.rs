@@ -178,6 +178,9 @@ impl Dm {
     }
 
     /// Sets the level of an ISA interrupt line. Saying the same again changes nothing.
+    ///
+    /// A PVH guest has no PIC: asserting a line of one has Xen 4.17 (built without assertions) write where there is none, and
+    /// panic. The same may become of an INTx pin whose link is routed to an ISA line.
     pub fn set_isa_irq(&self, irq: IsaIrq, asserted: bool) -> Result<(), DmError> {
         self.call("set_isa_irq_level", abi::XEN_DMOP_set_isa_irq_level, isa(irq, asserted)).map(drop)
     }

@@ -42,6 +42,12 @@ impl Bytes<'_> {
     }
 }
 
+/// The first byte of a mapping, which others may write as well.
+pub(crate) fn first_byte(pages: &Mapping) -> Option<&AtomicU8> {
+    // SAFETY: the byte is there as long as the mapping is, and is only ever touched atomically.
+    pages.page(0).map(|page| unsafe { AtomicU8::from_ptr(page.as_ptr()) })
+}
+
 /// A vCPU's slot.
 #[derive(Clone, Copy)]
 pub(crate) struct Slot<'m>(Bytes<'m>);

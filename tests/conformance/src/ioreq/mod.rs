@@ -3,6 +3,8 @@
 //! The same rows, with the same expectations, on the model (as released Xen) and on real Xen.
 
 pub mod access;
+mod interrupts;
+mod memory;
 mod notices;
 mod pages;
 mod servers;
@@ -61,6 +63,8 @@ pub fn run_all(on: On) -> Result<Report, BenchError> {
         }
     }
     rows.extend(notices::run(&bench));
+    let (area, cases) = last_table();
+    rows.extend(run(area, cases, &bench));
     Ok(Report { rows, log })
 }
 
@@ -73,12 +77,15 @@ pub fn accesses(bench: &Bench) -> Result<Vec<Seen>, AccessError> {
 }
 
 /// The tables of calls.
-pub fn tables() -> [(&'static str, &'static [Case<Stage>]); 7] {
+pub fn tables() -> [(&'static str, &'static [Case<Stage>]); 10] {
     [
         ("dm_op", servers::FRAMING),
         ("server", servers::LIFE),
         ("range", servers::RANGES),
-        ("dm_op", servers::OTHERS),
+        ("memory", memory::TYPES),
+        ("memory", memory::DIRTY),
+        ("memory", memory::PLACES),
+        ("interrupt", interrupts::LINES),
         ("resource", pages::RESOURCES),
         ("event", pages::EVENTS),
         ("restricted", pages::RESTRICTED),
@@ -88,6 +95,11 @@ pub fn tables() -> [(&'static str, &'static [Case<Stage>]); 7] {
 /// How many rows tell of notices.
 pub fn notices() -> usize {
     notices::FRESH.len() + notices::NOTICES.len()
+}
+
+/// The table that comes last, since it ends the guest. Its rows run in this order.
+pub fn last_table() -> (&'static str, &'static [Case<Stage>]) {
+    ("end", interrupts::END)
 }
 
 /// A model of Xen as released.

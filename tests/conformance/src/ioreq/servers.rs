@@ -1,7 +1,6 @@
-//! Rows of `dm_op`: framing, the life of servers, their ranges, memory types, interrupts.
+//! Rows of `dm_op`: framing, the life of servers, their ranges.
 
 use xen_ioreq::abi::dm_op::*;
-use xen_ioreq::abi::hvm_op::{HVMMEM_ioreq_server, HVMMEM_ram_rw, HVMMEM_unused};
 use xen_ioreq::abi::ioreq::{
     HVM_IOREQSRV_BUFIOREQ_ATOMIC as ATOMIC, HVM_IOREQSRV_BUFIOREQ_LEGACY as LEGACY,
     HVM_IOREQSRV_BUFIOREQ_OFF as OFF,
@@ -9,7 +8,7 @@ use xen_ioreq::abi::ioreq::{
 use xen_ioreq::{DomId, Errno};
 
 use super::stage::Stage;
-use crate::bench::{HOLE, NOBODY, RAM};
+use crate::bench::NOBODY;
 use crate::case::{Case, cases};
 
 const PORT: u32 = XEN_DMOP_IO_RANGE_PORT;
@@ -17,16 +16,6 @@ const MEMORY: u32 = XEN_DMOP_IO_RANGE_MEMORY;
 const PCI: u32 = XEN_DMOP_IO_RANGE_PCI;
 /// An operation that no Xen has.
 const NO_OP: u32 = 99;
-
-fn mem_type(id: u16, r#type: u16, flags: u32) -> xen_dm_op_map_mem_type_to_ioreq_server {
-    xen_dm_op_map_mem_type_to_ioreq_server { id, r#type, flags, ..Default::default() }
-}
-
-fn set_type(mem_type: u16, first_pfn: u64, nr: u32) -> xen_dm_op_set_mem_type {
-    xen_dm_op_set_mem_type { nr, mem_type, first_pfn, ..Default::default() }
-}
-
-const WRITE: u32 = XEN_DMOP_IOREQ_MEM_ACCESS_WRITE;
 
 /// Framing of the hypercall, and on whom it may be made.
 pub(super) const FRAMING: &[Case<Stage>] = cases! { Stage;
@@ -132,34 +121,4 @@ pub(super) const RANGES: &[Case<Stage>] = cases! { Stage;
     "unmap_a_bad_type_is_einval" ["ioreq.c"] => Err(Errno::EINVAL), |s| { let id = s.server()?; s.unmap(id, 3, 0x1000, 0x1000) };
     "unmap_from_an_unknown_server_is_enoent" ["ioreq.c"] => Err(Errno::ENOENT), |s| s.unmap(2, PORT, 0x1000, 0x1000);
     "ranges_go_with_their_server" ["ioreq.c"] => Ok(0), |s| { let id = s.server()?; s.map(id, PORT, 0x1000, 0x101f)?; s.destroy(id)?; let id = s.server()?; s.map(id, PORT, 0x1000, 0x101f) };
-};
-
-/// Memory types and interrupts.
-#[rustfmt::skip]
-pub(super) const OTHERS: &[Case<Stage>] = cases! { Stage;
-    "claim_the_memory_type" ["p2m.c"] => Ok(0), |s| { let id = s.server()?; s.tell(XEN_DMOP_map_mem_type_to_ioreq_server, mem_type(id, HVMMEM_ioreq_server, WRITE)) };
-    "claim_it_twice_is_ebusy" ["p2m.c"] => Err(Errno::EBUSY), |s| { let id = s.server()?; s.tell(XEN_DMOP_map_mem_type_to_ioreq_server, mem_type(id, HVMMEM_ioreq_server, WRITE))?; s.tell(XEN_DMOP_map_mem_type_to_ioreq_server, mem_type(id, HVMMEM_ioreq_server, WRITE)) };
-    "claim_anothers_is_ebusy" ["p2m.c"] => Err(Errno::EBUSY), |s| { let (a, b) = (s.server()?, s.server()?); s.tell(XEN_DMOP_map_mem_type_to_ioreq_server, mem_type(a, HVMMEM_ioreq_server, WRITE))?; s.tell(XEN_DMOP_map_mem_type_to_ioreq_server, mem_type(b, HVMMEM_ioreq_server, WRITE)) };
-    "claim_and_give_back" ["p2m.c"] => Ok(0), |s| { let id = s.server()?; s.tell(XEN_DMOP_map_mem_type_to_ioreq_server, mem_type(id, HVMMEM_ioreq_server, WRITE))?; s.tell(XEN_DMOP_map_mem_type_to_ioreq_server, mem_type(id, HVMMEM_ioreq_server, 0)) };
-    "give_back_what_is_anothers_is_einval" ["p2m.c"] => Err(Errno::EINVAL), |s| { let (a, b) = (s.server()?, s.server()?); s.tell(XEN_DMOP_map_mem_type_to_ioreq_server, mem_type(a, HVMMEM_ioreq_server, WRITE))?; s.tell(XEN_DMOP_map_mem_type_to_ioreq_server, mem_type(b, HVMMEM_ioreq_server, 0)) };
-    "give_back_what_nobody_has_is_einval" ["p2m.c"] => Err(Errno::EINVAL), |s| { let id = s.server()?; s.tell(XEN_DMOP_map_mem_type_to_ioreq_server, mem_type(id, HVMMEM_ioreq_server, 0)) };
-    "claim_reads_is_einval" ["dm.c"] => Err(Errno::EINVAL), |s| { let id = s.server()?; s.tell(XEN_DMOP_map_mem_type_to_ioreq_server, mem_type(id, HVMMEM_ioreq_server, XEN_DMOP_IOREQ_MEM_ACCESS_READ)) };
-    "claim_another_type_is_einval" ["dm.c"] => Err(Errno::EINVAL), |s| { let id = s.server()?; s.tell(XEN_DMOP_map_mem_type_to_ioreq_server, mem_type(id, HVMMEM_ram_rw, WRITE)) };
-    "claim_for_an_unknown_server_is_enoent" ["ioreq.c"] => Err(Errno::ENOENT), |s| s.tell(XEN_DMOP_map_mem_type_to_ioreq_server, mem_type(4, HVMMEM_ioreq_server, WRITE));
-    "destroying_the_claimer_frees_the_type" ["ioreq.c"] => Ok(0), |s| { let (a, b) = (s.server()?, s.server()?); s.tell(XEN_DMOP_map_mem_type_to_ioreq_server, mem_type(a, HVMMEM_ioreq_server, WRITE))?; s.destroy(a)?; s.tell(XEN_DMOP_map_mem_type_to_ioreq_server, mem_type(b, HVMMEM_ioreq_server, WRITE)) };
-    "a_frame_of_the_type_before_it_is_claimed_is_einval" ["dm.c"] => Err(Errno::EINVAL), |s| s.tell(XEN_DMOP_set_mem_type, set_type(HVMMEM_ioreq_server, RAM.0, 1));
-    "a_frame_of_the_type_and_back" ["dm.c"] => Ok(0), |s| { let id = s.server()?; s.tell(XEN_DMOP_map_mem_type_to_ioreq_server, mem_type(id, HVMMEM_ioreq_server, WRITE))?; s.tell(XEN_DMOP_set_mem_type, set_type(HVMMEM_ioreq_server, RAM.0, 1))?; s.tell(XEN_DMOP_set_mem_type, set_type(HVMMEM_ram_rw, RAM.0, 1)) };
-    "ram_of_ram" ["dm.c"] => Ok(0), |s| s.tell(XEN_DMOP_set_mem_type, set_type(HVMMEM_ram_rw, RAM.0, 1));
-    "type_3_is_einval" ["hvm_op.h: HVMMEM_unused"] => Err(Errno::EINVAL), |s| s.tell(XEN_DMOP_set_mem_type, set_type(HVMMEM_unused, RAM.0, 1));
-    "type_of_no_frame_is_einval" ["dm.c"] => Err(Errno::EINVAL), |s| s.tell(XEN_DMOP_set_mem_type, set_type(HVMMEM_ram_rw, RAM.0, 0));
-    "type_of_a_frame_beyond_the_last_is_einval" ["dm.c"] => Err(Errno::EINVAL), |s| s.tell(XEN_DMOP_set_mem_type, set_type(HVMMEM_ram_rw, HOLE.0, 1));
-    "type_of_frames_that_wrap_is_einval" ["dm.c"] => Err(Errno::EINVAL), |s| s.tell(XEN_DMOP_set_mem_type, set_type(HVMMEM_ram_rw, u64::MAX, 2));
-    "intx_of_device_32_is_einval" ["dm.c"] => Err(Errno::EINVAL), |s| s.tell(XEN_DMOP_set_pci_intx_level, xen_dm_op_set_pci_intx_level { device: 32, ..Default::default() });
-    "intx_of_bus_1_is_einval" ["dm.c"] => Err(Errno::EINVAL), |s| s.tell(XEN_DMOP_set_pci_intx_level, xen_dm_op_set_pci_intx_level { bus: 1, ..Default::default() });
-    "intx_of_pin_4_is_einval" ["dm.c"] => Err(Errno::EINVAL), |s| s.tell(XEN_DMOP_set_pci_intx_level, xen_dm_op_set_pci_intx_level { intx: 4, ..Default::default() });
-    "intx_of_segment_1_is_einval" ["dm.c"] => Err(Errno::EINVAL), |s| s.tell(XEN_DMOP_set_pci_intx_level, xen_dm_op_set_pci_intx_level { domain: 1, ..Default::default() });
-    "isa_irq_16_is_einval" ["dm.c"] => Err(Errno::EINVAL), |s| s.tell(XEN_DMOP_set_isa_irq_level, xen_dm_op_set_isa_irq_level { isa_irq: 16, level: 0 });
-    "link_4_is_einval" ["irq.c"] => Err(Errno::EINVAL), |s| s.tell(XEN_DMOP_set_pci_link_route, xen_dm_op_set_pci_link_route { link: 4, isa_irq: 5 });
-    "link_to_isa_irq_16_is_einval" ["irq.c"] => Err(Errno::EINVAL), |s| s.tell(XEN_DMOP_set_pci_link_route, xen_dm_op_set_pci_link_route { link: 0, isa_irq: 16 });
-    "msi_with_pad_is_einval" ["dm_op.h"] => Err(Errno::EINVAL), |s| s.tell(XEN_DMOP_inject_msi, xen_dm_op_inject_msi { pad: 1, data: 0x40, addr: 0xfee0_0000 });
 };

@@ -56,6 +56,18 @@ impl Stage {
         self.dm(self.guest(), op, 0, &mut payload).map(|()| 0)
     }
 
+    /// A dm_op on the guest with a second buffer.
+    pub fn tell_with<T: IntoBytes + FromBytes + Immutable>(
+        &self,
+        op: u32,
+        payload: T,
+        second: &mut [u8],
+    ) -> Answer {
+        let mut whole = xen_dm_op { op, ..Default::default() };
+        payload.write_to_prefix(whole.u.as_mut_bytes()).map_err(|_| Errno::E2BIG)?;
+        self.bench.hypervisor.dm_op(self.guest(), &mut [whole.as_mut_bytes(), second]).map(|()| 0)
+    }
+
     /// A dm_op of which only the first `len` bytes are handed over.
     pub fn short(&self, op: u32, len: usize) -> Answer {
         let mut whole = xen_dm_op { op, ..Default::default() };

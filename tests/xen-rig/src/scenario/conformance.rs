@@ -9,7 +9,7 @@ use crate::error::{At as _, Result};
 use crate::host;
 use crate::kit::Kit;
 
-/// Areas that have rows for real Xen; the one that ends the guest comes last.
+/// Areas that have rows for real Xen; each ends its guest.
 const AREAS: &[&str] = &["ioreq", "iommu"];
 
 /// See [`Scenario::about`].
@@ -34,11 +34,12 @@ impl Scenario for Conformance {
              record ioreq conformance ioreq {on} $DOMID --log /results/accesses\n\
              record nobody conformance ioreq {on} 999\n\
              record dom0 conformance ioreq {on} 0\n\
-             xl unpause rows\n\
+             guest frames 16 mode=rows\n\
+             xl unpause frames\n\
              record runs conformance ioreq {on} $DOMID\n\
-             xl pause rows\n\
+             xl pause frames\n\
              record iommu conformance iommu {on} $DOMID --destroy\n\
-             record gone xl list rows\n"
+             record gone xl list frames\n"
         ))
     }
 
@@ -64,7 +65,7 @@ impl Scenario for Conformance {
         for (name, says) in [
             ("nobody", "d999 is not there: create the guest first"),
             ("dom0", "d0 is no HVM"),
-            ("runs", "d1 runs: rows begin with a guest that does not"),
+            ("runs", "d2 runs: rows begin with a guest that does not"),
         ] {
             checks.equal(&format!("{name}: status"), run.status(name), Some(1));
             checks.that(

@@ -23,6 +23,9 @@ pub const END_VALUE: u32 = 0xd0e;
 pub const NEXT: u16 = END;
 /// A four-byte write here asks the server for one MSI to APIC 0 with the value as its data.
 pub const MSI: u16 = 0x1014;
+/// A four-byte write here has the server do something with a frame: an [`Order`], above it the frame's number times 16. A
+/// four-byte read tells what came of the last one: a number, or 0x80000000 and the error's number.
+pub const ORDER: u16 = 0x1010;
 /// First byte of the device's memory, one page.
 pub const MMIO: u64 = 0xfe00_0000;
 /// The device's PCI function on bus 0: device 4, function 0.
@@ -33,6 +36,42 @@ pub const UNCLAIMED_PORT: u16 = 0x2222;
 pub const UNCLAIMED_MMIO: u64 = 0xfd00_0000;
 /// Frames of RAM that the rows use; adjacent.
 pub const SCRATCH_FRAMES: usize = 8;
+
+/// What a server can be told to do at [`ORDER`]; 0 where there is nothing to tell of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Order {
+    /// Claims the memory type whose writes are requests; of no frame yet.
+    Claim = 1,
+    /// Gives that type to the frame.
+    Protect = 2,
+    /// Makes it RAM as any other.
+    Plain = 3,
+    /// Makes it RAM whose writes are dropped.
+    ReadOnly = 4,
+    /// Gives the memory type back, whatever frames have it.
+    Release = 5,
+    /// Begins to track which of this frame and the next are written.
+    Track = 6,
+    /// Tells which were since it was last told: bit 0 the first, bit 1 the other.
+    Written = 7,
+    /// Stops that.
+    Untrack = 8,
+}
+
+impl Order {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Claim,
+        Self::Protect,
+        Self::Plain,
+        Self::ReadOnly,
+        Self::Release,
+        Self::Track,
+        Self::Written,
+        Self::Untrack,
+    ];
+}
 
 /// One access. `ram` is a byte offset in the scratch RAM, `port` and `gpa` are absolute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +101,10 @@ pub enum Access {
     Fill { ram: u64, bytes: u32, first: u8 },
     /// Reads scratch RAM; the answer is the value.
     Peek { ram: u64, width: Width },
+    /// Writes scratch RAM; the answer is 0.
+    Poke { ram: u64, width: Width, value: u64 },
+    /// Has the server do something with a frame of the scratch RAM; the answer is what came of it.
+    Order { order: Order, frame: u64 },
     /// FNV-1a (64 bits) of scratch RAM.
     Digest { ram: u64, bytes: u32 },
     /// Asks the server for an MSI at this CPU, see [`MSI`]; the answer is 0, or all-ones where the platform takes none.
@@ -96,10 +139,15 @@ const fn want(name: &'static str, access: Access, expect: u64) -> Row {
     Row { name, access, expect: Some(expect) }
 }
 
+const fn order(order: Order, frame: u64) -> Access {
+    Access::Order { order, frame }
+}
+
 /// The table.
 #[rustfmt::skip]
 pub const ROWS: &[Row] = {
-    use Access::{AskForMsi, BalloonIn, BalloonOut, ConfigRead, ConfigWrite, Digest, Fill, In, Interrupts, Load, Out, Peek, RepIn, RepLoad, RepOut, RepStore, Scratch, Store};
+    use Access::{AskForMsi, BalloonIn, BalloonOut, ConfigRead, ConfigWrite, Digest, Fill, In, Interrupts, Load, Out, Peek, Poke, RepIn, RepLoad, RepOut, RepStore, Scratch, Store};
+    use Order::{Claim, Plain, Protect, ReadOnly, Release, Track, Untrack, Written};
     use Way::{Down, Up};
     use Width::{B1, B2, B4, B8};
     &[
@@ -207,6 +255,49 @@ pub const ROWS: &[Row] = {
         want("populate_physmap_of_two_frames", BalloonIn { frame: 5, frames: 2 }, 2),
         want("store_to_a_frame_that_came_back", Fill { ram: 0x5000, bytes: 8, first: 0x61 }, 0),
         want("load_of_a_frame_that_came_back", Peek { ram: 0x5000, width: B4 }, 0x6463_6261),
+
+        want("fill_before_a_frame_is_protected", Fill { ram: 0x4000, bytes: 16, first: 0x21 }, 0),
+        want("a_type_that_nobody_claims_is_refused", order(Protect, 4), 0x8000_0016),
+        want("the_server_claims_the_type", order(Claim, 4), 0),
+        want("a_frame_is_protected", order(Protect, 4), 0),
+        want("store_of_one_byte_to_a_protected_frame", Poke { ram: 0x4000, width: B1, value: 0xa1 }, 0),
+        want("store_of_two_bytes_to_a_protected_frame", Poke { ram: 0x4002, width: B2, value: 0xa2a2 }, 0),
+        want("store_of_four_bytes_to_a_protected_frame", Poke { ram: 0x4004, width: B4, value: 0xa4a4_a4a4 }, 0),
+        want("store_of_eight_bytes_to_a_protected_frame", Poke { ram: 0x4008, width: B8, value: 0xa8a8_a8a8_a8a8_a8a8 }, 0),
+        want("load_of_a_protected_frame_is_none_of_the_servers", Peek { ram: 0x4000, width: B8 }, 0x2827_2625_2423_2221),
+        want("load_of_its_other_bytes", Peek { ram: 0x4008, width: B8 }, 0x302f_2e2d_2c2b_2a29),
+        want("rep_outsd_from_a_protected_frame", RepOut { port: PORT + 4, width: B4, ram: 0x4000, count: 2, way: Up }, 0),
+        want("a_protected_frame_becomes_ram", order(Plain, 4), 0),
+        want("store_to_a_frame_that_became_ram", Poke { ram: 0x4000, width: B4, value: 0x5b5b_5b5b }, 0),
+        want("load_of_a_frame_that_became_ram", Peek { ram: 0x4000, width: B4 }, 0x5b5b_5b5b),
+        want("it_is_protected_again", order(Protect, 4), 0),
+        want("the_server_gives_the_type_back", order(Release, 4), 0),
+        want("store_to_a_frame_whose_type_was_given_back", Poke { ram: 0x4000, width: B4, value: 0x5c5c_5c5c }, 0),
+        want("load_of_a_frame_whose_type_was_given_back", Peek { ram: 0x4000, width: B4 }, 0x5c5c_5c5c),
+        want("a_frame_becomes_read_only", order(ReadOnly, 4), 0),
+        want("store_to_a_read_only_frame_is_dropped", Poke { ram: 0x4000, width: B4, value: 0x5d5d_5d5d }, 0),
+        want("load_of_a_read_only_frame", Peek { ram: 0x4000, width: B4 }, 0x5c5c_5c5c),
+        want("a_read_only_frame_becomes_ram", order(Plain, 4), 0),
+        want("store_to_what_was_read_only", Poke { ram: 0x4000, width: B4, value: 0x5e5e_5e5e }, 0),
+        want("load_of_what_was_read_only", Peek { ram: 0x4000, width: B4 }, 0x5e5e_5e5e),
+
+        want("fill_before_tracking", Fill { ram: 0x4ffc, bytes: 8, first: 0x91 }, 0),
+        want("two_frames_are_tracked", order(Track, 4), 0),
+        want("the_first_look_says_that_both_were_written", order(Written, 4), 0b11),
+        want("none_was_written", order(Written, 4), 0),
+        want("store_to_the_second_tracked_frame", Poke { ram: 0x5000, width: B1, value: 0x77 }, 0),
+        want("load_of_a_tracked_frame", Peek { ram: 0x5000, width: B1 }, 0x77),
+        want("the_second_was_written", order(Written, 4), 0b10),
+        want("that_is_told_once", order(Written, 4), 0),
+        want("loads_of_both", Peek { ram: 0x4ffc, width: B8 }, 0x9897_9677_9493_9291),
+        want("loads_do_not_count", order(Written, 4), 0),
+        want("store_across_the_boundary_of_both", Poke { ram: 0x4ffe, width: B4, value: 0x1122_3344 }, 0),
+        want("both_were_written", order(Written, 4), 0b11),
+        want("rep_insd_to_a_tracked_frame", RepIn { port: PORT + 8, width: B4, ram: 0x4100, count: 2, way: Up }, 0),
+        row("what_the_server_writes_by_its_mapping", order(Written, 4)),
+        want("tracking_ends", order(Untrack, 4), 0),
+        want("store_to_a_frame_that_was_tracked", Poke { ram: 0x4000, width: B4, value: 0x7878_7878 }, 0),
+        want("load_of_a_frame_that_was_tracked", Peek { ram: 0x4000, width: B4 }, 0x7878_7878),
     ]
 };
 
@@ -309,6 +400,11 @@ pub fn perform(platform: &mut impl Platform, scratch: Gfn, access: Access) -> u6
         }
         // an access of the CPU, not a copy: what is not RAM at the moment still answers
         Access::Peek { ram, width } => return platform.mmio_read(base + ram, width),
+        Access::Poke { ram, width, value } => platform.mmio_write(base + ram, width, value),
+        Access::Order { order, frame } => {
+            platform.pio_write(ORDER, Width::B4, lo32(scratch.0 + frame) << 4 | order as u32);
+            return platform.pio_read(ORDER, Width::B4).into();
+        }
         Access::Digest { ram, bytes } => {
             return (base + ram..).zip(0..bytes).fold(crate::FNV_START, |hash, (at, _)| {
                 let mut byte = [0xff];

@@ -5,14 +5,17 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use guest::rows::{MSI, NEXT, PORT, PORTS};
+use guest::rows::{MSI, NEXT, ORDER, Order, PORT, PORTS};
+use ioreq_server::dm::{DirtyVram, DmError, MemType};
 use ioreq_server::{Access, Device, Dm, IoError, MmioDevice, Outcome, PciConfigDevice, PioDevice, Width};
-use xen_ioreq::PAGE_SIZE;
+use xen_ioreq::{Gfn, IoServerId, PAGE_SIZE};
 
 /// Offset of the stream among the ports.
 const STREAM: u64 = 8;
 /// Offset of the port at which an MSI is asked for.
 const ASK: u64 = (MSI - PORT) as u64;
+/// Offset of the port at which something is to be done with a frame.
+const DO: u64 = (ORDER - PORT) as u64;
 /// Vendor 8086, device 1616, class 0300.
 const CONFIG: [(usize, u8); 6] = [(0, 0x86), (1, 0x80), (2, 0x16), (3, 0x16), (10, 0), (11, 3)];
 /// Where the local APIC with number 0 takes messages.
@@ -21,6 +24,7 @@ const APIC: u64 = 0xfee0_0000;
 /// See the head of the module.
 pub(super) struct RowsDevice {
     dm: Dm,
+    server: IoServerId,
     state: Mutex<State>,
 }
 
@@ -29,10 +33,12 @@ struct State {
     memory: Vec<u8>,
     config: Vec<u8>,
     stream: u8,
+    tracked: Option<DirtyVram>,
 }
 
 impl RowsDevice {
-    pub(super) fn new(dm: Dm) -> Self {
+    /// `server` is the one whose `dm` this is.
+    pub(super) fn new(dm: Dm, server: IoServerId) -> Self {
         let mut config = vec![0; 256];
         for (at, byte) in CONFIG {
             config[at] = byte;
@@ -40,8 +46,40 @@ impl RowsDevice {
         // The first table is asked for, once: the guest's last word takes this place.
         let mut ports = vec![0; usize::from(PORTS)];
         ports[usize::from(NEXT - PORT)] = 1;
-        let state = State { ports, memory: vec![0; PAGE_SIZE], config, stream: 0 };
-        Self { dm, state: Mutex::new(state) }
+        let state = State { ports, memory: vec![0; PAGE_SIZE], config, stream: 0, tracked: None };
+        Self { dm, server, state: Mutex::new(state) }
+    }
+
+    /// Does what the guest asks for; what came of it, as the guest is told.
+    fn obey(&self, word: u32) -> u32 {
+        let gfn = Gfn((word >> 4).into());
+        let Some(order) = Order::ALL.into_iter().find(|o| *o as u32 == word & 0xf) else { return u32::MAX };
+        match self.perform(order, gfn) {
+            Ok(n) => n,
+            Err(e) => 1 << 31 | e.errno.0.unsigned_abs(),
+        }
+    }
+
+    fn perform(&self, order: Order, gfn: Gfn) -> Result<u32, DmError> {
+        match order {
+            Order::Claim => self.dm.claim_mem_type(self.server)?,
+            Order::Protect => self.dm.set_mem_type(gfn, 1, MemType::IoreqServer)?,
+            Order::Plain => self.dm.set_mem_type(gfn, 1, MemType::RamRw)?,
+            Order::ReadOnly => self.dm.set_mem_type(gfn, 1, MemType::RamRo)?,
+            Order::Release => self.dm.release_mem_type(self.server)?,
+            Order::Track => {
+                let tracked = self.dm.track_dirty_vram(gfn, 2)?;
+                self.with(|s| s.tracked = Some(tracked));
+            }
+            Order::Written => {
+                return self.with(|s| match &mut s.tracked {
+                    Some(tracked) => Ok(tracked.dirty()?.map(|f| 1 << (f.0 - gfn.0)).sum()),
+                    None => Ok(u32::MAX),
+                });
+            }
+            Order::Untrack => self.with(|s| s.tracked = None),
+        }
+        Ok(0)
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
@@ -94,6 +132,11 @@ impl PioDevice for RowsDevice {
             // A refusal shows as an MSI that does not come.
             let _ = self.dm.inject_msi(APIC, vector.into());
             return Outcome::Ok(());
+        }
+        if a.offset == DO && a.width == Width::Dword {
+            let [b0, b1, b2, b3, ..] = value.to_le_bytes();
+            let done = self.obey(u32::from_le_bytes([b0, b1, b2, b3]));
+            return self.with(|s| store(&mut s.ports, a, done.into()));
         }
         self.with(|s| store(&mut s.ports, a, value))
     }

@@ -5,8 +5,8 @@
 
 use std::fmt::Write as _;
 
-use guest::rows::{self, END, END_VALUE, MSI, NEXT, RESULT, SCRATCH_FRAMES};
-use xen_ioreq::PAGE_SIZE;
+use guest::rows::{self, END, END_VALUE, MSI, NEXT, ORDER, Order, RESULT, SCRATCH_FRAMES};
+use xen_ioreq::{PAGE_SHIFT, PAGE_SIZE};
 use xen_ioreq::abi::ioreq::{
     Bits, IOREQ_TYPE_COPY, IOREQ_TYPE_INVALIDATE, IOREQ_TYPE_PCI_CONFIG, IOREQ_TYPE_PIO, ioreq,
 };
@@ -99,10 +99,14 @@ impl Log {
 fn words(r: &ioreq, way: Way, scratch: u64) -> String {
     let bits = Bits::unpack(r.bits);
     let mut line = String::new();
+    let ram = |at: u64| at.checked_sub(scratch).filter(|o| *o < (SCRATCH_FRAMES * PAGE_SIZE) as u64);
     // Writing to a String cannot fail.
     let _ = match r.r#type {
         IOREQ_TYPE_PIO => write!(line, "port {:#x}", r.addr),
-        IOREQ_TYPE_COPY => write!(line, "memory {:#x}", r.addr),
+        IOREQ_TYPE_COPY => match ram(r.addr) {
+            Some(offset) => write!(line, "memory ram+{offset:#x}"),
+            None => write!(line, "memory {:#x}", r.addr),
+        },
         IOREQ_TYPE_PCI_CONFIG => {
             let sbdf = r.addr >> 32;
             write!(line, "config {:02x}.{} register {:#x}", sbdf >> 3, sbdf & 7, r.addr & 0xffff_ffff)
@@ -115,12 +119,19 @@ fn words(r: &ioreq, way: Way, scratch: u64) -> String {
     if bits.df {
         line.push_str(" downwards");
     }
-    let inside = r.data.checked_sub(scratch).filter(|o| *o < (SCRATCH_FRAMES * PAGE_SIZE) as u64);
-    let _ = match (bits.data_is_ptr, inside) {
+    let order = || {
+        let order = Order::ALL.into_iter().find(|o| *o as u64 == r.data & 0xf)?;
+        Some((order, ram(r.data >> 4 << PAGE_SHIFT)? >> PAGE_SHIFT))
+    };
+    let _ = match (bits.data_is_ptr, ram(r.data)) {
         (true, Some(offset)) => write!(line, " at ram+{offset:#x}"),
         (true, None) => write!(line, " at {:#x}", r.data),
         // Which vector a guest wants its interrupt at is its own affair.
         (false, _) if r.r#type == IOREQ_TYPE_PIO && r.addr == u64::from(MSI) => write!(line, " vector"),
+        (false, _) if r.r#type == IOREQ_TYPE_PIO && r.addr == u64::from(ORDER) && !bits.read => match order() {
+            Some((order, frame)) => write!(line, " {order:?} frame {frame}"),
+            None => write!(line, " no order {:#x}", r.data),
+        },
         (false, _) => write!(line, " data {:#x}", r.data),
     };
     if way == Way::Ring {

@@ -67,7 +67,7 @@ pub fn serve(bench: &Bench) -> Result<Vec<Seen>, AccessError> {
         .map_err(AccessError::Tap)?;
     tap.watch(pages);
     let bus = Bus::new(server.claims());
-    let device = bus.attach(Arc::new(RowsDevice::new(server.dm().clone())));
+    let device = bus.attach(Arc::new(RowsDevice::new(server.dm().clone(), server.id())));
     let pci = u64::from(Sbdf::new(0, 0, PCI_DEVICE, 0).0);
     for (space, start, last) in [
         (Space::Pio, u64::from(PORT), u64::from(PORT + PORTS - 1)),

@@ -18,6 +18,9 @@ struct Args {
     /// On Xen: a paused HVM or PVH guest without a device model, whose kernel will make the accesses of the rows.
     #[arg(long, required_if_eq("on", "xen"))]
     domid: Option<u16>,
+    /// On Xen, of area ioreq: a second such guest, with two vCPUs. Without it, rows of two vCPUs are left out.
+    #[arg(long, requires = "domid", value_name = "DOMID")]
+    pair: Option<u16>,
     /// Writes the tables of the area as a document to this file, in place of running them.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["on", "domid", "destroy", "log"])]
     render: Option<PathBuf>,
@@ -80,7 +83,7 @@ fn main() -> ExitCode {
         }
     };
     for &area in &areas {
-        show(area, rows(area, on, args.log.as_deref()));
+        show(area, rows(area, on, args.pair.map(DomId), args.log.as_deref()));
     }
     // After everything that needs the guest.
     if areas.contains(&Area::Iommu) && (args.destroy || on == conformance::On::Model) {
@@ -108,13 +111,18 @@ fn render(area: Area, path: &Path) -> ExitCode {
     }
 }
 
-fn rows(area: Area, on: conformance::On, log: Option<&Path>) -> Result<Vec<Row>, String> {
+fn rows(
+    area: Area,
+    on: conformance::On,
+    pair: Option<DomId>,
+    log: Option<&Path>,
+) -> Result<Vec<Row>, String> {
     match area {
         Area::Abi => abi::rows().map_err(|e| e.to_string()),
         Area::Ioreq => {
-            let report = ioreq::run_all(on).map_err(|e| e.to_string())?;
+            let report = ioreq::run_all(on, pair).map_err(|e| e.to_string())?;
             if let Some(path) = log {
-                std::fs::write(path, &report.log).map_err(|e| format!("{}: {e}", path.display()))?;
+                std::fs::write(path, report.logs.concat()).map_err(|e| format!("{}: {e}", path.display()))?;
             }
             Ok(report.rows)
         }

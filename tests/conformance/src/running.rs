@@ -1,4 +1,4 @@
-//! The guest while it runs its rows: its kernel on real Xen, a model vCPU on a thread of its own; the same code of
+//! The guest while it runs its rows: its kernel on real Xen, model vCPUs on threads of their own; the same code of
 //! `guest::rows` in both. Before and after that it is paused.
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::bench::Bench;
 const RAM: RamRange = RamRange { first: Gfn(8), frames: 56 };
 
 /// Calls `f`, which lets the guest run by [`Bench::unpause`]; when this returns it is paused again. ENOENT, EBUSY: of the
-/// model's vCPU.
+/// model's vCPUs.
 pub(crate) fn run<R>(bench: &Bench, f: impl FnOnce() -> R) -> Result<R, Errno> {
     let Some(machine) = bench.machine() else {
         let r = f();
@@ -23,13 +23,19 @@ pub(crate) fn run<R>(bench: &Bench, f: impl FnOnce() -> R) -> Result<R, Errno> {
         return Ok(r);
     };
     bench.pause()?;
-    let vcpu = machine.vcpu(bench.guest, VcpuId(0))?;
     let stop = Arc::new(AtomicBool::new(false));
-    let mut cpu = ModelCpu::new(vcpu, vec![RAM], stop.clone(), Box::new(|_| {}));
+    let vcpus = machine.domain_info(bench.guest).map_or(0, |i| i.vcpus);
+    let cpu = |n| {
+        let vcpu = machine.vcpu(bench.guest, VcpuId(n))?;
+        Ok::<_, Errno>(ModelCpu::new(vcpu, vec![RAM], stop.clone(), Box::new(|_| {})))
+    };
+    let cpus = (0..vcpus).map(cpu).collect::<Result<Vec<_>, _>>()?;
     Ok(thread::scope(|scope| {
-        scope.spawn(move || guest::rows::serve(&mut cpu, &mut |_, _| {}, &mut || false));
+        for mut cpu in cpus {
+            scope.spawn(move || guest::rows::serve(&mut cpu, &mut |_, _| {}, &mut || false));
+        }
         let r = f();
-        // Without its thread the vCPU does nothing, paused or not.
+        // Without its thread a vCPU does nothing, paused or not.
         stop.store(true, Ordering::Release);
         while bench.unpause().is_ok() {}
         r

@@ -85,8 +85,9 @@ impl Platform for ModelCpu {
     }
 
     fn msi(&self) -> Option<MsiMessage> {
-        // APIC id 0, vector 0x41.
-        Some(MsiMessage { address: 0xfee0_0000, data: 0x41 })
+        // The APIC's number is twice the vCPU's; vector 0x41.
+        let apic = u64::from(self.vcpu.id().0) * 2;
+        Some(MsiMessage { address: 0xfee0_0000 | apic << 12, data: 0x41 })
     }
 
     fn pio_read(&mut self, port: u16, width: Width) -> u32 {

@@ -21,7 +21,7 @@ pub const END: u16 = 0x101c;
 pub const END_VALUE: u32 = 0xd0e;
 /// A four-byte read here asks which of [`TABLES`] comes next, numbered from 1 on; whatever is no such number is none.
 pub const NEXT: u16 = END;
-/// A four-byte write here asks the server for one MSI to APIC 0 with the value as its data.
+/// A four-byte write here asks the server for one MSI to the CPU that writes, with the value as its data.
 pub const MSI: u16 = 0x1014;
 /// A four-byte write here has the server do something with a frame: an [`Order`], above it the frame's number times 16. A
 /// four-byte read tells what came of the last one: a number, or 0x80000000 and the error's number.

@@ -39,6 +39,8 @@ pub(super) const FAMILIES: &[Family] = &[
     all("xen/grant_table.h", "GNTCOPY_"),
     all("xen/grant_table.h", "struct gnttab_"),
     all("xen/sched.h", "SCHEDOP_"),
+    all("xen/vcpu.h", "VCPUOP_"),
+    all("xen/hvm/hvm_vcpu.h", "VCPU_HVM_MODE_"),
     all("xen/sched.h", "SHUTDOWN_"),
     all("xen/xen.h", "DOMID_"),
     all("xen/memory.h", "XENMAPSPACE_"),

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mock_xen::{Config, Machine, Profile};
+use xen_ioreq::{DomId, VcpuId};
 
 use crate::Row;
 use crate::bench::{Bench, BenchError, On, model_guest};
@@ -26,54 +27,69 @@ pub use stage::Stage;
 /// Frames of the model's guest.
 const FRAMES_OF_GUEST: u64 = 64;
 
+/// vCPUs of the second guest, each of which makes all accesses.
+const PAIR: u32 = 2;
+
 /// What came of the area.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Every row.
     pub rows: Vec<Row>,
-    /// What was seen of the guest's accesses, as [`access::text`] has it.
-    pub log: String,
+    /// What was seen of the accesses, as [`access::text`] has it; of each vCPU that made them.
+    pub logs: Vec<String>,
 }
 
-/// Runs every row of the area.
+/// Runs every row of the area. On Xen `pair` is a second guest as the first, with two vCPUs; without one, rows of two
+/// vCPUs are left out.
 ///
 /// # Errors
 /// Nothing to run on.
-pub fn run_all(on: On) -> Result<Report, BenchError> {
-    let bench = Rc::new(match on {
+pub fn run_all(on: On, pair: Option<DomId>) -> Result<Report, BenchError> {
+    let (bench, pair) = match on {
         On::Model => {
             let machine = stock_machine()?;
-            Bench::on_model(&machine, model_guest(&machine, FRAMES_OF_GUEST, 1)?)?
+            let guest = |vcpus| Bench::on_model(&machine, model_guest(&machine, FRAMES_OF_GUEST, vcpus)?);
+            (guest(1)?, Some(guest(PAIR)?))
         }
-        On::Xen(guest) => Bench::on_xen(guest)?,
-    });
-    let mut rows = Vec::new();
+        On::Xen(guest) => (Bench::on_xen(guest)?, pair.map(Bench::on_xen).transpose()?),
+    };
+    let bench = Rc::new(bench);
+    let mut report = Report { rows: Vec::new(), logs: Vec::new() };
     for (area, cases) in tables() {
-        rows.extend(run(area, cases, &bench));
+        report.rows.extend(run(area, cases, &bench));
     }
-    rows.extend(notices::run_fresh(&bench));
-    let mut log = String::new();
-    match accesses(&bench) {
-        Ok(seen) => {
-            rows.extend(access::judge(&seen, access::EXPECTED));
-            log = access::text(&seen);
-        }
-        Err(e) => {
-            rows.push(Row { name: "access: the rows' server".to_owned(), ok: false, detail: e.to_string() });
-        }
+    report.rows.extend(notices::run_fresh(&bench));
+    report.perform("access", &bench, VcpuId(0));
+    report.rows.extend(notices::run(&bench));
+    if let Some(pair) = &pair {
+        (0..PAIR).for_each(|n| report.perform(&format!("access by vCPU {n} of 2"), pair, VcpuId(n)));
     }
-    rows.extend(notices::run(&bench));
     let (area, cases) = last_table();
-    rows.extend(run(area, cases, &bench));
-    Ok(Report { rows, log })
+    report.rows.extend(run(area, cases, &bench));
+    Ok(report)
 }
 
-/// Has the guest make its accesses, and gives what was seen of them.
+impl Report {
+    fn perform(&mut self, area: &str, bench: &Bench, vcpu: VcpuId) {
+        match accesses(bench, vcpu) {
+            Ok(seen) => {
+                self.rows.extend(access::judge(area, &seen, access::EXPECTED));
+                self.logs.push(access::text(&seen));
+            }
+            Err(e) => {
+                let name = format!("{area}: the rows' server");
+                self.rows.push(Row { name, ok: false, detail: e.to_string() });
+            }
+        }
+    }
+}
+
+/// Has a vCPU of the guest make its accesses, and gives what was seen of them.
 ///
 /// # Errors
 /// The server could not be made or the guest not be started.
-pub fn accesses(bench: &Bench) -> Result<Vec<Seen>, AccessError> {
-    running::run(bench, || access::serve(bench)).map_err(AccessError::Start)?
+pub fn accesses(bench: &Bench, vcpu: VcpuId) -> Result<Vec<Seen>, AccessError> {
+    running::run(bench, || access::serve(bench, vcpu)).map_err(AccessError::Start)?
 }
 
 /// The tables of calls.
@@ -92,14 +108,14 @@ pub fn tables() -> [(&'static str, &'static [Case<Stage>]); 10] {
     ]
 }
 
-/// How many rows tell of notices.
-pub fn notices() -> usize {
-    notices::FRESH.len() + notices::NOTICES.len()
-}
-
 /// The table that comes last, since it ends the guest. Its rows run in this order.
 pub fn last_table() -> (&'static str, &'static [Case<Stage>]) {
     ("end", interrupts::END)
+}
+
+/// How many rows tell of notices.
+pub fn notices() -> usize {
+    notices::FRESH.len() + notices::NOTICES.len()
 }
 
 /// A model of Xen as released.

@@ -30,8 +30,12 @@ impl Scenario for Conformance {
         kit.install_guest(files)?;
         let on = "--on xen --domid";
         Ok(format!(
-            "guest rows 16 mode=rows\n\
-             record ioreq conformance ioreq {on} $DOMID --log /results/accesses\n\
+            "VCPUS=2\n\
+             guest pair 16 mode=rows\n\
+             PAIR=$DOMID VCPUS=1\n\
+             guest rows 16 mode=rows\n\
+             record ioreq conformance ioreq {on} $DOMID --pair $PAIR --log /results/accesses\n\
+             xl destroy pair\n\
              record nobody conformance ioreq {on} 999\n\
              record dom0 conformance ioreq {on} 0\n\
              guest frames 16 mode=rows\n\
@@ -65,7 +69,7 @@ impl Scenario for Conformance {
         for (name, says) in [
             ("nobody", "d999 is not there: create the guest first"),
             ("dom0", "d0 is no HVM"),
-            ("runs", "d2 runs: rows begin with a guest that does not"),
+            ("runs", "d3 runs: rows begin with a guest that does not"),
         ] {
             checks.equal(&format!("{name}: status"), run.status(name), Some(1));
             checks.that(

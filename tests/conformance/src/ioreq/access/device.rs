@@ -8,23 +8,26 @@ use std::sync::{Mutex, PoisonError};
 use guest::rows::{MSI, NEXT, ORDER, Order, PORT, PORTS};
 use ioreq_server::dm::{DirtyVram, DmError, MemType};
 use ioreq_server::{Access, Device, Dm, IoError, MmioDevice, Outcome, PciConfigDevice, PioDevice, Width};
-use xen_ioreq::{Gfn, IoServerId, PAGE_SIZE};
+use xen_ioreq::{Gfn, IoServerId, PAGE_SIZE, VcpuId};
 
 /// Offset of the stream among the ports.
 const STREAM: u64 = 8;
+/// Offset of the port at which a table is asked for.
+const ASK_NEXT: u64 = (NEXT - PORT) as u64;
 /// Offset of the port at which an MSI is asked for.
 const ASK: u64 = (MSI - PORT) as u64;
 /// Offset of the port at which something is to be done with a frame.
 const DO: u64 = (ORDER - PORT) as u64;
 /// Vendor 8086, device 1616, class 0300.
 const CONFIG: [(usize, u8); 6] = [(0, 0x86), (1, 0x80), (2, 0x16), (3, 0x16), (10, 0), (11, 3)];
-/// Where the local APIC with number 0 takes messages.
+/// Where the local APIC with number 0 takes messages; a vCPU's has twice its number, which goes into bits 12 to 19.
 const APIC: u64 = 0xfee0_0000;
 
 /// See the head of the module.
 pub(super) struct RowsDevice {
     dm: Dm,
     server: IoServerId,
+    performs: VcpuId,
     state: Mutex<State>,
 }
 
@@ -37,8 +40,8 @@ struct State {
 }
 
 impl RowsDevice {
-    /// `server` is the one whose `dm` this is.
-    pub(super) fn new(dm: Dm, server: IoServerId) -> Self {
+    /// `server` is the one whose `dm` this is; the vCPU `performs` is given the rows.
+    pub(super) fn new(dm: Dm, server: IoServerId, performs: VcpuId) -> Self {
         let mut config = vec![0; 256];
         for (at, byte) in CONFIG {
             config[at] = byte;
@@ -47,7 +50,7 @@ impl RowsDevice {
         let mut ports = vec![0; usize::from(PORTS)];
         ports[usize::from(NEXT - PORT)] = 1;
         let state = State { ports, memory: vec![0; PAGE_SIZE], config, stream: 0, tracked: None };
-        Self { dm, server, state: Mutex::new(state) }
+        Self { dm, server, performs, state: Mutex::new(state) }
     }
 
     /// Does what the guest asks for; what came of it, as the guest is told.
@@ -113,6 +116,9 @@ fn store(bytes: &mut [u8], a: &Access, value: u64) -> Outcome<()> {
 
 impl PioDevice for RowsDevice {
     fn pio_read(&self, a: &Access) -> Outcome<u64> {
+        if a.offset == ASK_NEXT && a.vcpu != Some(self.performs) {
+            return Outcome::Ok(0);
+        }
         self.with(|s| {
             if a.offset != STREAM {
                 return load(&mut s.ports, a);
@@ -130,7 +136,8 @@ impl PioDevice for RowsDevice {
         if a.offset == ASK && a.width == Width::Dword {
             let [vector, ..] = value.to_le_bytes();
             // A refusal shows as an MSI that does not come.
-            let _ = self.dm.inject_msi(APIC, vector.into());
+            let apic = u64::from(a.vcpu.unwrap_or_default().0) * 2;
+            let _ = self.dm.inject_msi(APIC | apic << 12, vector.into());
             return Outcome::Ok(());
         }
         if a.offset == DO && a.width == Width::Dword {

@@ -6,16 +6,18 @@
 use std::fmt::Write as _;
 
 use guest::rows::{self, END, END_VALUE, MSI, NEXT, ORDER, Order, RESULT, SCRATCH_FRAMES};
-use xen_ioreq::{PAGE_SHIFT, PAGE_SIZE};
 use xen_ioreq::abi::ioreq::{
     Bits, IOREQ_TYPE_COPY, IOREQ_TYPE_INVALIDATE, IOREQ_TYPE_PCI_CONFIG, IOREQ_TYPE_PIO, ioreq,
 };
+use xen_ioreq::{PAGE_SHIFT, PAGE_SIZE};
 
 /// How a request came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// In a vCPU's slot.
+    /// In the slot of the vCPU that performs the rows.
     Slot,
+    /// In another vCPU's.
+    Others,
     /// In the buffered ring.
     Ring,
 }
@@ -44,11 +46,12 @@ impl Log {
     /// Takes a request in.
     pub(super) fn request(&mut self, way: Way, r: &ioreq) {
         let write = !Bits::unpack(r.bits).read;
-        if way == Way::Slot && r.r#type == IOREQ_TYPE_PIO && r.size == 4 && r.count == 1 {
+        if way != Way::Ring && r.r#type == IOREQ_TYPE_PIO && r.size == 4 && r.count == 1 {
             let value = (r.data & 0xffff_ffff) as u32;
+            let performs = way == Way::Slot;
             match u16::try_from(r.addr) {
-                Ok(RESULT) if write => return self.result(value),
-                Ok(END) if write && value == END_VALUE => {
+                Ok(RESULT) if write && performs => return self.result(value),
+                Ok(END) if write && value == END_VALUE && performs => {
                     self.ended = true;
                     return;
                 }
@@ -128,14 +131,17 @@ fn words(r: &ioreq, way: Way, scratch: u64) -> String {
         (true, None) => write!(line, " at {:#x}", r.data),
         // Which vector a guest wants its interrupt at is its own affair.
         (false, _) if r.r#type == IOREQ_TYPE_PIO && r.addr == u64::from(MSI) => write!(line, " vector"),
-        (false, _) if r.r#type == IOREQ_TYPE_PIO && r.addr == u64::from(ORDER) && !bits.read => match order() {
+        (false, _) if r.r#type == IOREQ_TYPE_PIO && r.addr == u64::from(ORDER) && !bits.read => match order()
+        {
             Some((order, frame)) => write!(line, " {order:?} frame {frame}"),
             None => write!(line, " no order {:#x}", r.data),
         },
         (false, _) => write!(line, " data {:#x}", r.data),
     };
-    if way == Way::Ring {
-        line.push_str(" in the ring");
+    match way {
+        Way::Slot => {}
+        Way::Others => line.push_str(" by another vCPU"),
+        Way::Ring => line.push_str(" in the ring"),
     }
     line
 }

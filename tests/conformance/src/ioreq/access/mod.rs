@@ -17,7 +17,7 @@ use ioreq_server::device::Region;
 use ioreq_server::pci::Sbdf;
 use ioreq_server::{BufferedMode, Bus, Connection, Guest, GuestLoop, OnError, Server, Space};
 use xen_ioreq::abi::memory::XENMEM_resource_ioreq_server;
-use xen_ioreq::{Errno, PAGE_SIZE};
+use xen_ioreq::{Errno, PAGE_SIZE, VcpuId};
 
 use self::device::RowsDevice;
 use self::tap::Tap;
@@ -53,12 +53,12 @@ pub enum AccessError {
     Start(Errno),
 }
 
-/// Lets the guest of `bench` run, serves the rows to it, and gives the log.
+/// Lets the guest of `bench` run, serves the rows to one of its vCPUs, and gives the log.
 ///
 /// # Errors
 /// The server could not be made. A guest that ends early is a short log.
-pub fn serve(bench: &Bench) -> Result<Vec<Seen>, AccessError> {
-    let tap = Arc::new(Tap::new(bench.events.clone()));
+pub fn serve(bench: &Bench, vcpu: VcpuId) -> Result<Vec<Seen>, AccessError> {
+    let tap = Arc::new(Tap::new(bench.events.clone(), vcpu));
     let conn = Connection::new(Arc::new(Handle(bench.hypervisor.clone())), tap.clone());
     let server = Server::create(&conn, bench.guest, BufferedMode::Atomic)?.map()?;
     let pages = bench
@@ -67,7 +67,7 @@ pub fn serve(bench: &Bench) -> Result<Vec<Seen>, AccessError> {
         .map_err(AccessError::Tap)?;
     tap.watch(pages);
     let bus = Bus::new(server.claims());
-    let device = bus.attach(Arc::new(RowsDevice::new(server.dm().clone(), server.id())));
+    let device = bus.attach(Arc::new(RowsDevice::new(server.dm().clone(), server.id(), vcpu)));
     let pci = u64::from(Sbdf::new(0, 0, PCI_DEVICE, 0).0);
     for (space, start, last) in [
         (Space::Pio, u64::from(PORT), u64::from(PORT + PORTS - 1)),
@@ -90,8 +90,8 @@ pub fn serve(bench: &Bench) -> Result<Vec<Seen>, AccessError> {
     Ok(tap.log(log::Log::take))
 }
 
-/// Judges a log against a text as of [`text`]: one row for each of [`ROWS`].
-pub fn judge(seen: &[Seen], expected: &str) -> Vec<Row> {
+/// Judges a log against a text as of [`text`]: one row for each of [`ROWS`], whose names begin with `area`.
+pub fn judge(area: &str, seen: &[Seen], expected: &str) -> Vec<Row> {
     let expected: BTreeMap<String, Seen> = parse(expected).into_iter().collect();
     let mut rows = Vec::new();
     for (index, row) in ROWS.iter().enumerate() {
@@ -104,7 +104,7 @@ pub fn judge(seen: &[Seen], expected: &str) -> Vec<Row> {
             (Some(seen), Some(wanted)) if seen == wanted => (true, show(seen)),
             (Some(seen), Some(wanted)) => (false, format!("{}, wanted {}", show(seen), show(wanted))),
         };
-        rows.push(Row { name: format!("access: {}", row.name), ok, detail });
+        rows.push(Row { name: format!("{area}: {}", row.name), ok, detail });
     }
     rows
 }

@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use xen_ioreq::seam::{EventChannels, Mapping};
-use xen_ioreq::{DomId, Errno, Port};
+use xen_ioreq::{DomId, Errno, Port, VcpuId};
 
 use super::log::{Log, Way};
 use crate::shared::{Ring, Slot};
@@ -24,12 +24,16 @@ struct State {
     pages: Option<Mapping>,
     /// Remote port and the local one that was bound to it.
     bound: Vec<(Port, Port)>,
+    /// Index of the slot of the vCPU that performs the rows.
+    performs: usize,
     log: Log,
 }
 
 impl Tap {
-    pub(super) fn new(inner: Arc<dyn EventChannels>) -> Self {
-        Self { inner, state: Mutex::default() }
+    /// Of a server to whose guest's vCPU `performs` the rows are given.
+    pub(super) fn new(inner: Arc<dyn EventChannels>, performs: VcpuId) -> Self {
+        let performs = usize::try_from(performs.0).unwrap_or(usize::MAX);
+        Self { inner, state: Mutex::new(State { performs, ..State::default() }) }
     }
 
     /// The server's pages: the ring and the first page of slots.
@@ -55,12 +59,15 @@ impl State {
         for request in Ring::of(pages).map(|r| r.requests()).unwrap_or_default() {
             self.log.request(Way::Ring, &request);
         }
-        for slot in Slot::all(pages).take_while(|s| s.port() != Port(0)) {
+        for (index, slot) in Slot::all(pages).take_while(|s| s.port() != Port(0)).enumerate() {
             let remote = slot.port();
             let local = self.bound.iter().rev().find(|(r, _)| *r == remote).map(|(_, l)| *l);
             let Some(local) = local.filter(|l| taken.contains(l)) else { continue };
             match slot.ready() {
-                Some(request) => self.log.request(Way::Slot, &request),
+                Some(request) => {
+                    let way = if index == self.performs { Way::Slot } else { Way::Others };
+                    self.log.request(way, &request);
+                }
                 None => idle.push(local),
             }
         }

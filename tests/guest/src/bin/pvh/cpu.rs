@@ -6,6 +6,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use guest::{Way, Width};
+use xen_ioreq::abi::hvm_vcpu::vcpu_hvm_x86_64;
 
 use crate::console::println;
 use crate::xen;
@@ -16,9 +17,12 @@ pub(crate) const MSI_VECTOR: u8 = 0x40;
 const TICK_VECTOR: u8 = 0x41;
 const SPURIOUS_VECTOR: u8 = 0xff;
 
-/// MSIs since they were last taken.
-pub(crate) static MSIS: AtomicU32 = AtomicU32::new(0);
-/// Ticks since the start.
+/// Virtual CPUs that this kernel can run on.
+pub(crate) const CPUS: usize = 2;
+
+/// MSIs of each CPU since they were last taken.
+pub(crate) static MSIS: [AtomicU32; CPUS] = [const { AtomicU32::new(0) }; CPUS];
+/// Ticks of all of them since the start.
 pub(crate) static TICKS: AtomicU32 = AtomicU32::new(0);
 
 const X2APIC_ID: u32 = 0x802;
@@ -27,6 +31,7 @@ const X2APIC_LVT_TIMER: u32 = 0x832;
 const X2APIC_INITIAL_COUNT: u32 = 0x838;
 const X2APIC_DIVIDE: u32 = 0x83e;
 const APIC_BASE: u32 = 0x1b;
+const EFER: u32 = 0xc000_0080;
 const LVT_PERIODIC: u64 = 1 << 17;
 const LVT_MASKED: u64 = 1 << 16;
 /// Xen's APIC timer counts 100 MHz; divided by 16, this is 5 ms.
@@ -56,7 +61,16 @@ impl<T> Once<T> {
 }
 
 #[repr(C, align(16))]
-struct Stack([u8; 16384]);
+pub(crate) struct Stack([u8; 16384]);
+
+impl Stack {
+    pub(crate) const EMPTY: Self = Self([0; 16384]);
+
+    /// Where it begins.
+    pub(crate) fn top(&self) -> u64 {
+        self.0.as_ptr_range().end as u64
+    }
+}
 
 #[repr(C, packed(4))]
 struct Tss {
@@ -74,37 +88,42 @@ struct TableRegister {
     base: u64,
 }
 
-static STACKS: Once<[Stack; 2]> = Once::new([const { Stack([0; 16384]) }; 2]);
-static TSS: Once<Tss> = Once::new(Tss {
-    reserved: 0,
-    rsp: [0; 3],
-    reserved2: 0,
-    ist: [0; 7],
-    reserved3: [0; 2],
-    rest: 104 << 16,
-});
-static GDT: Once<[u64; 5]> = Once::new([0, 0x00af_9a00_0000_ffff, 0x00cf_9200_0000_ffff, 0, 0]);
-static IDT: Once<[[u64; 2]; 256]> = Once::new([[0; 2]; 256]);
+/// What a CPU has of its own, so that an interrupt of one is none of another's.
+#[repr(C, align(16))]
+struct Tables {
+    stacks: [Stack; 2],
+    tss: Tss,
+    gdt: [u64; 5],
+    idt: [[u64; 2]; 256],
+}
+
+static TABLES: [Once<Tables>; CPUS] = [const {
+    Once::new(Tables {
+        stacks: [const { Stack::EMPTY }; 2],
+        tss: Tss { reserved: 0, rsp: [0; 3], reserved2: 0, ist: [0; 7], reserved3: [0; 2], rest: 104 << 16 },
+        gdt: [0, 0x00af_9a00_0000_ffff, 0x00cf_9200_0000_ffff, 0, 0],
+        idt: [[0; 2]; 256],
+    })
+}; CPUS];
 
 unsafe extern "C" {
     static exception_stubs: u8;
-    static msi_entry: u8;
+    static msi_entry_0: u8;
+    static msi_entry_1: u8;
     static tick_entry: u8;
+    static cpu_start: u8;
     static spurious_entry: u8;
 }
 
-/// Loads the tables and starts the local APIC with its tick. Interrupts are taken in [`wait`] only.
-pub(crate) fn init() {
-    let stacks = STACKS.take();
-    let tss = TSS.take();
-    let top = |s: &Stack| s.0.as_ptr_range().end as u64;
-    tss.ist = [top(&stacks[0]), top(&stacks[1]), 0, 0, 0, 0, 0];
+/// Loads the tables of the CPU with that number, which calls, and starts the local APIC with its tick. Interrupts are taken
+/// in [`wait`] only.
+pub(crate) fn init(index: usize) {
+    let Tables { stacks, tss, gdt, idt } = TABLES[index].take();
+    tss.ist = [stacks[0].top(), stacks[1].top(), 0, 0, 0, 0, 0];
     let base = core::ptr::from_ref(tss) as u64;
-    let gdt = GDT.take();
     gdt[3] = (base & 0xff_ffff) << 16 | (base >> 24 & 0xff) << 56 | 0x89 << 40 | 103;
     gdt[4] = base >> 32;
 
-    let idt = IDT.take();
     let mut gate = |vector: usize, entry: u64, ist: u64| {
         idt[vector] = [
             (entry & 0xffff) | 8 << 16 | ist << 32 | 0x8e00 << 32 | (entry >> 16 & 0xffff) << 48,
@@ -113,7 +132,8 @@ pub(crate) fn init() {
     };
     let stubs = &raw const exception_stubs as u64;
     (0..32).for_each(|n| gate(n, stubs + 16 * n as u64, 2));
-    gate(MSI_VECTOR.into(), &raw const msi_entry as u64, 1);
+    let msi = if index == 0 { &raw const msi_entry_0 } else { &raw const msi_entry_1 };
+    gate(MSI_VECTOR.into(), msi as u64, 1);
     gate(TICK_VECTOR.into(), &raw const tick_entry as u64, 1);
     gate(SPURIOUS_VECTOR.into(), &raw const spurious_entry as u64, 1);
 
@@ -130,6 +150,27 @@ pub(crate) fn init() {
     wrmsr(X2APIC_DIVIDE, 0b11);
     wrmsr(X2APIC_LVT_TIMER, LVT_PERIODIC | u64::from(TICK_VECTOR));
     wrmsr(X2APIC_INITIAL_COUNT, TICK_COUNT);
+}
+
+/// The registers with which another CPU begins, as those of this one are, with a stack and two arguments.
+pub(crate) fn others_registers(stack: u64, arguments: [u64; 2]) -> vcpu_hvm_x86_64 {
+    let (cr0, cr3, cr4): (u64, u64, u64);
+    // SAFETY: reading these changes nothing.
+    unsafe {
+        asm!("mov {}, cr0", "mov {}, cr3", "mov {}, cr4", out(reg) cr0, out(reg) cr3, out(reg) cr4, options(nomem, nostack));
+    }
+    vcpu_hvm_x86_64 {
+        rip: &raw const cpu_start as u64,
+        rsp: stack,
+        rdi: arguments[0],
+        rsi: arguments[1],
+        rflags: 2,
+        cr0,
+        cr3,
+        cr4,
+        efer: rdmsr(EFER),
+        ..Default::default()
+    }
 }
 
 /// The local APIC's number.

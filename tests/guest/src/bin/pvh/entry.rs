@@ -76,6 +76,26 @@ long_start:
     call {main}
     ud2
 
+/* another virtual CPU begins here, in 64-bit mode, with a stack and two arguments; its selectors are Xen's */
+.global cpu_start
+cpu_start:
+    cld
+    lgdt boot_gdtr
+    pushq $8
+    lea 3f(%rip), %rax
+    pushq %rax
+    lretq
+3:  mov $16, %ax
+    mov %ax, %ds
+    mov %ax, %es
+    mov %ax, %ss
+    xor %eax, %eax
+    mov %ax, %fs
+    mov %ax, %gs
+    xor %ebp, %ebp
+    call {other}
+    ud2
+
 /* exceptions: number, then error code, on a stack of their own; they do not return */
 .macro exception n, has_error
 .p2align 4
@@ -120,7 +140,8 @@ exception_common:
     pop %rax
     iretq
 .endm
-interrupt msi_entry, {msis}
+interrupt msi_entry_0, {msis}
+interrupt msi_entry_1, {msis}+4
 interrupt tick_entry, {ticks}
 .global spurious_entry
 spurious_entry:
@@ -130,7 +151,7 @@ spurious_entry:
 .p2align 3
 boot_gdt: .quad 0, 0x00af9a000000ffff, 0x00cf92000000ffff
 boot_gdtr: .word 23
-    .long boot_gdt
+    .quad boot_gdt
 
 .section .bss.boot, "aw", @nobits
 .p2align 12
@@ -141,6 +162,7 @@ page_dirs: .skip 16 * 4096
 stack_top:
 "#,
     main = sym crate::kernel_main,
+    other = sym crate::other_main,
     exception = sym crate::cpu::exception,
     msis = sym crate::cpu::MSIS,
     ticks = sym crate::cpu::TICKS,

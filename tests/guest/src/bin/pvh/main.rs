@@ -22,19 +22,23 @@ use console::println;
 use guest::run::Config;
 use guest::scene::PIXELS;
 use vcpu::Vcpu;
+use xen_ioreq::Errno;
 
 /// Where [`entry`] goes in 64-bit mode, interrupts off, with the physical address of Xen's start info.
 extern "C" fn kernel_main(start_info: u64) -> ! {
     let (ram, cmdline) = start_info::take(start_info);
-    cpu::init();
-    let mut vcpu = Vcpu::new(ram);
+    cpu::init(0);
+    let mut vcpu = Vcpu::new(0, ram);
     let options = Cmdline::parse(cmdline.as_str());
     println!("GUEST: domain {} seed {} mode {}", guest::Platform::domid(&vcpu).0, options.seed, options.mode);
     match options.mode {
         "hello" => {}
         "draw" => draw(&mut vcpu, &options),
         "hostile" => hostile(&mut vcpu, &options),
-        "rows" => rows(&mut vcpu, options.poweroff),
+        "rows" => {
+            start_others(start_info);
+            rows(&mut vcpu, options.poweroff);
+        }
         "bench" => bench::run(&mut vcpu, options.n),
         other => println!("GUEST: no mode {other}"),
     }
@@ -42,6 +46,29 @@ extern "C" fn kernel_main(start_info: u64) -> ! {
     if options.poweroff {
         xen::shutdown(xen::Reason::Poweroff);
     }
+    cpu::rest()
+}
+
+/// Lets the other virtual CPUs begin, if there are any.
+fn start_others(start_info: u64) {
+    static STACKS: [cpu::Once<cpu::Stack>; cpu::CPUS - 1] =
+        [const { cpu::Once::new(cpu::Stack::EMPTY) }; cpu::CPUS - 1];
+    for (index, stack) in (1..).zip(&STACKS) {
+        let registers = cpu::others_registers(stack.take().top(), [index, start_info]);
+        match xen::start_vcpu(index, registers) {
+            Ok(()) => println!("GUEST: cpu {index} begins"),
+            Err(Errno::ENOENT) => break,
+            Err(e) => println!("GUEST: failed: cpu {index}: {e}"),
+        }
+    }
+}
+
+/// Where [`entry`] goes on another virtual CPU, whose number this is. It performs rows, too, when a server asks it.
+extern "C" fn other_main(index: u64, start_info: u64) -> ! {
+    let (ram, _) = start_info::take(start_info);
+    let index = usize::try_from(index).unwrap_or(usize::MAX);
+    cpu::init(index);
+    rows(&mut Vcpu::new(index, ram), false);
     cpu::rest()
 }
 

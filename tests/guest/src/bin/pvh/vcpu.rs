@@ -15,18 +15,19 @@ use crate::xen;
 /// Device memory: the second 4 GiB. A guest's RAM is kept below it by its size.
 const MMIO: Range<u64> = 4 << 30..8 << 30;
 
-/// The one virtual CPU.
+/// A virtual CPU.
 #[derive(Debug)]
 pub(crate) struct Vcpu {
+    index: usize,
     ram: Ram,
     domid: DomId,
 }
 
 impl Vcpu {
-    /// Panics where there is no Xen.
-    pub(crate) fn new(ram: Ram) -> Self {
+    /// The one with that number, which calls. Panics where there is no Xen.
+    pub(crate) fn new(index: usize, ram: Ram) -> Self {
         let xen = xen::init().expect("Xen's CPUID leaves");
-        Self { ram, domid: xen.domid.unwrap_or(DomId::INVALID) }
+        Self { index, ram, domid: xen.domid.unwrap_or(DomId::INVALID) }
     }
 
     fn check_ram(&self, gpa: u64, bytes: usize) -> Result<(), RamFault> {
@@ -106,7 +107,7 @@ impl Platform for Vcpu {
     }
 
     fn take_interrupts(&mut self) -> u32 {
-        cpu::MSIS.swap(0, Ordering::Relaxed)
+        cpu::MSIS[self.index].swap(0, Ordering::Relaxed)
     }
 
     fn log(&mut self, line: fmt::Arguments<'_>) {

@@ -8,10 +8,12 @@ use xen_ioreq::abi::cpuid::{
     XEN_CPUID_FIRST_LEAF, XEN_CPUID_LEAF_HVM, XEN_CPUID_LEAF_HYPERCALL, XEN_CPUID_SIGNATURE_EBX,
     XEN_CPUID_SIGNATURE_ECX, XEN_CPUID_SIGNATURE_EDX, XEN_HVM_CPUID_DOMID_PRESENT,
 };
+use xen_ioreq::abi::hvm_vcpu::{VCPU_HVM_MODE_64B, vcpu_hvm_context, vcpu_hvm_x86_64};
 use xen_ioreq::abi::memory::{XENMEM_decrease_reservation, XENMEM_populate_physmap, xen_memory_reservation};
 use xen_ioreq::abi::sched::{SCHEDOP_shutdown, SHUTDOWN_crash, SHUTDOWN_poweroff, sched_shutdown};
-use xen_ioreq::abi::xen::{__HYPERVISOR_memory_op, __HYPERVISOR_sched_op};
-use xen_ioreq::{DomId, Gfn};
+use xen_ioreq::abi::vcpu::{VCPUOP_initialise, VCPUOP_up};
+use xen_ioreq::abi::xen::{__HYPERVISOR_memory_op, __HYPERVISOR_sched_op, __HYPERVISOR_vcpu_op};
+use xen_ioreq::{DomId, Errno, Gfn};
 
 use crate::cpu;
 
@@ -53,14 +55,28 @@ pub(crate) fn init() -> Option<Xen> {
 }
 
 fn hypercall(op: u64, a1: u64, a2: u64) -> i64 {
+    hypercall3(op, a1, a2, 0)
+}
+
+fn hypercall3(op: u64, a1: u64, a2: u64, a3: u64) -> i64 {
     let entry = HYPERCALLS.0.get() as u64 + 32 * op;
     let result: i64;
     // SAFETY: the page is installed by `init`; the arguments point at what the operation wants.
     unsafe {
-        asm!("call {}", in(reg) entry, out("rax") result, inout("rdi") a1 => _, inout("rsi") a2 => _, out("rdx") _,
+        asm!("call {}", in(reg) entry, out("rax") result, inout("rdi") a1 => _, inout("rsi") a2 => _, inout("rdx") a3 => _,
             out("rcx") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _);
     }
     result
+}
+
+/// Lets another virtual CPU of this domain begin. ENOENT: there is none of that number.
+pub(crate) fn start_vcpu(number: u64, registers: vcpu_hvm_x86_64) -> Result<(), Errno> {
+    let context = vcpu_hvm_context { mode: VCPU_HVM_MODE_64B, x86_64: registers, ..Default::default() };
+    let op = |op: u32, arg| hypercall3(__HYPERVISOR_vcpu_op, op.into(), number, arg);
+    for rc in [op(VCPUOP_initialise, &raw const context as u64), op(VCPUOP_up, 0)] {
+        Errno::from_rc(rc).map_or(Ok(()), Err)?;
+    }
+    Ok(())
 }
 
 /// Ends this domain.

@@ -56,7 +56,7 @@ fn devices_come_and_go_under_four_vcpus_and_each_read_is_of_the_one_that_was_the
     let s = serve(&m, d, Options::default());
     let reads = Arc::<AtomicU64>::default();
     let mut there: Vec<_> = (0..8).map(|n| plug(&s.bus, n, &reads)).collect();
-    let newest = AtomicU64::new(0);
+    let newest = AtomicU64::new(7);
     let answered = meanwhile(
         &m,
         d,

@@ -8,6 +8,7 @@
 pub mod blt;
 pub mod cmd;
 pub mod context;
+pub mod fence;
 pub mod gtt;
 pub mod ppgtt;
 pub mod regs;

@@ -3,6 +3,7 @@
 //! Locks: `state` is taken alone, for the length of one register access or one report; an MSI is sent, work is
 //! announced and memory is copied after it has been let go.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use super::shadow::ShadowGgtt;
 use super::stats::{Snapshot, Stats};
 use super::workload::GuestContext;
 use crate::gen8::context::{Descriptor, hwsp};
+use crate::gen8::fence;
 use crate::gen8::gtt::GTT_OFFSET;
 use crate::gen8::ppgtt::Root;
 use crate::gen8::regs::{self, GRDOM_FULL, gt};
@@ -156,15 +158,15 @@ impl Vgpu {
         }
     }
 
-    /// A read of 1 to 8 bytes of the aperture: through the shadow into the page. Ones where nothing is mapped.
+    /// A read of 1 to 8 bytes of the aperture: by the guest's fences, through the shadow, into the page. Ones where nothing
+    /// is mapped.
     pub fn aperture_read(&self, offset: u64, size: u32) -> u64 {
         self.stats.aperture_accesses.add(1);
         let mut bytes = [0; 8];
-        let size = usize::try_from(size.min(8)).unwrap_or(0);
-        if let Some(part) = bytes.get_mut(..size) {
-            let own = self.ggtt.slice().low.contains(offset, size as u64);
-            self.stats.foreign_accesses.add(u64::from(!own));
-            if !own || self.ggtt.read(offset, part).is_err() {
+        for (at, piece) in self.aperture_pieces(offset, size) {
+            if let Some(part) = bytes.get_mut(piece)
+                && (!self.owns(at, part.len()) || self.ggtt.read(at, part).is_err())
+            {
                 part.fill(0xff);
             }
         }
@@ -175,14 +177,27 @@ impl Vgpu {
     pub fn aperture_write(&self, offset: u64, size: u32, value: u64) {
         self.stats.aperture_accesses.add(1);
         let bytes = value.to_le_bytes();
-        let size = usize::try_from(size.min(8)).unwrap_or(0);
-        if let Some(part) = bytes.get(..size) {
-            if !self.ggtt.slice().low.contains(offset, size as u64) {
-                self.stats.foreign_accesses.add(1);
-            } else if self.ggtt.write(offset, part).is_err() {
-                log::trace!("{}: write to unmapped aperture at {offset:#x}", self.id);
+        for (at, piece) in self.aperture_pieces(offset, size) {
+            if let Some(part) = bytes.get(piece)
+                && self.owns(at, part.len())
+                && self.ggtt.write(at, part).is_err()
+            {
+                log::trace!("{}: write to unmapped aperture at {at:#x}", self.id);
             }
         }
+    }
+
+    /// Where the bytes of an access to the aperture lie in graphics memory.
+    fn aperture_pieces(&self, offset: u64, size: u32) -> Vec<(u64, Range<usize>)> {
+        let fences = self.state.lock().fences();
+        fence::pieces(&fences, offset, usize::try_from(size.min(8)).unwrap_or(0)).collect()
+    }
+
+    /// Whether bytes behind the aperture are the guest's. If not, it is counted.
+    fn owns(&self, at: u64, len: usize) -> bool {
+        let own = self.ggtt.slice().low.contains(at, len as u64);
+        self.stats.foreign_accesses.add(u64::from(!own));
+        own
     }
 
     /// An invalidation has arrived: the bus frame that is stale, or `!0` for "anything may be". Recorded, and

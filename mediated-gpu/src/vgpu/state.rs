@@ -9,9 +9,10 @@ use super::display::{self, Scanout, SurfaceError};
 use super::engine::{PortWrite, VirtualEngine};
 use super::interrupts;
 use super::registers::{Kind, RegisterFile};
-use super::slice::Slice;
+use super::slice::{FENCES, Slice};
 use super::{Submission, VgpuId};
 use crate::gen8::context::{CSB_ENTRIES, Descriptor};
+use crate::gen8::fence::Fence;
 use crate::gen8::regs::{self, Access, display as de, engine, gt, irq, pvinfo};
 use crate::physical::Engine;
 
@@ -282,6 +283,14 @@ impl State {
     /// Puts events (`GT_*` bits) into the identity registers, unless a reset has come between. `true`: an MSI is due.
     pub(crate) fn raise(&mut self, e: Engine, epoch: u64, bits: u32) -> bool {
         self.engine(e).epoch() == epoch && interrupts::raise(&mut self.file, e, bits)
+    }
+
+    /// The guest's fences that are in use.
+    pub(crate) fn fences(&self) -> Vec<Fence> {
+        let register = |at| u64::from(self.file.get(at + 4)) << 32 | u64::from(self.file.get(at));
+        (0..self.slice.fences.min(FENCES))
+            .filter_map(|n| Fence::decode(register(gt::FENCE_REG_GEN6 + 8 * n)))
+            .collect()
     }
 
     /// Where the guest's picture is.

@@ -4,6 +4,9 @@ use std::sync::atomic::Ordering;
 
 use super::rig::*;
 use crate::gen8::cmd;
+use crate::gen8::fence::Fence;
+use crate::gen8::regs::gt;
+use crate::gen8::tiling::Tiling;
 use crate::vgpu::display::SurfaceError;
 
 #[test]
@@ -29,6 +32,46 @@ fn aperture_reaches_the_same_bytes_as_the_gpu() {
     let cross = g.gm(DATA) + 0xffe;
     g.vgpu.aperture_write(cross, 4, 0x0102_0304);
     assert_eq!(g.vgpu.aperture_read(cross, 4), 0x0102_0304);
+}
+
+#[test]
+fn fence_shows_a_tiled_surface_as_lines() {
+    let host = Host::new();
+    let mut g = host.guest();
+    g.start();
+    let [low, high] = cmd::split(Fence::encode(g.gm(DATA), g.gm(DATA) + 0x2000, 128, Tiling::Y));
+    g.set_reg(gt::FENCE_REG_GEN6 + 8, low);
+    g.set_reg(gt::FENCE_REG_GEN6 + 12, high);
+    // Line 3, bytes 12 to 19: the end of the first column and the begin of the second.
+    let line = g.gm(DATA) + 3 * 128;
+    g.vgpu.aperture_write(line + 12, 8, 0x1122_3344_5566_7788);
+    assert_eq!((g.read32(DATA + 3 * 16 + 12), g.read32(DATA + 512 + 3 * 16)), (0x5566_7788, 0x1122_3344));
+    assert_eq!(g.vgpu.aperture_read(line + 14, 4), 0x3344_5566);
+    // Line 32 is in the second tile; what lies behind the fence is linear.
+    g.write32(DATA + 0x1000, 7);
+    g.write32(DATA + 0x2004, 8);
+    assert_eq!(g.vgpu.aperture_read(g.gm(DATA) + 32 * 128, 4), 7);
+    assert_eq!(g.vgpu.aperture_read(g.gm(DATA) + 0x2004, 4), 8);
+    g.set_reg(gt::FENCE_REG_GEN6 + 8, 0);
+    assert_eq!(g.vgpu.aperture_read(g.gm(DATA) + 3 * 16 + 12, 4), 0x5566_7788);
+}
+
+#[test]
+fn fence_over_anothers_memory_shows_nothing_of_it() {
+    let host = Host::new();
+    let (mut g, mut other) = (host.guest(), host.guest());
+    g.start();
+    other.start();
+    other.write32(DATA, 0x5ec2e7);
+    let ends = [g.gm(DATA), other.gm(DATA)];
+    let (first, last) = (ends[0].min(ends[1]), ends[0].max(ends[1]) + 0x1000);
+    let [low, high] = cmd::split(Fence::encode(first, last, 512, Tiling::X));
+    g.set_reg(gt::FENCE_REG_GEN6, low);
+    g.set_reg(gt::FENCE_REG_GEN6 + 4, high);
+    assert_eq!(g.vgpu.aperture_read(other.gm(DATA), 4), 0xffff_ffff);
+    g.vgpu.aperture_write(other.gm(DATA), 4, 0);
+    assert_eq!(other.read32(DATA), 0x5ec2e7);
+    assert_eq!(g.vgpu.statistics().foreign_accesses, 2);
 }
 
 #[test]

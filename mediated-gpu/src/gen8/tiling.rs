@@ -83,27 +83,29 @@ impl Layout {
 
     /// Address of byte `x` of line `y`; negative if it lies before address 0. Both have at most 40 bits.
     pub fn address(self, x: i64, y: i64) -> i64 {
+        // Tiles are powers of two each way: shifts and masks go on below 0 as the formula does.
         let (base, pitch) = (self.base.cast_signed(), i64::from(self.pitch));
-        let (width, height) = self.tiling.tile();
-        let (width, height) = (i64::from(width), i64::from(height));
-        let tile = y.div_euclid(height) * pitch * height;
-        let (column, line) = (x.rem_euclid(width), y.rem_euclid(height));
-        base + match self.tiling {
-            Tiling::Linear => y * pitch + x,
-            Tiling::X => tile + x.div_euclid(width) * i64::from(TILE_BYTES) + line * width + column,
+        match self.tiling {
+            Tiling::Linear => base + y * pitch + x,
+            Tiling::X => {
+                let tile = (y >> 3) * (pitch << 3) + ((x >> 9) << 12);
+                base + tile + ((y & 7) << 9) + (x & 0x1ff)
+            }
             Tiling::Y => {
-                let (step, bytes) = (i64::from(COLUMN_STEP), i64::from(COLUMN_BYTES));
-                let in_tile = column / bytes * step + line * bytes + column % bytes;
-                tile + x.div_euclid(width) * i64::from(TILE_BYTES) + in_tile
+                let tile = (y >> 5) * (pitch << 5) + ((x >> 7) << 12);
+                let column = (x >> 4 & 7) * i64::from(COLUMN_STEP);
+                base + tile + column + (y & 31) * i64::from(COLUMN_BYTES) + (x & 0xf)
             }
         }
     }
 
     /// Bytes from byte `x` of a line on, up to the end of the tile's line. `None`: the surface is linear.
     pub fn left_in_tile(self, x: i64) -> Option<u64> {
-        let (width, _) = self.tiling.tile();
-        let width = i64::from(width);
-        (self.tiling != Tiling::Linear).then(|| (width - x.rem_euclid(width)).cast_unsigned())
+        match self.tiling {
+            Tiling::Linear => None,
+            Tiling::X => Some((512 - (x & 0x1ff)).cast_unsigned()),
+            Tiling::Y => Some((128 - (x & 0x7f)).cast_unsigned()),
+        }
     }
 
     /// The addresses that `width` bytes of `height` lines from byte `x` of line `y` on lie within, whole tiles counted.

@@ -14,11 +14,10 @@ use crate::gen8::tiling::{COLUMN_BYTES, COLUMN_STEP};
 
 /// Bytes of a column's line.
 const COLUMN: usize = COLUMN_BYTES as usize;
+/// Bytes of a Y-major tile's line.
+const LINE: usize = 128;
 /// Bytes from a column to the next.
 const STEP: usize = COLUMN_STEP as usize;
-
-/// Bytes that [`Page::prefetch`] asks for: what the hardware's own prefetch needs to notice a stream.
-const PREFETCH: usize = 512;
 
 /// 4096 bytes that stay reachable for `'t`, the time for which the holder of the pin is borrowed.
 pub(super) struct Page<'t> {
@@ -43,17 +42,27 @@ impl Page<'_> {
         unsafe { self.ptr.as_ptr().add(offset) }
     }
 
-    /// Tells the CPU's cache that the bytes from `offset` on are wanted soon.
-    pub(super) fn prefetch(&self, offset: usize) {
-        let end = PAGE_SIZE.min(offset + PREFETCH);
-        for at in (offset..end).step_by(64) {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a prefetch has no effect that a program could see; the CPU has SSE.
-            unsafe {
-                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-                _mm_prefetch::<_MM_HINT_T0>(self.at(at, 1).cast());
-            }
+    /// Tells the CPU's cache that `len` bytes from `offset` on, as far as they are in the page, are wanted soon.
+    pub(super) fn prefetch(&self, offset: usize, len: usize) {
+        for at in (offset..PAGE_SIZE.min(offset + len)).step_by(64) {
+            self.prefetch_line(at);
         }
+    }
+
+    /// The same for a line of a Y-major tile: from `offset` on, in each column.
+    pub(super) fn prefetch_columns(&self, offset: usize) {
+        (offset..PAGE_SIZE).step_by(STEP).for_each(|at| self.prefetch_line(at));
+    }
+
+    fn prefetch_line(&self, at: usize) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch has no effect that a program could see; the CPU has SSE.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(self.at(at, 1).cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
     }
 
     /// Loads the dword at a byte offset that is a multiple of 4.
@@ -117,6 +126,13 @@ impl Page<'_> {
     /// Copies bytes out of the columns of a Y-major tile: from `offset` to the end of that column, then from the next.
     pub(super) fn read_columns(&self, offset: usize, to: &mut [u8]) {
         let base = self.columns(offset, to.len());
+        if let (0, Ok(line)) = (offset % COLUMN, <&mut [u8; LINE]>::try_from(&mut *to)) {
+            for (n, piece) in line.as_chunks_mut::<COLUMN>().0.iter_mut().enumerate() {
+                // SAFETY: `columns` has checked the whole line.
+                *piece = unsafe { base.add(n * STEP).cast::<[u8; COLUMN]>().read() };
+            }
+            return;
+        }
         let mut at = offset % COLUMN;
         let mut to = to;
         let mut column = base;
@@ -131,6 +147,13 @@ impl Page<'_> {
     /// Copies bytes into the columns of a Y-major tile, as [`read_columns`](Self::read_columns) takes them out.
     pub(super) fn write_columns(&self, offset: usize, from: &[u8]) {
         let base = self.columns(offset, from.len());
+        if let (0, Ok(line)) = (offset % COLUMN, <&[u8; LINE]>::try_from(from)) {
+            for (n, piece) in line.as_chunks::<COLUMN>().0.iter().enumerate() {
+                // SAFETY: `columns` has checked the whole line.
+                unsafe { base.add(n * STEP).cast::<[u8; COLUMN]>().write(*piece) };
+            }
+            return;
+        }
         let mut at = offset % COLUMN;
         let mut from = from;
         let mut column = base;
@@ -139,6 +162,32 @@ impl Page<'_> {
             // SAFETY: as in `read_columns`.
             unsafe { copy_short(piece.as_ptr(), column.add(at), piece.len()) };
             (from, at, column) = (rest, 0, column.wrapping_add(STEP));
+        }
+    }
+
+    /// Copies a line's 128 bytes into the columns of a Y-major tile, whose line begins at `offset`.
+    pub(super) fn line_to_columns(&self, offset: usize, src: &Page<'_>, src_offset: usize) {
+        let (to, from) = (self.columns(offset, LINE), src.at(src_offset, LINE));
+        for n in 0..LINE / COLUMN {
+            // SAFETY: `columns` and `at` have checked both; each piece is read before it is written.
+            unsafe {
+                to.add(n * STEP)
+                    .cast::<[u8; COLUMN]>()
+                    .write(from.add(n * COLUMN).cast::<[u8; COLUMN]>().read());
+            }
+        }
+    }
+
+    /// Copies a line's 128 bytes out of the columns of a Y-major tile, whose line begins at `src_offset`.
+    pub(super) fn line_from_columns(&self, offset: usize, src: &Page<'_>, src_offset: usize) {
+        let (to, from) = (self.at(offset, LINE), src.columns(src_offset, LINE));
+        for n in 0..LINE / COLUMN {
+            // SAFETY: as in `line_to_columns`.
+            unsafe {
+                to.add(n * COLUMN)
+                    .cast::<[u8; COLUMN]>()
+                    .write(from.add(n * STEP).cast::<[u8; COLUMN]>().read());
+            }
         }
     }
 

@@ -75,6 +75,11 @@ impl Action {
         Self { kind, source: vec![0; PAGE_SIZE], destination: vec![0; PAGE_SIZE] }
     }
 
+    /// Whether bytes are copied and nothing else.
+    pub(super) fn copies(&self) -> bool {
+        matches!(self.kind, Kind::Copy)
+    }
+
     /// Does a piece of `len` bytes, at most a page (128 bytes in columns), which begins `phase` bytes into its line
     /// (modulo 4).
     pub(super) fn apply(

@@ -12,6 +12,9 @@ use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 /// What a piece costs at least, in bytes: pieces of a few bytes take time too.
 const PIECE_COST: u64 = 512;
 
+/// Bytes fetched ahead: what the hardware's own prefetch needs to notice a stream.
+const PREFETCH: usize = 512;
+
 /// First bytes of lines: of the first to be done, and the distance to the next.
 #[derive(Clone, Copy)]
 struct Run {
@@ -112,7 +115,7 @@ impl Lines {
             if let Ok(addr) = next(lines)
                 && let Some(page) = tlb.peek(addr)
             {
-                page.prefetch(in_page(addr));
+                page.prefetch(in_page(addr), PREFETCH);
             }
         }
     }

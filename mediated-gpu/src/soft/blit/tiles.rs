@@ -14,10 +14,14 @@ use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 
 /// What a piece costs at least, in bytes: short ones take time too.
 const PIECE_COST: u64 = 128;
+/// Bytes of a Y-major tile's line.
+const LINE: u64 = 128;
+/// Bytes of the next tile that are fetched ahead: the hardware finds the rest.
+const PREFETCH: usize = 512;
 
 enum Order {
-    /// Tile by tile of this side.
-    Blocks(Side),
+    /// Tile by tile of this side, so many lines at a time.
+    Blocks { side: Side, height: i64 },
     /// Line by line, through a buffer.
     Lines { reversed: bool, line: Vec<u8>, read: u64 },
 }
@@ -44,7 +48,20 @@ impl Tiles {
             Order::Lines { reversed: same, line: vec![0; room], read: 0 }
         } else {
             // One of them is tiled: what is asked here only for those that are not both linear.
-            Order::Blocks(Some(dst).filter(tiled).or(src).unwrap_or(dst))
+            let side = Some(dst).filter(tiled).or(src).unwrap_or(dst);
+            let (width, height) = side.layout.tiling().tile();
+            let alike = |s: Side| {
+                s.layout.tiling() == side.layout.tiling()
+                    && (s.x - side.x) % i64::from(width) == 0
+                    && (s.y - side.y) % i64::from(height) == 0
+            };
+            let height = match side.layout.tiling() {
+                _ if src.is_none_or(alike) && alike(dst) => height.into(),
+                // As many lines as share a line of the cache, so that the other side is read in few streams.
+                Tiling::Y => 4,
+                Tiling::X | Tiling::Linear => 1,
+            };
+            Order::Blocks { side, height }
         };
         let mut this = Self { job, order, block: (0..0, 0..0), x: 0, y: 0 };
         this.enter(0, 0);
@@ -55,10 +72,9 @@ impl Tiles {
     fn enter(&mut self, x: u64, y: u64) {
         let Job { width, lines, .. } = self.job;
         let (right, bottom) = match &self.order {
-            Order::Blocks(side) => {
+            Order::Blocks { side, height } => {
                 let left = side.layout.left_in_tile(side.x.wrapping_add_unsigned(x)).unwrap_or(width);
-                let height = i64::from(side.layout.tiling().tile().1);
-                let below = height - side.y.wrapping_add_unsigned(y).rem_euclid(height);
+                let below = height - side.y.wrapping_add_unsigned(y).rem_euclid(*height);
                 (x.saturating_add(left).min(width), y.saturating_add_signed(below).min(lines))
             }
             Order::Lines { .. } => (width, y.saturating_add(1)),
@@ -93,61 +109,145 @@ impl Tiles {
     pub(super) fn advance(&mut self, action: &mut Action, tlb: &mut Tlb, budget: u64) -> Result<bool, Fault> {
         let mut budget = budget;
         loop {
-            let (n, written) = self.piece(action, tlb)?;
-            if written && !self.next(n) {
+            let Piece { ahead, cost } = self.piece(action, tlb)?;
+            if ahead > 0 && !self.next(ahead) {
                 return Ok(true);
             }
-            budget = budget.saturating_sub(n.max(PIECE_COST));
+            budget = budget.saturating_sub(cost.max(PIECE_COST));
             if budget == 0 {
                 return Ok(false);
             }
         }
     }
 
-    /// Does the next piece, or reads one of a line. Gives its bytes, and whether they were written.
-    fn piece(&mut self, action: &mut Action, tlb: &mut Tlb) -> Result<(u64, bool), Fault> {
-        let Job { dst, src, width, lines } = self.job;
-        match &mut self.order {
-            Order::Blocks(_) => {
-                let left = self.block.0.end - self.x;
-                let (to, room) = place(dst, self.x, self.y)?;
-                let (from, n) = match src {
-                    Some(src) => {
-                        let (from, readable) = place(src, self.x, self.y)?;
-                        (Some(from), left.min(room).min(readable))
-                    }
-                    None => (None, left.min(room)),
-                };
-                action.apply(tlb, to, from, phase(self.x), in_memory(n))?;
-                Ok((n, true))
-            }
-            Order::Lines { reversed, line, read } => {
-                let y = if *reversed { lines - 1 - self.y } else { self.y };
-                if let Some(src) = src
-                    && *read < width
-                {
-                    let (from, readable) = place(src, *read, y)?;
-                    let n = readable.min(width - *read);
-                    let at = in_memory_wide(*read);
-                    Action::read(tlb, from, &mut line[at..at + in_memory(n)])?;
-                    *read += n;
-                    return Ok((n, false));
-                }
-                let (to, room) = place(dst, self.x, y)?;
-                let n = room.min(width - self.x);
-                if src.is_some() {
-                    let at = in_memory_wide(self.x);
-                    action.write(tlb, to, &line[at..at + in_memory(n)], phase(self.x))?;
-                } else {
-                    action.apply(tlb, to, None, phase(self.x), in_memory(n))?;
-                }
-                if self.x + n == width {
-                    *read = 0;
-                }
-                Ok((n, true))
+    /// Whether the block is a tile, and where it comes from one of the same kind.
+    fn whole_tiles(&self) -> bool {
+        let (columns, rows) = &self.block;
+        let tiling = self.job.dst.layout.tiling();
+        let (width, height) = tiling.tile();
+        let starts = |s: Side| {
+            let (x, y) = (s.x.wrapping_add_unsigned(columns.start), s.y.wrapping_add_unsigned(rows.start));
+            s.layout.tiling() == tiling && x % i64::from(width) == 0 && y % i64::from(height) == 0
+        };
+        tiling != Tiling::Linear
+            && self.y == rows.start
+            && columns.end - columns.start == u64::from(width)
+            && rows.end - rows.start == u64::from(height)
+            && starts(self.job.dst)
+            && self.job.src.is_none_or(starts)
+    }
+
+    /// Lets the CPU fetch what `sides` need of the next block: it lies in other pages, or far apart in one, so that the
+    /// hardware cannot foresee it.
+    fn prefetch(&self, tlb: &Tlb, sides: impl IntoIterator<Item = Side>, len: usize) {
+        let ahead = self.block.0.end;
+        if self.x != self.block.0.start || ahead >= self.job.width {
+            return;
+        }
+        for side in sides {
+            if let Ok((place, _)) = place(side, ahead, self.y)
+                && let Some(page) = tlb.peek(place.addr)
+            {
+                let offset = in_memory(place.addr & PAGE_MASK);
+                if place.columns { page.prefetch_columns(offset) } else { page.prefetch(offset, len) }
             }
         }
     }
+
+    /// Copies a block of whole lines of a Y-major tile, between it and a surface of another kind where they are whole, too.
+    /// `None`: the block is not like that.
+    fn strip(&self, action: &Action, tlb: &mut Tlb) -> Result<Option<Piece>, Fault> {
+        let (Job { dst, src: Some(src), .. }, (columns, rows)) = (self.job, self.block.clone()) else {
+            return Ok(None);
+        };
+        let y_major = |s: Side| s.layout.tiling() == Tiling::Y;
+        let (tiled, plain) = if y_major(dst) { (dst, src) } else { (src, dst) };
+        let starts = (self.x, self.y) == (columns.start, rows.start) && columns.end - columns.start == LINE;
+        let aligned = || tiled.x.wrapping_add_unsigned(columns.start) % LINE.cast_signed() == 0;
+        if !action.copies() || !starts || y_major(dst) == y_major(src) || !aligned() {
+            return Ok(None);
+        }
+        for y in rows.clone() {
+            if place(plain, columns.start, y)?.1 < LINE {
+                return Ok(None);
+            }
+        }
+        self.prefetch(tlb, [tiled], 0);
+        for y in rows.clone() {
+            let (to, from) =
+                (checked(dst.address(columns.start, y))?, checked(src.address(columns.start, y))?);
+            let (d, s) = tlb.pair(to, from)?;
+            let (to, from) = (in_memory(to & PAGE_MASK), in_memory(from & PAGE_MASK));
+            if y_major(dst) { d.line_to_columns(to, &s, from) } else { d.line_from_columns(to, &s, from) }
+        }
+        Ok(Some(Piece { ahead: LINE, cost: LINE * (rows.end - rows.start) }))
+    }
+
+    /// Does the next piece, or reads one of a line.
+    fn piece(&mut self, action: &mut Action, tlb: &mut Tlb) -> Result<Piece, Fault> {
+        let Job { dst, src, width, lines } = self.job;
+        let Order::Lines { reversed, line, read } = &mut self.order else {
+            return self.block_piece(action, tlb);
+        };
+        let y = if *reversed { lines - 1 - self.y } else { self.y };
+        if let Some(src) = src
+            && *read < width
+        {
+            let (from, readable) = place(src, *read, y)?;
+            let n = readable.min(width - *read);
+            let at = in_line(*read);
+            Action::read(tlb, from, &mut line[at..at + in_memory(n)])?;
+            *read += n;
+            return Ok(Piece { ahead: 0, cost: n });
+        }
+        let (to, room) = place(dst, self.x, y)?;
+        let n = room.min(width - self.x);
+        if src.is_some() {
+            let at = in_line(self.x);
+            action.write(tlb, to, &line[at..at + in_memory(n)], phase(self.x))?;
+        } else {
+            action.apply(tlb, to, None, phase(self.x), in_memory(n))?;
+        }
+        if self.x + n == width {
+            *read = 0;
+        }
+        Ok(Piece { ahead: n, cost: n })
+    }
+
+    /// Does the next piece of a block: all of it, if it is one tile on both sides.
+    fn block_piece(&mut self, action: &mut Action, tlb: &mut Tlb) -> Result<Piece, Fault> {
+        let Job { dst, src, .. } = self.job;
+        let (columns, rows) = &self.block;
+        let left = columns.end - self.x;
+        if self.whole_tiles() {
+            self.prefetch(tlb, [Some(dst), src].into_iter().flatten(), PREFETCH);
+            // What a tile's bytes are called does not matter: the same in both.
+            let tile = |side: Side| {
+                checked(side.address(columns.start, rows.start)).map(|addr| Place { addr, columns: false })
+            };
+            action.apply(tlb, tile(dst)?, src.map(tile).transpose()?, phase(self.x), PAGE_SIZE)?;
+            self.y = rows.end - 1;
+            return Ok(Piece { ahead: left, cost: PAGE_SIZE as u64 });
+        }
+        if let Some(piece) = self.strip(action, tlb)? {
+            self.y = self.block.1.end - 1;
+            return Ok(piece);
+        }
+        self.prefetch(tlb, [Some(dst), src].into_iter().flatten(), PREFETCH);
+        let (to, room) = place(dst, self.x, self.y)?;
+        let from = src.map(|src| place(src, self.x, self.y)).transpose()?;
+        let n = left.min(room).min(from.map_or(left, |(_, readable)| readable));
+        action.apply(tlb, to, from.map(|(place, _)| place), phase(self.x), in_memory(n))?;
+        Ok(Piece { ahead: n, cost: n })
+    }
+}
+
+/// What a piece came to.
+struct Piece {
+    /// Bytes of the line that are done with it; 0 if it was only read.
+    ahead: u64,
+    /// Bytes touched.
+    cost: u64,
 }
 
 /// Where byte `x` of line `y` of a rectangle lies, and how many bytes from there on lie in one piece.
@@ -181,7 +281,7 @@ fn in_memory(n: u64) -> usize {
 }
 
 /// A place in a line: lines have at most 2^20 bytes.
-fn in_memory_wide(n: u64) -> usize {
+fn in_line(n: u64) -> usize {
     n.min(1 << 20) as usize
 }
 

@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Ask(Ask),
     /// Say what this host offers, and whether mgpu can serve here.
     Probe(Probe),
+    /// Draw a contact sheet of the software GPU's blits.
+    Blits(Blits),
     /// Render the picture that a guest of the demo ends with, without a GPU.
     #[cfg(feature = "embedded")]
     Picture(Picture),
@@ -68,6 +70,14 @@ pub(crate) enum Hypervisor {
     Draft,
     /// Xen as released: no iommu_op, invalidations say that something changed.
     Stock,
+}
+
+/// `mgpu blits`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Blits {
+    /// The PNG file.
+    #[arg(long, default_value = "blits.png", value_name = "FILE")]
+    pub(crate) out: PathBuf,
 }
 
 /// `mgpu picture`

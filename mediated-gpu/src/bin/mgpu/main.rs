@@ -1,8 +1,10 @@
 //! `mgpu`: several Xen guests share one GPU, with ballooning on.
 //!
 //! `demo` runs the model hypervisor with guests that draw; `serve` gives a guest of the Xen it runs on a vGPU, and `ask` asks
-//! it how that goes; `probe` says what that Xen offers; `picture` renders what a guest of the demo must draw.
+//! it how that goes; `probe` says what that Xen offers; `picture` renders what a guest of the demo must draw,
+//! `blits` what the software GPU's blitter can do.
 
+mod blits;
 mod cli;
 mod control;
 #[cfg(feature = "embedded")]
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         cli::Command::Demo(args) => demo::run(&args),
         #[cfg(feature = "embedded")]
         cli::Command::Picture(args) => demo::reference_picture(&args),
+        cli::Command::Blits(args) => blits::run(&args),
         cli::Command::Serve(args) => serve::run(&args),
         cli::Command::Ask(args) => control::ask(&args),
         cli::Command::Probe(args) => probe::run(&args),

@@ -15,7 +15,7 @@ const KINDS: [&str; 5] = ["event-loop", "engine", "device", "maintenance", "main
 /// In the order of `KINDS`.
 const TABLE: &[(&str, [Out; 5])] = &[
     ("dm-op", [YES, NO, YES, NO, YES]),
-    ("map-frames", [YES, NO, NO, YES, YES]),
+    ("map-frames", [YES, NO, YES, YES, YES]),
     ("notify", [YES, NO, NO, NO, YES]),
     ("unbind", [YES, NO, NO, NO, NO]),
     ("map-resource", [NO; 5]),

@@ -7,6 +7,7 @@ mod bfn;
 mod channel;
 mod dispatch;
 mod drain;
+mod grants;
 mod guest_memory;
 mod harness;
 mod mappings;
@@ -35,6 +36,7 @@ const FAMILIES: &[Family] = &[
     Family { names: dispatch::NAMES, measure: dispatch::measure },
     Family { names: drain::NAMES, measure: drain::measure },
     Family { names: channel::NAMES, measure: channel::measure },
+    Family { names: grants::NAMES, measure: grants::measure },
     Family { names: guest_memory::NAMES, measure: guest_memory::measure },
     Family { names: round_trip::NAMES, measure: round_trip::measure },
     Family { names: soft_gpu::NAMES, measure: soft_gpu::measure },

@@ -12,8 +12,8 @@ use xen_ioreq::abi::ioreq as abi;
 use xen_ioreq::seam::{EventChannels, Mapping};
 use xen_ioreq::{PAGE_SIZE, Port, VcpuId};
 
-use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 
 /// A slot; valid as long as the mapping from which it came.
 #[derive(Clone, Copy)]
@@ -52,6 +52,13 @@ impl SlotPtr {
 
     /// Copies a request out, if there is one, and marks it as taken. Each byte is read once.
     fn take(&self) -> Option<abi::ioreq> {
+        let copy = self.look()?;
+        self.set_state(copy.bits, abi::STATE_IOREQ_INPROCESS);
+        Some(copy)
+    }
+
+    /// Copies a request out, if there is one.
+    fn look(&self) -> Option<abi::ioreq> {
         // Acquire: what Xen wrote before READY is visible below.
         let bits = self.bits().load(Ordering::Acquire);
         if abi::Bits::unpack(bits).state != abi::STATE_IOREQ_READY {
@@ -66,7 +73,6 @@ impl SlotPtr {
             bits,
             ..Default::default()
         };
-        self.set_state(bits, abi::STATE_IOREQ_INPROCESS);
         Some(copy)
     }
 
@@ -126,14 +132,42 @@ pub(crate) struct Slots {
     events: Arc<dyn EventChannels>,
     /// False once the server is being taken down: who still holds a [`Parked`] then must not touch slot or port.
     live: RwLock<bool>,
-    /// The kernel looks at the slots too: see [`share`](Self::share).
+    /// Whether `kernels` was ever other than empty.
     shared: AtomicBool,
+    /// What the kernel answers in these slots, beside us: that is never ours.
+    kernels: Mutex<Vec<KernelWrite>>,
+}
+
+/// A write that the kernel answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KernelWrite {
+    pub(crate) addr: u64,
+    /// Bytes.
+    pub(crate) size: u32,
+    /// The lowest 16 bits of the value.
+    pub(crate) value: u16,
+}
+
+impl KernelWrite {
+    fn is(&self, r: &abi::ioreq) -> bool {
+        let bits = abi::Bits::unpack(r.bits);
+        (r.r#type, bits.read) == (abi::IOREQ_TYPE_COPY, false)
+            && (r.addr, r.size) == (self.addr, self.size)
+            && r.data.to_le_bytes().starts_with(&self.value.to_le_bytes())
+    }
 }
 
 impl Slots {
     pub(crate) fn new(pages: Mapping, vcpus: Vec<VcpuPort>, events: Arc<dyn EventChannels>) -> Self {
         debug_assert!(pages.base().as_ptr().addr().is_multiple_of(PAGE_SIZE));
-        Self { pages, vcpus, events, live: RwLock::new(true), shared: AtomicBool::new(false) }
+        Self {
+            pages,
+            vcpus,
+            events,
+            live: RwLock::new(true),
+            shared: AtomicBool::new(false),
+            kernels: Mutex::new(Vec::new()),
+        }
     }
 
     /// vCPUs in the order in which [`take`](Self::take) counts them.
@@ -144,19 +178,48 @@ impl Slots {
     /// The request of the vCPU with that index, if it has one.
     pub(crate) fn take(self: &Arc<Self>, index: usize) -> Option<Taken<'_>> {
         let at = *self.vcpus.get(index)?;
-        let slot = SlotPtr::of(&self.pages, usize::try_from(at.vcpu.0).ok()?)?;
-        if self.shared.load(Ordering::Relaxed) {
-            slot.let_kernel_finish();
-        }
-        let copy = slot.take()?;
+        let slot = self.slot_of(&at)?;
+        let copy =
+            if self.shared.load(Ordering::Acquire) { self.take_beside_kernel(slot)? } else { slot.take()? };
         Some(Taken { slots: self, debt: Debt { slot, at, bits: copy.bits }, copy, paid: false })
     }
 
-    /// From here on the kernel answers doorbells in these slots, beside us. It marks each write as taken while it compares, and
-    /// takes that back if it is none of them: who looks in between must look again. Nothing of ours stays taken on such a
-    /// server, whose devices defer nothing.
-    pub(crate) fn share(&self) {
-        self.shared.store(true, Ordering::Relaxed);
+    /// From here on these writes are the kernel's. It has no lock with us, so that nobody else may touch them, however early
+    /// an event comes for them. Other writes it marks as taken while it compares, and takes that back: who looks in between
+    /// must look again. Nothing of ours stays taken on such a server, whose devices defer nothing.
+    pub(crate) fn leave_to_kernel(&self, writes: &[KernelWrite]) {
+        self.kernels.lock().extend(writes);
+        self.shared.store(true, Ordering::Release);
+    }
+
+    /// The kernel answers these writes no more, and no more of them come: those that it has left are answered, and lost.
+    pub(crate) fn take_from_kernel(&self, writes: &[KernelWrite]) {
+        let mut kernels = self.kernels.lock();
+        kernels.retain(|k| !writes.contains(k));
+        for at in &self.vcpus {
+            let Some(slot) = self.slot_of(at) else { continue };
+            slot.let_kernel_finish();
+            if let Some(left) = slot.look().filter(|r| writes.iter().any(|w| w.is(r))) {
+                slot.set_state(left.bits, abi::STATE_IOREQ_INPROCESS);
+                self.pay(&Debt { slot, at: *at, bits: left.bits }, left.data);
+            }
+        }
+    }
+
+    /// Under the lock, since [`take_from_kernel`](Self::take_from_kernel) may be at work on another thread.
+    fn take_beside_kernel(&self, slot: SlotPtr) -> Option<abi::ioreq> {
+        let kernels = self.kernels.lock();
+        slot.let_kernel_finish();
+        let request = slot.look()?;
+        if kernels.iter().any(|k| k.is(&request)) {
+            return None;
+        }
+        slot.set_state(request.bits, abi::STATE_IOREQ_INPROCESS);
+        Some(request)
+    }
+
+    fn slot_of(&self, at: &VcpuPort) -> Option<SlotPtr> {
+        SlotPtr::of(&self.pages, usize::try_from(at.vcpu.0).ok()?)
     }
 
     /// The pages of the slots.
@@ -176,9 +239,7 @@ impl Slots {
         let mut live = self.live.write();
         *live = false;
         for at in &self.vcpus {
-            let Some(slot) = usize::try_from(at.vcpu.0).ok().and_then(|i| SlotPtr::of(&self.pages, i)) else {
-                continue;
-            };
+            let Some(slot) = self.slot_of(at) else { continue };
             if let Some(bits) = slot.owed() {
                 self.pay(&Debt { slot, at: *at, bits }, u64::MAX);
             }

@@ -5,11 +5,10 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
 use xen_ioreq::DomId;
 
 use super::{KernelBells, TieError, by_kernel};
-use crate::bus::{Bus, BusError, DeviceId, Window};
+use crate::bus::{Bus, DeviceId, Window};
 use crate::connection::Connection;
 use crate::device::{Access, Device, MmioDevice, Region, Space, Width};
 use crate::dm::BufferedMode;
@@ -17,15 +16,13 @@ use crate::guest::{Guest, OnError};
 use crate::outcome::{IoError, Outcome};
 use crate::server::{Server, ServerError};
 
-/// A write that rings.
+/// Where a guest rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Doorbell {
     /// Guest physical address.
     pub addr: u64,
     /// Width of the write.
     pub width: Width,
-    /// The lowest 16 bits of what is written (a queue's number); the others may be anything.
-    pub value: u16,
 }
 
 /// The doorbells of one guest, on an IOREQ server of their own.
@@ -55,8 +52,8 @@ pub struct Doorbell {
 /// let thread = std::thread::spawn(move || serving.run());
 ///
 /// let queue = eventfd(0, EventfdFlags::CLOEXEC)?;
-/// let bell = Doorbell { addr: 0xf000_0050, width: Width::Dword, value: 1 };
-/// let _bell = doorbells.add(bell, queue.try_clone()?)?;
+/// let bell = Doorbell { addr: 0xf000_0050, width: Width::Dword };
+/// let _bell = doorbells.add(bell, vec![(1, queue.try_clone()?)])?;
 ///
 /// machine.vcpu(domid, VcpuId(0))?.mmio_write(0xf000_0050, 4, 1)?;
 /// rustix::io::read(&queue, &mut [0u8; 8])?;
@@ -68,8 +65,6 @@ pub struct Doorbell {
 pub struct Doorbells {
     domid: DomId,
     bus: Arc<Bus>,
-    /// By address.
-    places: Mutex<BTreeMap<u64, (DeviceId, Arc<Place>)>>,
     kernel: Arc<KernelBells>,
 }
 
@@ -78,6 +73,7 @@ pub struct Doorbells {
 pub struct Bell {
     of: Arc<Doorbells>,
     doorbell: Doorbell,
+    device: DeviceId,
     by_kernel: bool,
 }
 
@@ -95,56 +91,34 @@ impl Doorbells {
         let mut guest = Guest::new(server, bus.clone(), Arc::new(()), OnError::AllOnes);
         // What the kernel is about to take must not be looked at.
         guest.never_linger();
-        Ok((Arc::new(Self { domid, bus, places: Mutex::default(), kernel }), guest))
+        Ok((Arc::new(Self { domid, bus, kernel }), guest))
     }
 
-    /// From here on a write that is `doorbell` adds 1 to the eventfd `fd`, until what this gives is dropped, or the server
-    /// ends. Needs an eventfd of its own.
+    /// From here on a write to the doorbell adds 1 to the eventfd that `rings` has for the lowest 16 bits of what is written (a
+    /// queue's number), until what this gives is dropped, or the server ends. Each needs an eventfd of its own. What was a
+    /// doorbell once and is again is rung by the loop.
     ///
     /// # Errors
-    /// [`TieError`]: the address cannot be claimed, or the kernel refuses.
-    pub fn add(self: &Arc<Self>, doorbell: Doorbell, fd: OwnedFd) -> Result<Bell, TieError> {
-        let fd = Arc::new(fd);
-        self.ring(doorbell, fd.clone())?;
-        let tied = by_kernel(self.domid, "doorbell", self.kernel.assign(doorbell, &fd));
-        let by_kernel = tied.inspect_err(|_| self.hush(doorbell))?.is_some();
-        Ok(Bell { of: self.clone(), doorbell, by_kernel })
-    }
-
-    /// Rings it ourselves.
-    fn ring(&self, doorbell: Doorbell, fd: Arc<OwnedFd>) -> Result<(), TieError> {
-        let Doorbell { addr, width, value } = doorbell;
-        let mut places = self.places.lock();
-        let (id, place) = places.entry(addr).or_insert_with(|| {
-            let place = Arc::new(Place { addr, rings: RwLock::default() });
-            (self.bus.attach(place.clone()), place)
-        });
-        let mut rings = place.rings.write();
-        if rings.iter().any(|r| r.is(width, value)) {
-            return Err(TieError::Taken { domid: self.domid, bell: doorbell });
+    /// [`TieError`]: the address cannot be claimed, a value is there twice, or the kernel refuses.
+    pub fn add(self: &Arc<Self>, doorbell: Doorbell, rings: Vec<(u16, OwnedFd)>) -> Result<Bell, TieError> {
+        let Doorbell { addr, width } = doorbell;
+        let mut by_value = BTreeMap::new();
+        for (value, fd) in rings {
+            if by_value.insert(value, Arc::new(fd)).is_some() {
+                return Err(TieError::Twice { domid: self.domid, addr, value });
+            }
         }
-        rings.push(Ring { width, value, fd });
-        drop(rings);
-        let fitted = place.fit(&self.bus, *id);
-        drop(places);
-        Ok(fitted.inspect_err(|_| self.hush(doorbell))?)
-    }
-
-    fn hush(&self, doorbell: Doorbell) {
-        let Doorbell { addr, width, value } = doorbell;
-        let mut places = self.places.lock();
-        let Some((id, place)) = places.get(&addr) else { return };
-        place.rings.write().retain(|r| !r.is(width, value));
-        let gone = if place.rings.read().is_empty() {
-            let gone = self.bus.detach(*id);
-            places.remove(&addr);
-            gone
-        } else {
-            place.fit(&self.bus, *id)
-        };
-        if let Err(e) = gone {
-            log::debug!("{}: {e}", self.domid);
-        }
+        let rings: Vec<_> = by_value.iter().map(|(value, fd)| (*value, fd.clone())).collect();
+        let place = Place { width, rings: by_value };
+        // The kernel first: it would not look at what came before.
+        let tied = by_kernel(self.domid, "doorbell", self.kernel.assign(doorbell, &rings))?;
+        let device = self.bus.attach(Arc::new(place));
+        let bell = Bell { of: self.clone(), doorbell, device, by_kernel: tied.is_some() };
+        let last = addr.saturating_add(u64::from(width.bytes()) - 1);
+        let window = Window { space: Space::Mmio, start: addr, last, region: Region(0) };
+        // Refused, the bell takes all back.
+        self.bus.map(device, window)?;
+        Ok(bell)
     }
 }
 
@@ -157,50 +131,20 @@ impl Bell {
 
 impl Drop for Bell {
     fn drop(&mut self) {
+        // The address first: what still comes then would be nobody's.
+        if let Err(e) = self.of.bus.detach(self.device) {
+            log::debug!("{}: {e}", self.of.domid);
+        }
         if self.by_kernel {
             self.of.kernel.release(self.doorbell);
         }
-        self.of.hush(self.doorbell);
     }
 }
 
-/// The doorbells of one address, as a device that rings them itself.
+/// A doorbell as a device that rings by itself.
 struct Place {
-    addr: u64,
-    rings: RwLock<Vec<Ring>>,
-}
-
-struct Ring {
     width: Width,
-    value: u16,
-    fd: Arc<OwnedFd>,
-}
-
-impl Ring {
-    fn is(&self, width: Width, value: u16) -> bool {
-        (self.width, self.value) == (width, value)
-    }
-}
-
-impl Place {
-    /// Makes its window as wide as its widest doorbell needs, or takes it away.
-    fn fit(&self, bus: &Bus, id: DeviceId) -> Result<(), BusError> {
-        let widest = self.rings.read().iter().map(|r| r.width.bytes()).max();
-        let wanted = widest.map(|bytes| self.addr.saturating_add(u64::from(bytes) - 1));
-        let now = bus.windows(id).first().map(|w| w.last);
-        if wanted == now {
-            return Ok(());
-        }
-        if now.is_some() {
-            bus.unmap(id, Space::Mmio, self.addr)?;
-        }
-        match wanted {
-            Some(last) => {
-                bus.map(id, Window { space: Space::Mmio, start: self.addr, last, region: Region(0) })
-            }
-            None => Ok(()),
-        }
-    }
+    rings: BTreeMap<u16, Arc<OwnedFd>>,
 }
 
 impl Device for Place {
@@ -220,10 +164,9 @@ impl MmioDevice for Place {
     fn mmio_write(&self, a: &Access, value: u64) -> Outcome<()> {
         let [low, high, ..] = value.to_le_bytes();
         let value = u16::from_le_bytes([low, high]);
-        let rings = self.rings.read();
-        match rings.iter().find(|r| a.offset == 0 && r.is(a.width, value)) {
+        match self.rings.get(&value).filter(|_| a.width == self.width) {
             // Full: who waits has enough to do.
-            Some(ring) => match rustix::io::write(&*ring.fd, &1u64.to_ne_bytes()) {
+            Some(fd) => match rustix::io::write(&**fd, &1u64.to_ne_bytes()) {
                 Ok(_) | Err(rustix::io::Errno::AGAIN) => Outcome::Ok(()),
                 Err(_) => Outcome::Err(IoError::Broken("a doorbell's eventfd")),
             },

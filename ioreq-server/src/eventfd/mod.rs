@@ -1,7 +1,8 @@
 //! Doorbells and interrupts that are eventfds: by the kernel where it can, by the loop where not, with the same effect.
 //!
 //! The kernel's half of a doorbell ([`Doorbells`]) looks at the sync slots beside us, without a lock between the two. So
-//! doorbells have a server of their own, on whose slots we leave to the kernel what it has begun, and never look unasked.
+//! doorbells have a server of their own, on whose slots what the kernel answers is never touched by us. A guest that writes
+//! there what is no doorbell's, or no more, makes the two meet: at worst that guest pays for it, with its vCPU or, by Xen, its life.
 
 mod doorbell;
 mod irqfd;
@@ -29,13 +30,15 @@ pub enum TieError {
         /// Why.
         errno: Errno,
     },
-    /// Another doorbell has that address, width and value.
-    #[error("{domid}: there is a doorbell {bell:?} already")]
-    Taken {
+    /// A value is given twice.
+    #[error("{domid}: a doorbell at {addr:#x} has two eventfds for the value {value}")]
+    Twice {
         /// The guest.
         domid: DomId,
-        /// The doorbell.
-        bell: Doorbell,
+        /// The doorbell's address.
+        addr: u64,
+        /// The value.
+        value: u16,
     },
     /// Its address could not be claimed.
     #[error(transparent)]

@@ -364,9 +364,17 @@ pub(crate) fn meanwhile<T: Default + Send>(
     vcpu_does: impl Fn(&Vcpu, u64, &mut T) + Sync,
     main: impl FnOnce(&dyn Fn()),
 ) -> Vec<T> {
+    /// However `main` ends, the vCPUs end too.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
     let stop = AtomicBool::new(false);
     let rounds: [AtomicU64; VCPUS as usize] = Default::default();
     std::thread::scope(|t| {
+        let ending = Stop(&stop);
         let threads: Vec<_> = (0..VCPUS)
             .map(|id| {
                 let (v, stop, rounds, vcpu_does) = (vcpu(m, d, id), &stop, &rounds, &vcpu_does);
@@ -383,14 +391,13 @@ pub(crate) fn meanwhile<T: Default + Send>(
         // Every vCPU has been round since.
         let all_round = || {
             let seen: Vec<_> = rounds.iter().map(|r| r.load(Ordering::SeqCst)).collect();
-            while rounds.iter().zip(&seen).any(|(now, seen)| now.load(Ordering::SeqCst) <= seen + 1)
-                && !threads.iter().any(|t| t.is_finished())
-            {
+            while rounds.iter().zip(&seen).any(|(now, seen)| now.load(Ordering::SeqCst) <= seen + 1) {
+                assert!(!threads.iter().any(|t| t.is_finished()), "a vCPU has failed");
                 std::thread::yield_now();
             }
         };
         main(&all_round);
-        stop.store(true, Ordering::SeqCst);
+        drop(ending);
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     })
 }

@@ -8,6 +8,8 @@ pub mod config;
 pub mod display;
 mod engine;
 mod interrupts;
+#[cfg(test)]
+mod probe_tests;
 mod registers;
 pub mod slice;
 mod state;

@@ -15,7 +15,7 @@ use ioreq_server::{
 };
 use parking_lot::Mutex;
 use pviommu::{AttachError as FramesError, Client};
-use xen_ioreq::DomId;
+use xen_ioreq::{DomId, Gfn};
 
 use crate::mediator::{Mediator, PlugError, Snapshot, Vgpu};
 use crate::privilege::{ThreadKind, narrow};
@@ -28,6 +28,9 @@ pub struct Options {
     pub kind: VgpuType,
     /// Also claim CF8 and be the host bridge: for a guest without another device model.
     pub pci_root: bool,
+    /// The first of [`TABLE_FRAMES`](crate::mediator::TABLE_FRAMES) frames of the guest's, at a number that it does not use,
+    /// that become its translation table. Without them each of its writes there traps.
+    pub table: Option<Gfn>,
     /// What the guest meets when we are broken.
     pub on_error: OnError,
 }
@@ -109,7 +112,7 @@ impl Service {
             Cf8Latch::attach(&bus).map_err(|source| ServiceError::Cf8 { domid, source })?;
             host_bridge(&bus)?;
         }
-        let plugged = mediator.plug(options.kind, frames, &bus, conn.dm(domid))?;
+        let plugged = mediator.plug(options.kind, frames, &bus, conn.dm(domid), options.table)?;
         let lost = Arc::new(Mutex::new(None));
         let ears = Arc::new(Ears { vgpu: plugged.vgpu.clone(), lost: lost.clone() });
         let guest = Guest::new(server, bus, ears, options.on_error);

@@ -106,7 +106,7 @@ impl World {
         Cf8Latch::attach(&bus).unwrap();
         host_bridge(&bus).unwrap();
         let mediator = self.mediator.as_ref().unwrap();
-        let vgpu = mediator.plug(VgpuType::Custom(SIZE), frames, &bus, conn.dm(domid)).unwrap().vgpu;
+        let vgpu = mediator.plug(VgpuType::Custom(SIZE), frames, &bus, conn.dm(domid), None).unwrap().vgpu;
         let mut guests = GuestLoop::new().unwrap();
         guests.add(Guest::new(server, bus, vgpu.clone(), OnError::AllOnes)).unwrap();
         let handle = guests.handle();

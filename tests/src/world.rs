@@ -105,7 +105,12 @@ impl World {
     pub fn serve(&self, domid: DomId) -> Service {
         let events = Arc::new(self.machine.open_evtchn(DOM0).expect("event channels"));
         let conn = Connection::new(self.dom0.clone(), events);
-        let options = Options { kind: VgpuType::Custom(SLICE), pci_root: true, on_error: OnError::AllOnes };
+        let options = Options {
+            kind: VgpuType::Custom(SLICE),
+            pci_root: true,
+            table: None,
+            on_error: OnError::AllOnes,
+        };
         let mediator = self.mediator.as_ref().expect("the mediator is still there");
         Service::start(&conn, &self.client, mediator, domid, options).expect("a service")
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use xen_ioreq::Gfn;
 
 use super::audit::Refused;
 use super::maintenance::Maintenance;
@@ -120,7 +121,10 @@ impl Vgpu {
             Effect::Work(e) => self.scheduler.ready(e, self),
             Effect::Stop(e) => self.scheduler.stop(e, self.id),
             Effect::Interrupt => self.interrupt(),
-            Effect::FlushGgtt => self.ggtt.flush_if_dirty(),
+            Effect::FlushGgtt => {
+                self.compare_table();
+                self.ggtt.flush_if_dirty();
+            }
             Effect::Notify(what, pointers) => self.notified(what, pointers),
             Effect::Reset(_) | Effect::Dropped(_) | Effect::Unknown(_) => {}
         }
@@ -198,6 +202,17 @@ impl Vgpu {
         let own = self.ggtt.slice().low.contains(at, len as u64);
         self.stats.foreign_accesses.add(u64::from(!own));
         own
+    }
+
+    /// From now on the guest's translation table is memory of its own, from this frame on: writes there do not trap, and are
+    /// looked at when the guest flushes (`GFX_FLSH_CNTL`), as hardware does. For tables at another place this is called again.
+    pub fn lend_table(&self, first: Gfn) {
+        self.ggtt.lend_table(first);
+    }
+
+    pub(super) fn compare_table(&self) {
+        self.ggtt.compare_table();
+        self.maintenance.drain(self.ggtt.take_stale());
     }
 
     /// An invalidation has arrived: the bus frame that is stale, or `!0` for "anything may be". Recorded, and

@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use pviommu::{Client, Guest, OwnError, OwnFrames, OwnPages};
 use xen_ioreq::{Bfn, PAGE_SIZE};
 
-pub use self::function::{PlugError, Plugged};
+pub use self::function::{PlugError, Plugged, TABLE_FRAMES};
 pub use self::guest::{MsiSink, Vgpu};
 use self::maintenance::Maintenance;
 use self::memory::Memory;

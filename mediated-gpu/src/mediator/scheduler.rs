@@ -254,7 +254,13 @@ impl Worker {
             return Ok(None);
         }
         let id = self.scheduler.next_context();
-        let (prepared, tables) = match self.area.prepare(vgpu.ggtt(), descriptor, id) {
+        let mut prepared = self.area.prepare(vgpu.ggtt(), descriptor, id);
+        if matches!(prepared, Err(PrepareError::Refused(_))) && vgpu.ggtt().is_lent() {
+            // Entries that were absent are in no cache of hardware's, so that it needs no flush for them.
+            vgpu.compare_table();
+            prepared = self.area.prepare(vgpu.ggtt(), descriptor, id);
+        }
+        let (prepared, tables) = match prepared {
             Ok(prepared) => prepared,
             Err(PrepareError::Refused(refused)) => {
                 vgpu.refused(self.engine, epoch, descriptor, refused);

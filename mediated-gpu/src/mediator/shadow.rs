@@ -8,6 +8,7 @@
 //! the next reference is taken, and no reference is entered that was taken before; `table`, held for reading while a
 //! page is copied, so that after a change nobody still copies.
 
+mod lent;
 mod process;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use pviommu::{DeviceFlush, Draining, Guest, Mapped};
 use xen_ioreq::{Bfn, Gfn, PAGE_MASK, PAGE_SIZE};
 
+use self::lent::Lent;
 pub(crate) use self::process::Tables;
 use super::ppgtt::Ppgtt;
 use super::reserve::Own;
@@ -62,6 +64,8 @@ struct Writers {
     stale: Vec<Draining>,
     /// The tables of the guest's processes.
     ppgtt: Ppgtt,
+    /// The slice's table, if it is memory of the guest's.
+    lent: Option<Lent>,
 }
 
 /// The shadow.
@@ -85,7 +89,7 @@ impl ShadowGgtt {
         let table = RwLock::new(ReverseMap::new(parts.slice.entries()));
         let Parts { own, frames, stats, scratch, .. } = parts.clone();
         let ppgtt = Ppgtt::new(own, frames, stats, scratch);
-        let writers = Mutex::new(Writers { closed: false, stale: Vec::new(), ppgtt });
+        let writers = Mutex::new(Writers { closed: false, stale: Vec::new(), ppgtt, lent: None });
         Self {
             parts,
             dirty: AtomicBool::new(true),
@@ -137,6 +141,20 @@ impl ShadowGgtt {
         let guest = Pte(self.table.read().guest(at) & !bits | value & bits);
         let new = if guest.present() { self.map(Gfn(guest.frame())) } else { None };
         let mut table = self.table.write();
+        let old = self.enter(&mut table, index, at, guest, new);
+        drop((table, writers));
+        draining.extend(old.and_then(Mapped::put));
+    }
+
+    /// Makes an entry stand for what the guest wrote, and lead to `new`. What kept the old one comes back.
+    fn enter(
+        &self,
+        table: &mut ReverseMap<Mapped>,
+        index: u32,
+        at: usize,
+        guest: Pte,
+        new: Option<Mapped>,
+    ) -> Option<Mapped> {
         table.set_guest(at, guest.0);
         let before = table.target(at);
         let after = new.as_ref().map(Mapped::bfn);
@@ -149,8 +167,7 @@ impl ShadowGgtt {
             self.dirty.store(true, Ordering::Release);
         }
         self.parts.stats.live_mappings.set(table.linked());
-        drop((table, writers));
-        draining.extend(old.and_then(Mapped::put));
+        old
     }
 
     /// A guest can put another frame behind a number and tell nobody; then it writes the entry anew, with the value that it
@@ -269,6 +286,8 @@ impl ShadowGgtt {
             let must_go = |d: &&Draining| d.ends_use() && d.is_held() && !d.is_void();
             let bfns: Vec<_> = stale.iter().filter(must_go).map(Draining::bfn).collect();
             bfns.iter().for_each(|bfn| writers.ppgtt.revoke(*bfn));
+            let lent = writers.lent.as_mut().map(|lent| lent.revoke(&bfns)).unwrap_or_default();
+            writers.ppgtt.put.extend(lent);
             let entries: Vec<_> = bfns.iter().flat_map(|bfn| table.entries(*bfn)).collect();
             self.to_scratch(&mut table, entries)
         };
@@ -294,6 +313,8 @@ impl ShadowGgtt {
         };
         draining.extend(gone.into_iter().filter_map(Mapped::put));
         writers.ppgtt.close();
+        let lent = writers.lent.take().into_iter().flat_map(Lent::into_pages);
+        draining.extend(lent.filter_map(Mapped::put));
         self.settle_tables(&mut writers);
         draining.append(&mut writers.stale);
     }

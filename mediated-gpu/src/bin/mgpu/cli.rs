@@ -118,6 +118,9 @@ pub(crate) struct Serve {
     /// A socket at which root, or who starts mgpu, asks for `status`, `picture`, `reset`, `stop` and `help`: see `mgpu ask`.
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<PathBuf>,
+    /// Have each of the guest's writes to its translation table trap, instead of giving it 8 MiB of memory for that.
+    #[arg(long)]
+    pub(crate) trap_table: bool,
     #[command(flatten)]
     pub(crate) sandbox: Sandbox,
 }

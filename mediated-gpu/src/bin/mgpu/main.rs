@@ -14,6 +14,7 @@ mod pictures;
 mod probe;
 mod sandbox;
 mod serve;
+mod table;
 
 use std::process::ExitCode;
 

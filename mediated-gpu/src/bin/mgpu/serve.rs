@@ -11,7 +11,7 @@ use ioreq_server::privilege::{Identity, ThreadKind, narrow};
 use ioreq_server::sources::Control;
 use ioreq_server::{Connection, OnError};
 use mediated_gpu::bus::BusMaster;
-use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator, Snapshot};
+use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator, Snapshot, TABLE_FRAMES};
 use mediated_gpu::service::{Options, Service};
 use mediated_gpu::soft::{SoftGpu, SoftGpuConfig};
 use mediated_gpu::vfio::VfioDevice;
@@ -26,7 +26,7 @@ use xen_ioreq::linux::{Evtchn, Privcmd};
 use crate::control::{self, Operator, Served};
 use crate::pictures::Pictures;
 use crate::sandbox::{self, Keeps};
-use crate::{Error, cli};
+use crate::{Error, cli, table};
 
 /// How often the guest is looked after.
 const LOOK: Duration = Duration::from_millis(500);
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         cli::Gpu::Vfio(_) => Device::Physical,
     };
     let raw = Arc::new(Privcmd::open()?);
-    let guest_pages = check_guest(&raw, domid)?.max_pages;
+    let guest_pages = check_guest(&raw, domid)?.max_pages.saturating_add(TABLE_FRAMES.into());
     let guest = Privcmd::open()?.restrict(domid);
     let guest = Arc::new(guest.map_err(|(_, e)| format!("privcmd cannot be restricted to {domid}: {e}"))?);
     let events = Evtchn::open_blocking()?.restrict(domid);
@@ -64,6 +64,11 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         )
         .into());
     };
+    let give = || {
+        let given = table::give(&raw, domid, guest_pages);
+        given.inspect_err(|e| log::warn!("each write to the translation table will trap: {e}")).ok()
+    };
+    let table = if args.trap_table { None } else { give() };
     let mut reasons = Reasons::new()?;
     let control = args.control.as_deref().map(control::bind).transpose()?;
     let identity = sandbox::identity(&args.sandbox, domid)?;
@@ -87,7 +92,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         ..defaults
     };
     let mediator = Arc::new(Mediator::new(below, config)?);
-    let options = Options { kind, pci_root: args.pci_root, on_error: OnError::CrashGuest };
+    let options = Options { kind, pci_root: args.pci_root, table, on_error: OnError::CrashGuest };
     let service = Service::start(&Connection::new(guest, events), &client, &mediator, domid, options)?;
     if let Some(control) = control {
         let served = Served::of(&service, args.kind, Instant::now(), pictures.clone());

@@ -44,7 +44,7 @@ impl ShadowGgtt {
         }
         let gone = std::mem::take(&mut writers.ppgtt.put);
         writers.stale.extend(gone.into_iter().filter_map(Mapped::put));
-        self.parts.stats.live_process_mappings.set(writers.ppgtt.held());
+        self.count(writers);
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod contexts;
 mod frames;
+mod lent;
 mod life;
 mod process;
 mod registers;

@@ -39,8 +39,12 @@ impl Rig {
         world.machine.populate(GUEST, Gfn(0x100), GUEST_FRAMES).unwrap();
         let events = Arc::new(world.machine.open_evtchn(DomId(0)).unwrap());
         let conn = Connection::new(world.dom0.clone(), events);
-        let options =
-            Options { kind: VgpuType::Custom(SLICE), pci_root: true, on_error: OnError::CrashGuest };
+        let options = Options {
+            kind: VgpuType::Custom(SLICE),
+            pci_root: true,
+            table: None,
+            on_error: OnError::CrashGuest,
+        };
         let service = Service::start(&conn, &world.client, &world.mediator, GUEST, options).unwrap();
 
         let dir = tempfile::tempdir().unwrap();

@@ -64,8 +64,12 @@ impl Running {
         world.machine.populate(domid, RAM, GUEST_FRAMES)?;
         let events = Arc::new(world.machine.open_evtchn(DomId(0))?);
         let conn = Connection::new(world.dom0.clone(), events);
-        let options =
-            Options { kind: VgpuType::Custom(SLICE), pci_root: true, on_error: OnError::CrashGuest };
+        let options = Options {
+            kind: VgpuType::Custom(SLICE),
+            pci_root: true,
+            table: None,
+            on_error: OnError::CrashGuest,
+        };
         let service = Service::start(&conn, &world.client, &world.mediator, domid, options)?;
 
         let (stop, frames) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));

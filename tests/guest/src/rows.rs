@@ -127,7 +127,7 @@ pub struct Row {
     pub name: &'static str,
     /// What is done.
     pub access: Access,
-    /// The answer, where it does not depend on the server.
+    /// The answer, where it does not depend on the server, but for its doing what it is [told](Access::Order).
     pub expect: Option<u64>,
 }
 

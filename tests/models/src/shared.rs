@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::Arc;
 
 use crate::checker::{Memory, Words};
 use crate::sync::atomic::{AtomicU8, AtomicU32, Ordering};
@@ -11,7 +10,7 @@ use crate::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 /// A part of a memory that two domains share.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedBytes {
-    memory: Arc<Memory>,
+    memory: Memory,
     from: usize,
     len: usize,
 }
@@ -24,7 +23,7 @@ unsafe impl Sync for SharedBytes {}
 impl SharedBytes {
     /// One page of zeros.
     pub(crate) fn page() -> Self {
-        Self { memory: Arc::new(Memory::new(1, Words::Apart)), from: 0, len: xen_ioreq::PAGE_SIZE }
+        Self { memory: Memory::new(1, Words::Apart), from: 0, len: xen_ioreq::PAGE_SIZE }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -33,7 +32,7 @@ impl SharedBytes {
 
     pub(crate) fn part(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.len, "a part of the shared bytes");
-        Self { memory: self.memory.clone(), from: self.from + range.start, len: range.end - range.start }
+        Self { memory: self.memory, from: self.from + range.start, len: range.end - range.start }
     }
 
     fn at(&self, at: usize) -> NonNull<u8> {

@@ -1,6 +1,6 @@
 //! A peer that writes to the shared pages whatever it likes, whenever it likes.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -119,6 +119,15 @@ proptest! {
     }
 }
 
+/// Lets the other thread end, also when a check fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 #[test]
 fn a_peer_that_scribbles_all_the_time_ends_its_channel_and_no_other() {
     let (mut ends, mut goes_on) = (0, 0);
@@ -129,21 +138,35 @@ fn a_peer_that_scribbles_all_the_time_ends_its_channel_and_no_other() {
         let (server, client) = pair.channel(sizes);
         let (mut beside, mut besides_peer) = pair.channel(SMALL);
         let (mut victim, scribbler) = if seed % 2 == 0 { (server, client) } else { (client, server) };
-        let stop = AtomicBool::new(false);
+        let (begin, stop, scribbles) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU32::new(0));
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut rng = fastrand::Rng::with_seed(seed);
+                while !begin.load(Ordering::Acquire) && !stop.load(Ordering::Acquire) {
+                    std::thread::yield_now();
+                }
                 while !stop.load(Ordering::Acquire) {
+                    scribbles.fetch_add(1, Ordering::AcqRel);
                     // The head more often than the rest, and mostly with what could be an index.
                     let at = if rng.bool() { rng.usize(..24) } else { rng.usize(..PAGE_SIZE) };
                     let value = if rng.u8(..) < 250 { rng.u8(..8) } else { rng.u8(..) };
                     scribbler.page.u8(at).store(value, Ordering::Release);
                 }
             });
+            let _stop = Stop(&stop);
             let mut rng = fastrand::Rng::with_seed(!seed);
             let mut buf = vec![0; 5000];
             let mut ended = false;
-            for round in 0..3000u32 {
+            let peaceful = rng.u32(1..50);
+            for round in 0..200u32 {
+                if round >= peaceful && !ended {
+                    // However the two are scheduled, something is scribbled in every round.
+                    begin.store(true, Ordering::Release);
+                    let before = scribbles.load(Ordering::Acquire);
+                    while scribbles.load(Ordering::Acquire) == before {
+                        std::thread::yield_now();
+                    }
+                }
                 let len = rng.usize(..buf.len());
                 let outcome = match rng.u8(..4) {
                     0 => victim.read(&mut buf[..len]).map(drop),
@@ -170,7 +193,6 @@ fn a_peer_that_scribbles_all_the_time_ends_its_channel_and_no_other() {
                     assert_eq!(got, round.to_ne_bytes());
                 }
             }
-            stop.store(true, Ordering::Release);
             ends += u32::from(ended);
         });
         let mut after = [0; PAGE_SIZE];

@@ -1,5 +1,5 @@
 //! Grants: a granter withdraws or revokes an entry while others claim it, map it and copy by it. The granter's page is a
-//! [`Frame`] that ends when the granter believes it to be its own again: a use after that, or beside it, is found.
+//! `Frame` that ends when the granter believes it to be its own again: a use after that, or beside it, is found.
 
 use std::sync::Arc;
 

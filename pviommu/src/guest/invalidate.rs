@@ -123,20 +123,28 @@ impl Guest {
         out: &mut Vec<Draining>,
     ) -> Result<bool, RevalidateError> {
         let client = &self.inner.client;
+        // Of many most will be right, and those that are not are released much later.
+        let few = slots.len() <= AHEAD;
         slots.iter().take(AHEAD).for_each(|slot| client.records.prefetch_slot(*slot));
         out.reserve(slots.len().min(AHEAD));
         let mut asked: Vec<Slot> = Vec::with_capacity(slots.len());
         let mut mappings = Vec::with_capacity(slots.len());
         for (i, &slot) in slots.iter().enumerate() {
             slots.get(i + AHEAD).into_iter().for_each(|slot| client.records.prefetch_slot(*slot));
-            let Some(record) = client.records.get(slot) else { continue };
+            let (Some(record), Some(bfn)) = (client.records.get(slot), client.records.bfn(slot)) else {
+                continue;
+            };
             match record.state.get().status {
                 // The number may be that of another guest's mapping.
                 _ if record.guest() != self.inner.id => {}
                 // An idle one, too: it may be taken into use again.
                 Status::Live | Status::Idle => {
+                    if few {
+                        // The release will look for it there. It comes while the hypervisor is asked.
+                        self.inner.by_gfn.prefetch(record.gfn().0);
+                    }
                     asked.push(slot);
-                    mappings.push((record.gfn(), record.bfn()));
+                    mappings.push((record.gfn(), bfn));
                 }
                 Status::Stale | Status::Releasing | Status::Free => {}
             }
@@ -170,15 +178,13 @@ impl Guest {
     /// is still there. `None` if it was so already. With `slow` locked.
     fn make_stale(&self, slot: Slot, cause: Cause) -> Option<Draining> {
         let inner = &self.inner;
-        let record = inner.client.records.get(slot)?;
+        let (record, bfn) = (inner.client.records.get(slot)?, inner.client.records.bfn(slot)?);
         let State { epoch, .. } = record.state.make_stale()?;
-        // The release will look for it there.
-        inner.by_gfn.prefetch(record.gfn().0);
         if cause == Cause::Invalidated {
             inner.counts.invalidated.fetch_add(1, Ordering::Relaxed);
         }
         let what = What::Mapping { slot, epoch };
-        Some(self.draining(Drained { what, gfn: record.gfn(), bfn: record.bfn(), cause }))
+        Some(self.draining(Drained { what, gfn: record.gfn(), bfn, cause }))
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Guest, Slow};
 use crate::error::MapError;
 use crate::mapping::Mapped;
 use crate::sync::atomic::Ordering;
-use crate::table::{NoRef, Slot, State, Status};
+use crate::table::{NoRef, Record, Slot, State, Status};
 
 /// Frames that are looked for at once.
 const AHEAD: usize = 16;
@@ -55,15 +55,16 @@ impl Guest {
     /// Where `gfn` is mapped, referred to or not. Never calls the hypervisor.
     pub fn bus_frame(&self, gfn: Gfn) -> Option<Bfn> {
         let usable = |s: State| matches!(s.status, Status::Live | Status::Idle);
-        let inner = &self.inner;
-        inner.by_gfn.find(&inner.client.records, gfn.0, |_, r| usable(r.state.get()).then(|| r.bfn()))?
+        let (inner, records) = (&self.inner, &self.inner.client.records);
+        let found = |slot, r: &Record| if usable(r.state.get()) { records.bfn(slot) } else { None };
+        inner.by_gfn.find(records, gfn.0, found)?
     }
 
     /// A reference to the live mapping of `gfn`; `None` if there is none.
     fn hit(&self, gfn: Gfn) -> Option<Result<Mapped, MapError>> {
-        let inner = &self.inner;
-        let found = inner.by_gfn.find(&inner.client.records, gfn.0, |slot, r| match r.state.take() {
-            Ok(()) => Some(Ok((slot, r.bfn()))),
+        let (inner, records) = (&self.inner, &self.inner.client.records);
+        let found = inner.by_gfn.find(records, gfn.0, |slot, r| match r.state.take() {
+            Ok(()) => Some(Ok((slot, records.bfn(slot)?))),
             Err(NoRef::TooMany) => Some(Err(MapError::TooManyReferences { domid: self.domid(), gfn })),
             Err(NoRef::NotLive(_)) => None,
         });
@@ -109,8 +110,9 @@ impl Guest {
     fn revive(&self, gfn: Gfn) -> Option<Result<Mapped, MapError>> {
         let inner = &self.inner;
         let records = &inner.client.records;
-        let found = inner.by_gfn.find(records, gfn.0, |slot, r| r.state.revive().then(|| (slot, r.bfn())));
-        found?.map(|(slot, bfn)| Ok(self.mapped(slot, bfn)))
+        let revived =
+            |slot, r: &Record| if r.state.revive() { Some((slot, records.bfn(slot)?)) } else { None };
+        inner.by_gfn.find(records, gfn.0, revived)?.map(|(slot, bfn)| Ok(self.mapped(slot, bfn)))
     }
 
     /// Enters a new mapping into the table.
@@ -152,7 +154,10 @@ impl Guest {
             }
         }
         inner.by_gfn.remove(records, slot);
-        record.set_gfn(gfn);
+        if !record.set_frame(inner.id, gfn) {
+            // No guest has such a frame; then it is found by the number that it had.
+            log::error!("{domid}: bus frame {bfn} was told for guest frame {gfn}");
+        }
         inner.by_gfn.insert(records, slot);
         Ok(self.mapped(slot, bfn))
     }

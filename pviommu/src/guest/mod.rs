@@ -16,7 +16,7 @@ use crate::client::ClientInner;
 use crate::mapping::{Cause, Drained, Draining, What, rests};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::table::{Index, Slot, State, Status};
+use crate::table::{Index, Key, Slot, State, Status};
 use crate::wire::Peer;
 
 /// What a notice says when it does not say what: re-validate everything.
@@ -91,7 +91,7 @@ impl Guest {
             client,
             id,
             peer,
-            by_gfn: Index::new(|r| r.gfn().0, secret),
+            by_gfn: Index::new(Key::Gfn, secret),
             slow: Mutex::default(),
             notices: Mutex::default(),
             work: AtomicBool::new(false),

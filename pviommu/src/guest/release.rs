@@ -28,7 +28,9 @@ impl Guest {
         }
         for d in items {
             let What::Mapping { slot, epoch } = d.what else { continue };
-            let Some(record) = client.records.get(slot) else { continue };
+            let (Some(record), Some(bfn)) = (client.records.get(slot), client.records.bfn(slot)) else {
+                continue;
+            };
             if record.state.begin_release(epoch).is_none() {
                 out.revived += 1;
                 continue;
@@ -36,7 +38,7 @@ impl Guest {
             // Out of the table before the hypervisor has the frame back: it may be another guest's at once.
             inner.by_gfn.remove(&client.records, slot);
             slots.push(slot);
-            mappings.push((record.gfn(), record.bfn()));
+            mappings.push((record.gfn(), bfn));
             client.records.withdraw(slot);
         }
         if mappings.is_empty() {

@@ -18,10 +18,27 @@ const FILL: usize = 10;
 /// Records that are fetched ahead while a shard grows.
 const AHEAD: usize = 32;
 
-/// An index by one field of the record.
+/// By what an index finds mappings.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Key {
+    Gfn,
+    Bfn,
+}
+
+impl Key {
+    /// Of one; `None` only for a number that was never in use.
+    fn of(self, records: &Records, slot: Slot) -> Option<u64> {
+        match self {
+            Self::Gfn => records.get(slot).map(|r| r.gfn().0),
+            Self::Bfn => records.bfn(slot).map(|bfn| bfn.0),
+        }
+    }
+}
+
+/// An index by guest frame or by bus frame.
 pub(crate) struct Index {
     shards: Vec<RwLock<Shard>>,
-    key: fn(&Record) -> u64,
+    key: Key,
     /// Makes the places of keys unknown to those who choose keys.
     secret: u64,
 }
@@ -51,7 +68,7 @@ struct Place {
 }
 
 impl Index {
-    pub(crate) fn new(key: fn(&Record) -> u64, secret: u64) -> Self {
+    pub(crate) fn new(key: Key, secret: u64) -> Self {
         Self { shards: (0..SHARDS).map(|_| RwLock::default()).collect(), key, secret }
     }
 
@@ -89,7 +106,7 @@ impl Index {
 
     /// Adds `slot` by its key; if there is another with that key, takes its place and returns it.
     pub(crate) fn insert(&self, records: &Records, slot: Slot) -> Option<Slot> {
-        let key = (self.key)(records.get(slot)?);
+        let key = self.key.of(records, slot)?;
         let hash = self.hash(key);
         let mut shard = self.shard(hash).write();
         if let Some(place) = shard.find(hash, |other| self.is(records, other, key)) {
@@ -105,8 +122,8 @@ impl Index {
 
     /// Removes exactly `slot`, not another record of the same key.
     pub(crate) fn remove(&self, records: &Records, slot: Slot) {
-        let Some(record) = records.get(slot) else { return };
-        let hash = self.hash((self.key)(record));
+        let Some(key) = self.key.of(records, slot) else { return };
+        let hash = self.hash(key);
         let mut shard = self.shard(hash).write();
         if let Some(place) = shard.find(hash, |other| other == slot) {
             shard.take(hash, place);
@@ -125,11 +142,11 @@ impl Index {
     }
 
     fn is(&self, records: &Records, slot: Slot, key: u64) -> bool {
-        records.get(slot).is_some_and(|r| (self.key)(r) == key)
+        self.key.of(records, slot) == Some(key)
     }
 
     fn hash_of(&self, records: &Records, slot: Slot) -> u64 {
-        records.get(slot).map_or(0, |r| self.hash((self.key)(r)))
+        self.key.of(records, slot).map_or(0, |key| self.hash(key))
     }
 
     /// A multiplication whose two halves are folded: every bit of the key reaches every bit of the hash.
@@ -272,7 +289,7 @@ mod tests {
         #[test]
         fn an_index_is_a_map(ops in prop::collection::vec((0u8..3, 0u64..400), 1..3000), secret in any::<u64>()) {
             let records = Records::of_told(secret);
-            let index = Index::new(|r| r.gfn().0, secret);
+            let index = Index::new(Key::Gfn, secret);
             let mut naive: HashMap<u64, Slot> = HashMap::new();
             for (what, key) in ops {
                 match what {

@@ -7,48 +7,53 @@
 use xen_ioreq::{Bfn, Gfn};
 
 use super::chunk::Chunk;
-use super::index::Index;
+use super::index::{Index, Key};
 use super::prefetch::prefetch;
 use super::{AtomicState, Status};
-use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, OnceLock};
 
 /// log2 of the records in a chunk: small ones at first, then such as fill a huge page.
 const SMALL: u32 = 12;
-const LARGE: u32 = 16;
-/// Small chunks: a large one is at most half of what is there before it.
-const SMALLS: usize = 2 << (LARGE - SMALL);
+const LARGE: u32 = 17;
+/// Small chunks: a large one is no more than what is there before it.
+const SMALLS: usize = 1 << (LARGE - SMALL);
 const IN_SMALLS: usize = SMALLS << SMALL;
 /// Mappings of told bus frames: 128 GiB of guest memory within a device's reach.
 const MOST_TOLD: usize = 1 << 25;
 
-/// One mapping. 32 bytes, so that none lies on two cache lines; the indices over it add a `u32` and a byte each.
+/// Bits of a guest frame number: an x86 processor has 52 bits of physical address at most.
+const GFN_BITS: u32 = 40;
+/// Guests that a client can have had.
+pub(crate) const MOST_GUESTS: u32 = 1 << (u64::BITS - GFN_BITS);
+
+/// One mapping. 16 bytes, so that many of a million lie in a cache; the indices over it add a `u32` and a byte each.
 #[derive(Debug, Default)]
-#[repr(align(32))]
+#[repr(align(16))]
 pub(crate) struct Record {
     pub(crate) state: AtomicState,
-    bfn: AtomicU64,
-    gfn: AtomicU64,
-    guest: AtomicU32,
+    /// The guest's number within the client, above its frame number.
+    frame: AtomicU64,
 }
 
 impl Record {
-    pub(crate) fn bfn(&self) -> Bfn {
-        Bfn(self.bfn.load(Ordering::Acquire))
-    }
-
     pub(crate) fn gfn(&self) -> Gfn {
-        Gfn(self.gfn.load(Ordering::Acquire))
-    }
-
-    /// Changes the key: only while no index refers to the record by it.
-    pub(crate) fn set_gfn(&self, gfn: Gfn) {
-        self.gfn.store(gfn.0, Ordering::Release);
+        Gfn(self.frame.load(Ordering::Acquire) & ((1 << GFN_BITS) - 1))
     }
 
     /// The guest's number within the client.
     pub(crate) fn guest(&self) -> u32 {
-        self.guest.load(Ordering::Acquire)
+        // So many bits are left of it.
+        u32::try_from(self.frame.load(Ordering::Acquire) >> GFN_BITS).unwrap_or(u32::MAX)
+    }
+
+    /// Changes the key: only while no index refers to the record by it. `false`: neither number is that large.
+    pub(crate) fn set_frame(&self, guest: u32, gfn: Gfn) -> bool {
+        let fits = guest < MOST_GUESTS && gfn.0 >> GFN_BITS == 0;
+        if fits {
+            self.frame.store(u64::from(guest) << GFN_BITS | gfn.0, Ordering::Release);
+        }
+        fits
     }
 }
 
@@ -68,6 +73,8 @@ enum Places {
     /// What `by_bfn` says.
     Told {
         by_bfn: Index,
+        /// In chunks as the records.
+        bfns: Vec<OnceLock<Chunk<AtomicU64>>>,
         /// Numbers that were used and are free again.
         free: Mutex<Vec<u32>>,
         /// Numbers that were ever used.
@@ -84,13 +91,23 @@ impl Records {
 
     /// For bus frames that are told; see [`Index::new`] about the secret.
     pub(crate) fn of_told(secret: u64) -> Self {
-        let by_bfn = Index::new(|r| r.bfn().0, secret);
-        Self::new(MOST_TOLD, Places::Told { by_bfn, free: Mutex::default(), used: AtomicUsize::new(0) })
+        let (by_bfn, bfns) = (Index::new(Key::Bfn, secret), chunks(MOST_TOLD));
+        Self::new(MOST_TOLD, Places::Told { by_bfn, bfns, free: Mutex::default(), used: AtomicUsize::new(0) })
     }
 
     fn new(most: usize, places: Places) -> Self {
-        let chunks = most.checked_sub(1).map_or(0, |last| chunk_of(last).0 + 1);
-        Self { chunks: (0..chunks).map(|_| OnceLock::new()).collect(), places }
+        Self { chunks: chunks(most), places }
+    }
+
+    /// Where a mapping is in bus address space; `None` only for a number that was never in use.
+    pub(crate) fn bfn(&self, slot: Slot) -> Option<Bfn> {
+        match &self.places {
+            Places::Window { base, .. } => Some(Bfn(base.checked_add(u64::from(slot.0))?)),
+            Places::Told { bfns, .. } => {
+                let (chunk, _, i) = chunk_of(slot.0 as usize);
+                Some(Bfn(bfns.get(chunk)?.get()?.get(i)?.load(Ordering::Acquire)))
+            }
+        }
     }
 
     /// The record of a number; `None` only for one that was never in use.
@@ -138,7 +155,8 @@ impl Records {
         }
     }
 
-    /// A mapping that is live and has one reference; `None` if there is one at that bus frame, or no room.
+    /// A mapping that is live and has one reference; `None` if there is one at that bus frame, or no room, or no guest has such
+    /// a frame.
     pub(crate) fn insert(&self, guest: u32, gfn: Gfn, bfn: Bfn) -> Option<Slot> {
         let slot = match &self.places {
             Places::Window { base, .. } => slot_in(*base, bfn)?,
@@ -157,12 +175,12 @@ impl Records {
         };
         let (chunk, len, i) = chunk_of(slot.0 as usize);
         let record = self.chunks.get(chunk)?.get_or_init(|| Chunk::new(len)).get(i)?;
-        if record.state.get().status != Status::Free {
+        if record.state.get().status != Status::Free || !record.set_frame(guest, gfn) {
             return None;
         }
-        record.bfn.store(bfn.0, Ordering::Relaxed);
-        record.gfn.store(gfn.0, Ordering::Relaxed);
-        record.guest.store(guest, Ordering::Relaxed);
+        if let Places::Told { bfns, .. } = &self.places {
+            bfns.get(chunk)?.get_or_init(|| Chunk::new(len)).get(i)?.store(bfn.0, Ordering::Release);
+        }
         record.state.occupy();
         self.found_by_bfn(slot);
         Some(slot)
@@ -214,6 +232,12 @@ impl Records {
             Places::Window { live, .. } => live.load(Ordering::Relaxed),
         }
     }
+}
+
+/// None of the chunks for `most` records.
+fn chunks<T>(most: usize) -> Vec<OnceLock<Chunk<T>>> {
+    let chunks = most.checked_sub(1).map_or(0, |last| chunk_of(last).0 + 1);
+    (0..chunks).map(|_| OnceLock::new()).collect()
 }
 
 /// In which chunk a record is, how long that is, and where in it the record is.

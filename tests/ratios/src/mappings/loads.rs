@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 /// As much memory as the table of a million mappings takes, in cache lines.
-const LINES: usize = 48 << 14;
+const LINES: usize = 24 << 14;
 
 /// A walk through memory in no order.
 pub(super) struct Loads {

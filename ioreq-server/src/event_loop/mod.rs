@@ -22,9 +22,10 @@ use crate::guest::{Guest, GuestError, Progress};
 use crate::sources::EventSource;
 
 const WAKER: Token = Token(0);
-/// How long a loop stays awake for the next request of its only guest, unless told otherwise: a few round trips between
-/// two threads.
-pub const DEFAULT_PATIENCE: Duration = Duration::from_micros(20);
+/// How long a loop stays awake for the next request of its only guest, unless told otherwise: a few times what it takes to wake
+/// a thread on a processor that sleeps, 5 us on the machine itself and 50 inside a virtual one. With less, either side would
+/// always have gone to sleep by the time that the other one is awake.
+pub const DEFAULT_PATIENCE: Duration = Duration::from_micros(200);
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 64;

@@ -1,7 +1,7 @@
 //! The table of live mappings: (guest, gfn) to bus frame and back, counted, O(1) expected both ways.
 //!
-//! Costs at most 48 bytes a mapping: a record of 16, of which half may be in stock, and an index of 64 bytes for 5 to 10 entries;
-//! where bus frames are told, 80: their numbers and one more index. Lookups take no lock that all of them share.
+//! Costs at most 64 bytes a mapping: a record of 16, and 8 for a bus frame that was told, of which a third may be in stock, and
+//! in each index, one or two, 64 bytes for 5 to 10 entries. Lookups take no lock that all of them share.
 
 mod chunk;
 mod index;

@@ -16,8 +16,8 @@ use crate::sync::{Mutex, OnceLock};
 /// log2 of the records in a chunk: small ones at first, then such as fill a huge page.
 const SMALL: u32 = 12;
 const LARGE: u32 = 17;
-/// Small chunks: a large one is no more than what is there before it.
-const SMALLS: usize = 1 << (LARGE - SMALL);
+/// Small chunks: a large one is at most half of what is there before it.
+const SMALLS: usize = 2 << (LARGE - SMALL);
 const IN_SMALLS: usize = SMALLS << SMALL;
 /// Mappings of told bus frames: 128 GiB of guest memory within a device's reach.
 const MOST_TOLD: usize = 1 << 25;

@@ -4,6 +4,7 @@
 //! again whenever it likes; without, a client that holds on to them keeps them, and each side chooses whether it goes on then.
 
 use std::io::{Read, Write};
+use std::ops::Deref;
 
 use xen_ioreq::abi::libxenvchan::{VCHAN_GRANTS, VCHAN_NOTIFY_WRITE, vchan_interface};
 use xen_ioreq::linux::UnmapNotify;
@@ -15,8 +16,8 @@ use super::layout::{Direction, Layout, LayoutError, Place, indices};
 use super::ring::{BadIndex, Consumer, Notify, Producer, Ring};
 use super::{CLI_LIVE, Channel, GONE, NOT_YET, Role, SRV_LIVE, TAKEN_BACK, THERE};
 use crate::grants::{
-    GrantError, Granted, Granter, Mapper, PlainMapping, RevokableGrant, RevokableGranter, RevokableMapper,
-    RevokableMapping,
+    GrantError, Granted, GrantedPages, Granter, Mapper, PlainMapping, RevokableGrant, RevokableGranter,
+    RevokableMapper, RevokableMapping,
 };
 use crate::shared::SharedBytes;
 use crate::sync::atomic::Ordering;
@@ -147,30 +148,6 @@ impl Memory {
     }
 }
 
-/// A server's pages, of either kind.
-trait Page {
-    fn shared(&self) -> &SharedBytes;
-    fn refs(&self) -> &[GrantRef];
-}
-
-impl Page for Granted {
-    fn shared(&self) -> &SharedBytes {
-        self.bytes()
-    }
-    fn refs(&self) -> &[GrantRef] {
-        self.refs()
-    }
-}
-
-impl Page for RevokableGrant {
-    fn shared(&self) -> &SharedBytes {
-        self.bytes()
-    }
-    fn refs(&self) -> &[GrantRef] {
-        self.refs()
-    }
-}
-
 impl<E: EventChannels> Channel<E> {
     /// A server's end for `client`, and what the client has to know; `me` is this domain. Its pages are the client's for as
     /// long as it holds on to them. `events` is for this channel alone.
@@ -208,7 +185,7 @@ impl<E: EventChannels> Channel<E> {
 
     /// `grant` makes so many pages: the shared one, and behind it those of the rings. All at once, so that the shared page has the
     /// first of the references and is the first that a client loses.
-    fn serve_with<P: Page>(
+    fn serve_with<P: Deref<Target = GrantedPages>>(
         events: E,
         me: DomId,
         client: DomId,
@@ -221,7 +198,7 @@ impl<E: EventChannels> Channel<E> {
         // The port is closed with the event channels if anything fails from here on.
         let pages = grant(port, 1 + layout.pages(Direction::Left) + layout.pages(Direction::Right))?;
         let (page, head) = (
-            pages.shared().part(0..PAGE_SIZE),
+            pages.bytes().part(0..PAGE_SIZE),
             vchan_interface {
                 left_order: layout.order(Direction::Left),
                 right_order: layout.order(Direction::Right),
@@ -241,7 +218,7 @@ impl<E: EventChannels> Channel<E> {
             Place::Own { pages: count, .. } => {
                 let start = behind;
                 behind += count * PAGE_SIZE;
-                pages.shared().part(start..behind)
+                pages.bytes().part(start..behind)
             }
         };
         let (left, right) = (data(Direction::Left), data(Direction::Right));

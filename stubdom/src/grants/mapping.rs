@@ -3,6 +3,7 @@
 //! Both kinds give copies. Only a plain one gives an address as well: its pages stay what they are until it is dropped,
 //! though their bytes may change. Behind a revokable one there may be another page at the next read.
 
+use std::ops::Deref;
 use std::ptr::NonNull;
 
 use xen_ioreq::seam::{Mapping, Prot};
@@ -41,27 +42,18 @@ pub(super) fn write(bytes: &SharedBytes, prot: Prot, at: usize, data: &[u8]) -> 
     Ok(())
 }
 
-/// Pages of another domain. That domain can change the bytes at any time, and cannot free the pages before this is dropped.
+/// Pages of another domain: what is the same whether they can be taken back or not.
 #[derive(Debug)]
-pub struct PlainMapping {
+pub struct MappedPages {
     bytes: SharedBytes,
     prot: Prot,
 }
 
-impl PlainMapping {
-    pub(crate) fn new(mapping: Mapping, prot: Prot) -> Self {
-        Self { bytes: SharedBytes::new(mapping), prot }
-    }
-
+impl MappedPages {
     /// Length in bytes.
     #[expect(clippy::len_without_is_empty, reason = "no mapping is empty")]
     pub fn len(&self) -> usize {
         self.bytes.len()
-    }
-
-    /// First byte; valid while `self` lives. Never make a Rust reference of it: the granter writes there.
-    pub fn base(&self) -> NonNull<u8> {
-        self.bytes.base()
     }
 
     /// Copies out.
@@ -82,6 +74,29 @@ impl PlainMapping {
 
     pub(crate) fn bytes(&self) -> &SharedBytes {
         &self.bytes
+    }
+}
+
+/// Pages of another domain. That domain can change the bytes at any time, and cannot free the pages before this is dropped.
+#[derive(Debug)]
+pub struct PlainMapping(MappedPages);
+
+impl PlainMapping {
+    pub(crate) fn new(mapping: Mapping, prot: Prot) -> Self {
+        Self(MappedPages { bytes: SharedBytes::new(mapping), prot })
+    }
+
+    /// First byte; valid while `self` lives. Never make a Rust reference of it: the granter writes there.
+    pub fn base(&self) -> NonNull<u8> {
+        self.bytes().base()
+    }
+}
+
+impl Deref for PlainMapping {
+    type Target = MappedPages;
+
+    fn deref(&self) -> &MappedPages {
+        &self.0
     }
 }
 
@@ -90,44 +105,25 @@ impl PlainMapping {
 /// What was copied may be of either, or of both in part: check the copy, and whether the page was still the peer's after it.
 #[derive(Debug)]
 pub struct RevokableMapping {
-    bytes: SharedBytes,
-    prot: Prot,
+    pages: MappedPages,
     stand_in: u8,
 }
 
 impl RevokableMapping {
     pub(crate) fn new(mapping: Mapping, prot: Prot, stand_in: u8) -> Self {
-        Self { bytes: SharedBytes::new(mapping), prot, stand_in }
-    }
-
-    /// Length in bytes.
-    #[expect(clippy::len_without_is_empty, reason = "no mapping is empty")]
-    pub fn len(&self) -> usize {
-        self.bytes.len()
+        Self { pages: MappedPages { bytes: SharedBytes::new(mapping), prot }, stand_in }
     }
 
     /// What every byte of a page that was taken back is, as long as nobody has written it since.
     pub fn stand_in(&self) -> u8 {
         self.stand_in
     }
+}
 
-    /// Copies out.
-    ///
-    /// # Errors
-    /// The bytes do not all lie in the mapping; none is copied.
-    pub fn read(&self, at: usize, out: &mut [u8]) -> Result<(), OutOfRange> {
-        read(&self.bytes, at, out)
-    }
+impl Deref for RevokableMapping {
+    type Target = MappedPages;
 
-    /// Copies in.
-    ///
-    /// # Errors
-    /// The bytes do not all lie in the mapping, or it is read-only; none is copied.
-    pub fn write(&self, at: usize, data: &[u8]) -> Result<(), OutOfRange> {
-        write(&self.bytes, self.prot, at, data)
-    }
-
-    pub(crate) fn bytes(&self) -> &SharedBytes {
-        &self.bytes
+    fn deref(&self) -> &MappedPages {
+        &self.pages
     }
 }

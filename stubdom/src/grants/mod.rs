@@ -13,13 +13,14 @@ mod table;
 mod tests;
 
 use std::fmt;
+use std::ops::Deref;
 
 use xen_ioreq::linux::{OpenError, UnmapNotify};
 use xen_ioreq::seam::Prot;
 use xen_ioreq::{DomId, Errno, GrantRef};
 
 pub use linux::{LinuxGranter, LinuxMapper};
-pub use mapping::{OutOfRange, PlainMapping, RevokableMapping};
+pub use mapping::{MappedPages, OutOfRange, PlainMapping, RevokableMapping};
 pub use table::{TableGranter, TableMapper};
 
 use crate::shared::SharedBytes;
@@ -156,26 +157,15 @@ pub(crate) trait PlainHold: Send + Sync + fmt::Debug {
     fn end(&mut self) -> Option<Ended>;
 }
 
-/// Pages of ours that a peer may map, until they are ended.
+/// Pages of ours that a peer may map: what is the same however they come back.
 #[derive(Debug)]
-#[must_use = "the grants end with it"]
-pub struct Granted {
+pub struct GrantedPages {
     peer: DomId,
     refs: Vec<GrantRef>,
     bytes: SharedBytes,
-    hold: Box<dyn PlainHold>,
 }
 
-impl Granted {
-    pub(crate) fn new(
-        peer: DomId,
-        refs: Vec<GrantRef>,
-        bytes: SharedBytes,
-        hold: Box<dyn PlainHold>,
-    ) -> Self {
-        Self { peer, refs, bytes, hold }
-    }
-
+impl GrantedPages {
     /// To whom.
     pub fn peer(&self) -> DomId {
         self.peer
@@ -205,6 +195,25 @@ impl Granted {
     pub(crate) fn bytes(&self) -> &SharedBytes {
         &self.bytes
     }
+}
+
+/// Pages of ours that a peer may map, until they are ended.
+#[derive(Debug)]
+#[must_use = "the grants end with it"]
+pub struct Granted {
+    pages: GrantedPages,
+    hold: Box<dyn PlainHold>,
+}
+
+impl Granted {
+    pub(crate) fn new(
+        peer: DomId,
+        refs: Vec<GrantRef>,
+        bytes: SharedBytes,
+        hold: Box<dyn PlainHold>,
+    ) -> Self {
+        Self { pages: GrantedPages { peer, refs, bytes }, hold }
+    }
 
     /// Ends the grants and frees the pages.
     ///
@@ -213,8 +222,16 @@ impl Granted {
     pub fn end(mut self) -> Result<Ended, StillMapped> {
         match self.hold.end() {
             Some(ended) => Ok(ended),
-            None => Err(StillMapped { peer: self.peer, granted: self }),
+            None => Err(StillMapped { peer: self.pages.peer, granted: self }),
         }
+    }
+}
+
+impl Deref for Granted {
+    type Target = GrantedPages;
+
+    fn deref(&self) -> &GrantedPages {
+        &self.pages
     }
 }
 
@@ -228,9 +245,7 @@ pub(crate) trait RevokableHold: Send + Sync + fmt::Debug {
 #[derive(Debug)]
 #[must_use = "the grants are revoked with it"]
 pub struct RevokableGrant {
-    peer: DomId,
-    refs: Vec<GrantRef>,
-    bytes: SharedBytes,
+    pages: GrantedPages,
     hold: Box<dyn RevokableHold>,
 }
 
@@ -241,37 +256,7 @@ impl RevokableGrant {
         bytes: SharedBytes,
         hold: Box<dyn RevokableHold>,
     ) -> Self {
-        Self { peer, refs, bytes, hold }
-    }
-
-    /// To whom.
-    pub fn peer(&self) -> DomId {
-        self.peer
-    }
-
-    /// One a page, in order.
-    pub fn refs(&self) -> &[GrantRef] {
-        &self.refs
-    }
-
-    /// Copies out of the pages.
-    ///
-    /// # Errors
-    /// The bytes do not all lie in the pages; none is copied.
-    pub fn read(&self, at: usize, out: &mut [u8]) -> Result<(), OutOfRange> {
-        mapping::read(&self.bytes, at, out)
-    }
-
-    /// Copies into the pages.
-    ///
-    /// # Errors
-    /// The bytes do not all lie in the pages; none is copied.
-    pub fn write(&self, at: usize, data: &[u8]) -> Result<(), OutOfRange> {
-        mapping::write(&self.bytes, Prot::ReadWrite, at, data)
-    }
-
-    pub(crate) fn bytes(&self) -> &SharedBytes {
-        &self.bytes
+        Self { pages: GrantedPages { peer, refs, bytes }, hold }
     }
 
     /// Takes the pages back, in order, and frees them. From then on the peer reads and writes pages of its own.
@@ -280,5 +265,13 @@ impl RevokableGrant {
     /// What the hypervisor said.
     pub fn revoke(mut self) -> Result<(), Errno> {
         self.hold.revoke()
+    }
+}
+
+impl Deref for RevokableGrant {
+    type Target = GrantedPages;
+
+    fn deref(&self) -> &GrantedPages {
+        &self.pages
     }
 }

@@ -7,19 +7,15 @@ use guest::RamRange;
 use guest::model::ModelCpu;
 use guest::run::{self, Report};
 use guest::scene;
-use ioreq_server::{Connection, OnError};
-use mediated_gpu::service::Options;
-use mediated_gpu::vgpu::slice::{MIB, SliceSize, VgpuType};
+use mediated_gpu::vgpu::slice::VgpuType;
 use mio::{Events, Poll};
-use mock_xen::DomainConfig;
 use tempfile::TempDir;
-use xen_ioreq::{DomId, Gfn, VcpuId};
+use xen_ioreq::{DomId, VcpuId};
 
 use super::*;
-use crate::demo::world::{GUEST_FRAMES, World};
+use crate::demo::world::{GUEST_FRAMES, RAM, World};
 
 const GUEST: DomId = DomId(3);
-const SLICE: SliceSize = SliceSize { low: 16 * MIB, high: 16 * MIB, fences: 2 };
 
 /// A guest of the model, served, and an operator's socket beside it.
 struct Rig {
@@ -34,18 +30,7 @@ impl Rig {
         let args = cli::Args::try_parse_from(["mgpu", "demo", "--guests", "1"]).unwrap();
         let cli::Command::Demo(args) = args.command else { unreachable!("it says demo") };
         let world = World::new(&args).unwrap();
-        let config = DomainConfig { domid: Some(GUEST), max_pages: GUEST_FRAMES, ..DomainConfig::default() };
-        world.machine.create_domain(&config).unwrap();
-        world.machine.populate(GUEST, Gfn(0x100), GUEST_FRAMES).unwrap();
-        let events = Arc::new(world.machine.open_evtchn(DomId(0)).unwrap());
-        let conn = Connection::new(world.dom0.clone(), events);
-        let options = Options {
-            kind: VgpuType::Custom(SLICE),
-            pci_root: true,
-            table: None,
-            on_error: OnError::CrashGuest,
-        };
-        let service = Service::start(&conn, &world.client, &world.mediator, GUEST, options).unwrap();
+        let service = world.serve(GUEST).unwrap();
 
         let dir = tempfile::tempdir().unwrap();
         let pictures =
@@ -85,7 +70,7 @@ impl Rig {
     }
 
     fn draw(&self) -> Report {
-        let ram = vec![RamRange { first: Gfn(0x100), frames: GUEST_FRAMES }];
+        let ram = vec![RamRange { first: RAM, frames: GUEST_FRAMES }];
         let vcpu = self.world.machine.vcpu(GUEST, VcpuId(0)).unwrap();
         let mut cpu = ModelCpu::new(vcpu, ram, Arc::default(), Box::new(|_| ()));
         let config = run::Config { seed: 5, frames: Some(2), ..run::Config::default() };

@@ -9,20 +9,13 @@ use guest::RamRange;
 use guest::model::ModelCpu;
 use guest::run::{self, Report};
 use guest::scene;
-use ioreq_server::{Connection, OnError};
 use mediated_gpu::mediator::Snapshot;
-use mediated_gpu::service::{Options, Service};
-use mediated_gpu::vgpu::slice::{MIB, SliceSize, VgpuType};
-use mock_xen::DomainConfig;
-use xen_ioreq::{DomId, Gfn, VcpuId};
+use mediated_gpu::service::Service;
+use xen_ioreq::{DomId, VcpuId};
 
-use super::world::{GUEST_FRAMES, World};
+use super::world::{GUEST_FRAMES, RAM, World};
 use crate::{Error, cli, picture};
 
-/// First frame of a guest's RAM: above the first MiB.
-const RAM: Gfn = Gfn(0x100);
-/// A slice for each of 15 guests within the aperture.
-const SLICE: SliceSize = SliceSize { low: 16 * MIB, high: 16 * MIB, fences: 2 };
 /// Rounds of a hostile guest between two looks at whether to stop.
 const HOSTILE_ROUNDS: u32 = 16;
 
@@ -59,18 +52,7 @@ impl Running {
     /// Builds the domain, serves it, and lets it go.
     pub(crate) fn start(world: &World, args: &cli::Demo, number: u16, hostile: bool) -> Result<Self, Error> {
         let domid = DomId(number);
-        let config = DomainConfig { domid: Some(domid), max_pages: GUEST_FRAMES, ..DomainConfig::default() };
-        world.machine.create_domain(&config)?;
-        world.machine.populate(domid, RAM, GUEST_FRAMES)?;
-        let events = Arc::new(world.machine.open_evtchn(DomId(0))?);
-        let conn = Connection::new(world.dom0.clone(), events);
-        let options = Options {
-            kind: VgpuType::Custom(SLICE),
-            pci_root: true,
-            table: None,
-            on_error: OnError::CrashGuest,
-        };
-        let service = Service::start(&conn, &world.client, &world.mediator, domid, options)?;
+        let service = world.serve(domid)?;
 
         let (stop, frames) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let vcpu = world.machine.vcpu(domid, VcpuId(0))?;

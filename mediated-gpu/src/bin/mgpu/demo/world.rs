@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ioreq_server::{Connection, OnError};
 use mediated_gpu::bus::{BusMaster, DmaAccess, DmaFault, Pin};
 use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator};
+use mediated_gpu::service::{Options, Service};
 use mediated_gpu::soft::{SoftGpu, SoftGpuConfig};
-use mock_xen::{BusAccess, BusPin, BusPort, Caller, Config, Machine, Profile};
+use mediated_gpu::vgpu::slice::{MIB, SliceSize, VgpuType};
+use mock_xen::{BusAccess, BusPin, BusPort, Caller, Config, DomainConfig, Machine, Profile};
 use pviommu::{Client, OwnFrame, OwnFrames, OwnMemory, Ports, ProcessMemory};
-use xen_ioreq::{DomId, Errno};
+use xen_ioreq::{DomId, Errno, Gfn};
 
 use crate::Error;
 use crate::cli::{Demo, Hypervisor};
@@ -17,6 +20,10 @@ use crate::cli::{Demo, Hypervisor};
 const DOM0: DomId = DomId(0);
 /// RAM of a guest, in frames: 16 MiB.
 pub(crate) const GUEST_FRAMES: u64 = 4096;
+/// First frame of a guest's RAM: above the first MiB.
+pub(crate) const RAM: Gfn = Gfn(0x100);
+/// A slice for each of 15 guests within the aperture.
+const SLICE: SliceSize = SliceSize { low: 16 * MIB, high: 16 * MIB, fences: 2 };
 /// RAM of dom0 and Xen.
 const HOST_FRAMES: usize = 16384;
 
@@ -55,6 +62,22 @@ impl World {
         let below = Below { gpu, client: client.clone(), own, bus };
         let mediator = Arc::new(Mediator::new(below, MediatorConfig::default())?);
         Ok(Self { machine, dom0, client, mediator, pins, free_before })
+    }
+
+    /// Builds a domain with RAM, and gives it a vGPU.
+    pub(crate) fn serve(&self, domid: DomId) -> Result<Service, Error> {
+        let config = DomainConfig { domid: Some(domid), max_pages: GUEST_FRAMES, ..DomainConfig::default() };
+        self.machine.create_domain(&config)?;
+        self.machine.populate(domid, RAM, GUEST_FRAMES)?;
+        let events = Arc::new(self.machine.open_evtchn(DOM0)?);
+        let conn = Connection::new(self.dom0.clone(), events);
+        let options = Options {
+            kind: VgpuType::Custom(SLICE),
+            pci_root: true,
+            table: None,
+            on_error: OnError::CrashGuest,
+        };
+        Ok(Service::start(&conn, &self.client, &self.mediator, domid, options)?)
     }
 
     /// Translations that the oracle has looked at.

@@ -33,6 +33,17 @@ impl Own {
             log::error!("pages of the mediator's own are lost: {e}");
         }
     }
+
+    /// The entries in a page of a table of the guest's, all 512: `None` if it cannot be read.
+    pub(super) fn entries(&self, page: Bfn) -> Option<Vec<u64>> {
+        let mut bytes = vec![0; PAGE_SIZE];
+        if let Err(e) = self.memory.read(page, 0, &mut bytes) {
+            log::warn!("a page of a guest's table is out of reach: {e}");
+            return None;
+        }
+        let (entries, _) = bytes.as_chunks();
+        Some(entries.iter().map(|e| u64::from_le_bytes(*e)).collect())
+    }
 }
 
 impl DeviceFlush for Own {

@@ -301,7 +301,7 @@ impl Ppgtt {
         if let Some(table) = self.tables.get_mut(id) {
             table.guest = guest;
         }
-        let raw = guest.and_then(|bfn| self.pages.read(bfn)).unwrap_or_default();
+        let raw = guest.and_then(|bfn| self.pages.entries(bfn)).unwrap_or_default();
         let mut entries = key.entries(&raw);
         entries.resize(crate::gen8::ppgtt::ENTRIES, 0);
         entries

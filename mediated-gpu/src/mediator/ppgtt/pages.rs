@@ -3,7 +3,7 @@
 //! A page that held a table is not used for another before a flush: until then an engine may know it as what it was.
 
 use pviommu::{OwnError, OwnPages};
-use xen_ioreq::{Bfn, PAGE_SIZE};
+use xen_ioreq::Bfn;
 
 use crate::gen8::ppgtt::{ENTRIES, ENTRY_SIZE, Entry};
 use crate::mediator::reserve::Own;
@@ -62,15 +62,9 @@ impl Pages {
         self.write(page, &all);
     }
 
-    /// Reads a page of the guest's: `None` if it cannot be read.
-    pub(super) fn read(&self, page: Bfn) -> Option<Vec<u64>> {
-        let mut bytes = vec![0; PAGE_SIZE];
-        if let Err(e) = self.own.memory.read(page, 0, &mut bytes) {
-            log::warn!("a guest's table is out of reach: {e}");
-            return None;
-        }
-        let (entries, _) = bytes.as_chunks();
-        Some(entries.iter().map(|e| u64::from_le_bytes(*e)).collect())
+    /// As [`Own::entries`].
+    pub(super) fn entries(&self, page: Bfn) -> Option<Vec<u64>> {
+        self.own.entries(page)
     }
 
     /// Gives everything back. No context runs with any of it, nor ever will.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use pviommu::Mapped;
-use xen_ioreq::{Bfn, Gfn, PAGE_SHIFT, PAGE_SIZE};
+use xen_ioreq::{Bfn, Gfn, PAGE_SHIFT};
 
 use super::{ShadowGgtt, Writers};
 use crate::gen8::gtt::{PTE_SIZE, Pte};
@@ -99,7 +99,6 @@ impl ShadowGgtt {
 
     /// What a page of the guest's table holds; zeros, if it is not there.
     fn page(&self, lent: &mut Lent, page: u32) -> Vec<u64> {
-        let mut bytes = vec![0; PAGE_SIZE];
         let bfn = match lent.pages.get(&page) {
             Some(mapped) => Some(mapped.bfn()),
             None => self.map(Gfn(lent.first.0.saturating_add(page.into()))).map(|mapped| {
@@ -108,13 +107,7 @@ impl ShadowGgtt {
                 bfn
             }),
         };
-        if let Some(bfn) = bfn
-            && let Err(e) = self.parts.own.memory.read(bfn, 0, &mut bytes)
-        {
-            log::warn!("a page of the guest's table is out of reach: {e}");
-        }
-        let (entries, _) = bytes.as_chunks();
-        entries.iter().map(|e| u64::from_le_bytes(*e)).collect()
+        bfn.and_then(|bfn| self.parts.own.entries(bfn)).unwrap_or_else(|| vec![0; IN_PAGE as usize])
     }
 
     /// Whether the guest's table is memory of the guest's.

@@ -27,6 +27,14 @@ impl Process {
         Self { next: PML4.0 + 1 }
     }
 
+    /// A guest whose driver has started, and the process.
+    fn started(host: &Host) -> (TestGuest, Self) {
+        let mut g = host.guest();
+        g.start();
+        let p = Self::new(&g);
+        (g, p)
+    }
+
     fn root() -> Root {
         Root::FourLevel(PML4.0)
     }
@@ -127,9 +135,7 @@ fn run(g: &mut TestGuest, commands: &[u32]) {
 #[test]
 fn batch_of_a_process_stores_in_its_pages() {
     let host = Host::new();
-    let mut g = host.guest();
-    g.start();
-    let mut p = Process::new(&g);
+    let (mut g, mut p) = Process::started(&host);
     let (code, data) = (p.map_fresh(&g, CODE), p.map_fresh(&g, DATA_AT));
     store(&mut g, code, DATA_AT, 0x1234);
     assert_eq!(dword(&g, data), 0x1234);
@@ -138,9 +144,7 @@ fn batch_of_a_process_stores_in_its_pages() {
 #[test]
 fn entry_that_was_changed_without_a_word_is_seen_by_the_next_context() {
     let host = Host::new();
-    let mut g = host.guest();
-    g.start();
-    let mut p = Process::new(&g);
+    let (mut g, mut p) = Process::started(&host);
     let (code, first) = (p.map_fresh(&g, CODE), p.map_fresh(&g, DATA_AT));
     store(&mut g, code, DATA_AT, 1);
     let second = p.map_fresh(&g, DATA_AT);
@@ -157,9 +161,7 @@ fn entry_that_was_changed_without_a_word_is_seen_by_the_next_context() {
 #[test]
 fn data_page_that_is_ballooned_out_goes_and_comes_back_with_the_same_entry() {
     let host = Host::new();
-    let mut g = host.guest();
-    g.start();
-    let mut p = Process::new(&g);
+    let (mut g, mut p) = Process::started(&host);
     let (code, data) = (p.map_fresh(&g, CODE), p.map_fresh(&g, DATA_AT));
     let next = p.map_fresh(&g, DATA_AT + 4096);
     store(&mut g, code, DATA_AT, 1);
@@ -178,9 +180,7 @@ fn data_page_that_is_ballooned_out_goes_and_comes_back_with_the_same_entry() {
 fn table_of_any_level_that_is_ballooned_out_maps_nothing_until_it_is_back() {
     for level in [Level::Pt, Level::Pd, Level::Pdp] {
         let host = Host::new();
-        let mut g = host.guest();
-        g.start();
-        let mut p = Process::new(&g);
+        let (mut g, mut p) = Process::started(&host);
         let (code, data) = (p.map_fresh(&g, CODE), p.map_fresh(&g, DATA_AT));
         store(&mut g, code, DATA_AT, 1);
         let table = p.table(&g, level, DATA_AT);
@@ -201,9 +201,7 @@ fn table_of_any_level_that_is_ballooned_out_maps_nothing_until_it_is_back() {
 #[test]
 fn root_that_is_ballooned_out_ends_the_context_and_its_frames_are_free() {
     let host = Host::new();
-    let mut g = host.guest();
-    g.start();
-    let mut p = Process::new(&g);
+    let (mut g, mut p) = Process::started(&host);
     let code = p.map_fresh(&g, CODE);
     p.map_fresh(&g, DATA_AT);
     store(&mut g, code, DATA_AT, 1);
@@ -218,9 +216,7 @@ fn root_that_is_ballooned_out_ends_the_context_and_its_frames_are_free() {
 #[test]
 fn tables_go_when_the_guest_says_so_and_all_frames_are_let_go() {
     let host = Host::new();
-    let mut g = host.guest();
-    g.start();
-    let mut p = Process::new(&g);
+    let (mut g, mut p) = Process::started(&host);
     let (code, data) = (p.map_fresh(&g, CODE), p.map_fresh(&g, DATA_AT));
     store(&mut g, code, DATA_AT, 1);
     assert!(g.vgpu.statistics().live_process_mappings >= 9, "7 tables, 2 pages");
@@ -240,9 +236,7 @@ fn tables_go_when_the_guest_says_so_and_all_frames_are_let_go() {
 #[test]
 fn large_entries_map_every_page_of_their_reach_that_is_there() {
     let host = Host::new();
-    let mut g = host.guest();
-    g.start();
-    let mut p = Process::new(&g);
+    let (mut g, mut p) = Process::started(&host);
     let code = p.map_fresh(&g, CODE);
     // 2 MiB, of which two pages are there.
     let base = Gfn(0x2000);
@@ -271,9 +265,7 @@ fn large_entries_map_every_page_of_their_reach_that_is_there() {
 #[test]
 fn guest_with_more_tables_than_it_may_have_is_refused_and_can_go_on_with_fewer() {
     let host = Host::new();
-    let mut g = host.guest();
-    g.start();
-    let mut p = Process::new(&g);
+    let (mut g, mut p) = Process::started(&host);
     let (code, data) = (p.map_fresh(&g, CODE), p.map_fresh(&g, DATA_AT));
     // One page as 512 directories, each with as many tables.
     let directory = p.frame(&g);
@@ -301,9 +293,7 @@ fn guest_with_more_tables_than_it_may_have_is_refused_and_can_go_on_with_fewer()
 fn vgpu_that_goes_leaves_no_frame_behind_whatever_its_tables_map() {
     let mut host = Host::new();
     let used = host.used_before;
-    let mut g = host.guest();
-    g.start();
-    let mut p = Process::new(&g);
+    let (mut g, mut p) = Process::started(&host);
     let code = p.map_fresh(&g, CODE);
     for n in 0..600 {
         p.map_fresh(&g, DATA_AT + n * PAGE_SIZE as u64);

@@ -2,9 +2,13 @@
 //!
 //! One line a fact, then `N passed, N failed`; exit status 1 if any failed.
 
+#[path = "../../ioreq-server/xen-ioreq/examples/judge/mod.rs"]
+mod judge;
+
 use std::error::Error;
 use std::process::ExitCode;
 
+use judge::Judge;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use stubdom::grants::{Ended, GrantError, Granter, LinuxGranter, LinuxMapper, Mapper};
 use stubdom::xenstore::{Permission, Store, StoreError, Transaction};
@@ -18,28 +22,6 @@ const ME: DomId = DomId(0);
 const NOBODY: DomId = DomId(0x6000);
 const NOTHING: UnmapNotify = UnmapNotify { clear_byte: None, send_event: None };
 
-#[derive(Default)]
-struct Judge {
-    passed: u32,
-    failed: u32,
-}
-
-impl Judge {
-    fn is<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, got: T, want: T) {
-        if got == want {
-            self.passed += 1;
-            println!("ok     {what}: {got:?}");
-        } else {
-            self.failed += 1;
-            println!("FAILED {what}: {got:?}, wanted {want:?}");
-        }
-    }
-
-    fn that(&mut self, what: &str, holds: bool) {
-        self.is(what, holds, true);
-    }
-}
-
 fn main() -> ExitCode {
     let mut judge = Judge::default();
     let outcome = sharing(&mut judge)
@@ -48,8 +30,7 @@ fn main() -> ExitCode {
         .and_then(|()| ends(&mut judge))
         .and_then(|()| store(&mut judge));
     judge.is("all steps were made", outcome.map_err(|e| e.to_string()), Ok(()));
-    println!("{} passed, {} failed", judge.passed, judge.failed);
-    if judge.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    judge.verdict()
 }
 
 type Outcome = Result<(), Box<dyn Error>>;

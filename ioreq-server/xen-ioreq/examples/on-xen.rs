@@ -3,9 +3,12 @@
 //! DOMID is a guest with memory at frames 0x10 to 0x12, room for one more frame, and nobody who minds. One line a
 //! fact, then `N passed, N failed`; exit status 1 if any failed.
 
+mod judge;
+
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
+use judge::Judge;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use xen_ioreq::abi::dm_op::*;
 use xen_ioreq::abi::grant_table::{GNTTABOP_query_size, gnttab_query_size};
@@ -21,28 +24,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 const NOBODY: DomId = DomId(0x6000);
 /// A frame number far above any guest's memory.
 const HOLE: Gfn = Gfn(1 << 30);
-
-#[derive(Default)]
-struct Judge {
-    passed: u32,
-    failed: u32,
-}
-
-impl Judge {
-    fn is<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, got: T, want: T) {
-        if got == want {
-            self.passed += 1;
-            println!("ok     {what}: {got:?}");
-        } else {
-            self.failed += 1;
-            println!("FAILED {what}: {got:?}, wanted {want:?}");
-        }
-    }
-
-    fn that(&mut self, what: &str, holds: bool) {
-        self.is(what, holds, true);
-    }
-}
 
 fn main() -> ExitCode {
     let Some(domid) = std::env::args().nth(1).and_then(|a| a.parse().ok()).map(DomId) else {
@@ -65,8 +46,7 @@ fn main() -> ExitCode {
         .and_then(|()| eventfds(&mut judge, &privcmd, domid))
         .and_then(|()| restricted(&mut judge, privcmd, evtchn, domid));
     judge.is("all steps were made", outcome, Ok(()));
-    println!("{} passed, {} failed", judge.passed, judge.failed);
-    if judge.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    judge.verdict()
 }
 
 fn host(j: &mut Judge, p: &Privcmd, domid: DomId) -> Result<(), Errno> {

@@ -10,20 +10,10 @@ use super::sheet::Want::{Rc, Status};
 use super::sheet::*;
 use super::sheet::{At::*, Call::*, End::*, Who::*};
 
-const OKAY: Want = Status(GNTST_okay);
-const HOST: u32 = GNTMAP_host_map;
 const RO: u32 = GNTMAP_host_map | GNTMAP_readonly;
-const DEV: u32 = GNTMAP_device_map;
 const ACCESS: u16 = GTF_permit_access;
-const NONE: u16 = 0;
-const READ: u16 = GTF_reading;
-const BOTH: u16 = GTF_reading | GTF_writing;
 /// The entry of most lines: the granter's frame [`G`], for the mapper.
 const ENTRY: Call = Grant(R, Mapper, ACCESS, G);
-const P0: At = Place(0);
-const P1: At = Place(1);
-const OWN: End = Frame(Itself, L);
-const THE_REF: End = Ref(Granter, R);
 
 /// Sheets of what released Xen has too.
 pub(super) const SHEETS: &[Sheet] = &[

@@ -8,22 +8,12 @@ use xen_ioreq::abi::revokable::GTF_revokable;
 
 use super::sheet::Want::{Rc, Status};
 use super::sheet::*;
-use super::sheet::{At::*, Call::*, End::*, Who::*};
+use super::sheet::{At::*, Call::*, Who::*};
 
-const OKAY: Want = Status(GNTST_okay);
-const HOST: u32 = GNTMAP_host_map;
-const DEV: u32 = GNTMAP_device_map;
 const REVOKABLE: u16 = GTF_permit_access | GTF_revokable;
-const NONE: u16 = 0;
-const READ: u16 = GTF_reading;
-const BOTH: u16 = GTF_reading | GTF_writing;
 const ENTRY: Call = Grant(R, Mapper, REVOKABLE, G);
 const PLAIN: Call = Grant(R, Mapper, GTF_permit_access, G);
-const P0: At = Place(0);
-const P1: At = Place(1);
 const MAPPED: Call = MapRevokable(R, HOST, P0, L);
-const OWN: End = Frame(Itself, L);
-const THE_REF: End = Ref(Granter, R);
 
 pub(super) const SHEETS: &[Sheet] = &[
     Sheet { section: "map_revokable", parties: Parties::Pv, by: By::Draft, lines: MAP },

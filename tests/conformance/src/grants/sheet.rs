@@ -160,6 +160,17 @@ pub(super) const R: u32 = 9;
 pub(super) const G: u64 = 3;
 /// A frame of the mapper's own.
 pub(super) const L: u64 = 5;
+pub(super) const OKAY: Want = Want::Status(GNTST_okay);
+pub(super) const HOST: u32 = GNTMAP_host_map;
+pub(super) const DEV: u32 = GNTMAP_device_map;
+/// Marks in an entry.
+pub(super) const NONE: u16 = 0;
+pub(super) const READ: u16 = GTF_reading;
+pub(super) const BOTH: u16 = GTF_reading | GTF_writing;
+pub(super) const P0: At = At::Place(0);
+pub(super) const P1: At = At::Place(1);
+pub(super) const OWN: End = End::Frame(Who::Itself, L);
+pub(super) const THE_REF: End = End::Ref(Who::Granter, R);
 
 /// Lines: `[steps] call => answer, marks m, refs n; "source"`.
 macro_rules! lines {

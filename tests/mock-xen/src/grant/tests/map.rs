@@ -191,14 +191,8 @@ fn unmap_and_replace_moves_another_mapping_there() {
     a.grant(10, b.id, 4, GTF_permit_access);
     let (first, second) =
         (b.map(&a, 9, HOST, room.addr(0)).unwrap(), b.map(&a, 10, HOST, room.addr(1)).unwrap());
-    let mut arg = gnttab_unmap_and_replace {
-        host_addr: room.addr(0),
-        new_addr: room.addr(1),
-        handle: first.handle,
-        ..Default::default()
-    };
-    op(&b.caller, GNTTABOP_unmap_and_replace, &mut arg).unwrap();
-    assert_eq!((arg.status, room.byte(0)), (GNTST_okay, 4));
+    assert_eq!(b.replace(first.handle, room.addr(0), room.addr(1)), GNTST_okay);
+    assert_eq!(room.byte(0), 4);
     assert_eq!((a.flags(9), m.references(a.id, Gfn(3))), (GTF_permit_access, Ok(1)));
     m.assert_clean();
     assert_eq!(b.unmap(second.handle, room.addr(0), 0), GNTST_okay);
@@ -206,17 +200,10 @@ fn unmap_and_replace_moves_another_mapping_there() {
     let c = hvm(&m);
     a.grant(11, c.id, 5, GTF_permit_access);
     let map = c.map(&a, 11, HOST, 100 << 12).unwrap();
-    let mut arg = gnttab_unmap_and_replace {
-        host_addr: 100 << 12,
-        new_addr: 101 << 12,
-        handle: map.handle,
-        ..Default::default()
-    };
-    op(&c.caller, GNTTABOP_unmap_and_replace, &mut arg).unwrap();
-    assert_eq!(arg.status, GNTST_general_error, "a translated domain has no such thing");
-    arg.new_addr = 0;
-    op(&c.caller, GNTTABOP_unmap_and_replace, &mut arg).unwrap();
-    assert_eq!(arg.status, GNTST_okay, "without another address it is an unmapping");
+    let replaced = c.replace(map.handle, 100 << 12, 101 << 12);
+    assert_eq!(replaced, GNTST_general_error, "a translated domain has no such thing");
+    let replaced = c.replace(map.handle, 100 << 12, 0);
+    assert_eq!(replaced, GNTST_okay, "without another address it is an unmapping");
     m.assert_clean();
 }
 

@@ -222,6 +222,13 @@ impl Dom {
         arg.status
     }
 
+    /// Unmaps what is at `host_addr`, and moves what is at `new_addr` there.
+    pub(super) fn replace(&self, handle: u32, host_addr: u64, new_addr: u64) -> i16 {
+        let mut arg = gnttab_unmap_and_replace { host_addr, new_addr, handle, ..Default::default() };
+        op(&self.caller, GNTTABOP_unmap_and_replace, &mut arg).unwrap();
+        arg.status
+    }
+
     pub(super) fn revoke(&self, reference: u32) -> Result<(), Errno> {
         op(&self.caller, GNTTABOP_revoke, &mut gnttab_revoke { r#ref: reference })
     }

@@ -385,14 +385,8 @@ fn a_mapping_that_was_moved_is_switched_where_it_is() {
     a.grant(10, b.id, 4, REVOKABLE);
     let first = b.map_revokable(&a, 9, HOST, room.addr(0), 5).unwrap();
     let moved = b.map_revokable(&a, 10, HOST, room.addr(1), 6).unwrap();
-    let mut arg = gnttab_unmap_and_replace {
-        host_addr: room.addr(0),
-        new_addr: room.addr(1),
-        handle: first.handle,
-        ..Default::default()
-    };
-    op(&b.caller, GNTTABOP_unmap_and_replace, &mut arg).unwrap();
-    assert_eq!((arg.status, room.byte(0), m.references(b.id, Gfn(5))), (GNTST_okay, 4, Ok(1)));
+    assert_eq!(b.replace(first.handle, room.addr(0), room.addr(1)), GNTST_okay);
+    assert_eq!((room.byte(0), m.references(b.id, Gfn(5))), (4, Ok(1)));
     a.close(10);
     a.revoke(10).unwrap();
     assert_eq!(room.byte(0), 6);

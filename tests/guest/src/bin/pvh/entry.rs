@@ -19,6 +19,17 @@ global_asm!(
 .asciz "Xen"
 .long pvh_start
 
+/* the flat data segment in all that a processor needs one in, the empty one in those of thread pointers */
+.macro data_segments
+    mov $16, %ax
+    mov %ax, %ds
+    mov %ax, %es
+    mov %ax, %ss
+    xor %eax, %eax
+    mov %ax, %fs
+    mov %ax, %gs
+.endm
+
 .section .text.start, "ax"
 .code32
 .global pvh_start
@@ -63,13 +74,7 @@ pvh_start:
     ljmp $8, $long_start
 .code64
 long_start:
-    mov $16, %ax
-    mov %ax, %ds
-    mov %ax, %es
-    mov %ax, %ss
-    xor %eax, %eax
-    mov %ax, %fs
-    mov %ax, %gs
+    data_segments
     mov $stack_top, %rsp
     mov %ebp, %edi
     xor %ebp, %ebp
@@ -85,13 +90,7 @@ cpu_start:
     lea 3f(%rip), %rax
     pushq %rax
     lretq
-3:  mov $16, %ax
-    mov %ax, %ds
-    mov %ax, %es
-    mov %ax, %ss
-    xor %eax, %eax
-    mov %ax, %fs
-    mov %ax, %gs
+3:  data_segments
     xor %ebp, %ebp
     call {other}
     ud2

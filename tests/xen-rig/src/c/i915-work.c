@@ -1,5 +1,6 @@
 // Work for every engine of a GPU that a stock i915 drives, by its own interface (include/uapi/drm/i915_drm.h): stores on
 // four engines, a fill and a copy on the blitter, each checked. Says a line for each, and ends with status 0 if all held.
+// i915-work [NODE [stores|blits]...]: all of it if no part is named
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -212,8 +213,16 @@ int main(int argc, char **argv)
 	must(fd, "open");
 	must(again(GETPARAM, &g), "GETPARAM");
 	printf("chipset %#x\n", id);
-	stores();
-	blits();
+	static const struct { const char *name; void (*run)(void); } parts[] = {
+		{ "stores", stores }, { "blits", blits },
+	};
+	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+		int named = argc <= 2;
+		for (int a = 2; a < argc; a++)
+			named |= !strcmp(argv[a], parts[i].name);
+		if (named)
+			parts[i].run();
+	}
 	printf("work %s\n", failures ? "FAILED" : "done");
 	return failures != 0;
 }

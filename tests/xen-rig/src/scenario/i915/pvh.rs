@@ -1,0 +1,69 @@
+//! The stock i915 of a PVH guest binds, and runs work on every engine of its vGPU.
+
+use std::time::Duration;
+
+use super::{Checks, PVH_BOOT, bound, figure, install, interrupted, none, worked};
+use crate::cpio::Tree;
+use crate::error::Result;
+use crate::kit::Kit;
+use crate::linux::Kind;
+use crate::qemu::Machine;
+use crate::scenario::{Run, Scenario};
+
+/// See [`Scenario::about`].
+#[derive(Debug)]
+pub(in crate::scenario) struct I915Pvh;
+
+/// The driver writes each of this type's 114,688 entries once, and the first flush looks at them all: the largest type has six
+/// times as many, which an emulated machine that others share takes half a minute for.
+const TYPE: &str = "V4_8";
+/// Trapped accesses of the driver's probe and of all its work, at most.
+const TRAPS: u64 = 4000;
+
+impl Scenario for I915Pvh {
+    fn name(&self) -> &'static str {
+        "i915-pvh"
+    }
+
+    fn about(&self) -> &'static str {
+        "a stock i915 binds to mgpu's vGPU in a stock Debian guest, and runs work on four engines"
+    }
+
+    fn machine(&self) -> Machine {
+        Machine { memory: 1536, dom0_memory: 768, timeout: Duration::from_secs(420), ..Machine::default() }
+    }
+
+    fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
+        install(kit, files, Kind::Pvh, "work first\n")?;
+        Ok(format!(
+            "linux stock 320 {PVH_BOOT}\n\
+             background server mgpu serve --domid $DOMID --pci-root --type {TYPE}\n\
+             ready server 20 serving\n\
+             xl unpause stock || say FAILED xl unpause\n\
+             ended stock 300 server\n\
+             finish server 10 TERM\n\
+             record destroy xl destroy stock\n"
+        ))
+    }
+
+    fn judge(&self, _kit: &Kit, run: &Run, checks: &mut Checks) -> Result<()> {
+        for command in ["server", "destroy"] {
+            checks.succeeded(run, command);
+        }
+        let log = run.text("guest-stock.log");
+        bound(&log, &[], checks);
+        worked(&log, "first", checks);
+        interrupted(&log, 40, checks);
+        served(&run.text("server.out"), checks);
+        Ok(())
+    }
+}
+
+/// What mgpu counts.
+fn served(out: &str, checks: &mut Checks) {
+    checks.that(figure(out, "completions") >= Some(41), "mgpu counts the guest's contexts");
+    let traps = figure(out, "mmio");
+    checks.that(traps.is_some_and(|n| n <= TRAPS), format!("at most {TRAPS} accesses trap ({traps:?})"));
+    checks.figure("i915: trapped accesses of probe and work", traps.unwrap_or(u64::MAX) as f64);
+    none(out, &["refusals", "overruns", "resets", "unknown_registers", "pte_writes"], checks);
+}

@@ -1,6 +1,5 @@
 //! Carries requests out: repetitions, data in guest memory, deferral, and what becomes of errors.
 
-use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -81,7 +80,7 @@ impl Exec {
                 match self.advance(run, &mut progress, bus, hint) {
                     Step::Done => taken.answer(progress.answer),
                     Step::Failed(e) => {
-                        self.failed(run, &e);
+                        self.failed(run.space, run.addr, &e);
                         drop(taken);
                     }
                     Step::Wait(defer) => {
@@ -101,33 +100,59 @@ impl Exec {
     /// Carries out requests of the buffered ring. Nobody waits for them.
     pub(crate) fn buffered(&self, batch: &[abi::ioreq], bus: &mut bus::Session<'_>, hint: &Hint) {
         self.stats.buffered(batch.len() as u64);
-        let mut batch = batch.iter();
-        let now = Cell::new(None);
-        let mut rest = || {
-            for raw in batch.by_ref() {
-                now.set(Some(raw));
-                let parsed = Request::parse(raw, None);
-                self.count(&parsed);
-                // By reference, as everywhere here: a copy of what was just put together from small fields stalls.
-                match &parsed {
-                    Err(_) => {}
-                    Ok(Request::Access(run)) => {
-                        match self.accesses(run, &mut Progress { next: 0, answer: 0 }, bus, hint) {
-                            Step::Done => {}
-                            Step::Failed(e) => self.failed(run, &e),
-                            // The device finishes on its own; its answer goes nowhere.
-                            Step::Wait(defer) => drop(defer),
-                        }
-                    }
-                    Ok(other) => self.notice(other),
+        let mut rest = batch.iter();
+        let mut plain = 0;
+        // All of them at once, and once more for those after one that panics.
+        while catch_unwind(AssertUnwindSafe(|| {
+            for raw in rest.by_ref() {
+                // By far the most, and straight from the entry to its device.
+                let Some((target, value)) = Request::plain_write(raw) else {
+                    self.buffered_one(raw, bus, hint);
+                    continue;
+                };
+                plain += 1;
+                match bus.write(&target, value, hint) {
+                    Outcome::Ok(()) => {}
+                    other => self.unwritten(&target, other),
                 }
             }
-        };
-        // All of them at once, and once more for those after one that panics.
-        while catch_unwind(AssertUnwindSafe(&mut rest)).is_err() {
-            if let Some(Ok(Request::Access(run))) = now.get().map(|raw| Request::parse(raw, None)) {
-                self.failed(&run, &IoError::Panicked);
+        }))
+        .is_err()
+        {
+            let culprit = batch.len().checked_sub(rest.len() + 1).and_then(|i| batch.get(i));
+            if let Some(Ok(Request::Access(run))) = culprit.map(|raw| Request::parse(raw, None)) {
+                self.failed(run.space, run.addr, &IoError::Panicked);
             }
+        }
+        self.stats.mmio_all(plain);
+    }
+
+    #[cold]
+    fn unwritten(&self, target: &Target, why: Outcome<()>) {
+        match why {
+            Outcome::Ok(()) => {}
+            Outcome::Err(e) => self.failed(target.space, target.addr, &e),
+            // The device finishes on its own; its answer goes nowhere.
+            Outcome::Defer(defer) => drop(defer),
+        }
+    }
+
+    #[inline(never)]
+    fn buffered_one(&self, raw: &abi::ioreq, bus: &mut bus::Session<'_>, hint: &Hint) {
+        let parsed = Request::parse(raw, None);
+        self.count(&parsed);
+        // By reference, as everywhere here: a copy of what was just put together from small fields stalls.
+        match &parsed {
+            Err(_) => {}
+            Ok(Request::Access(run)) => {
+                match self.accesses(run, &mut Progress { next: 0, answer: 0 }, bus, hint) {
+                    Step::Done => {}
+                    Step::Failed(e) => self.failed(run.space, run.addr, &e),
+                    // The device finishes on its own; its answer goes nowhere.
+                    Step::Wait(defer) => drop(defer),
+                }
+            }
+            Ok(other) => self.notice(other),
         }
     }
 
@@ -288,7 +313,7 @@ impl Exec {
         match step {
             Step::Done => parked.answer(progress.answer),
             Step::Failed(e) => {
-                self.failed(run, &e);
+                self.failed(run.space, run.addr, &e);
                 drop(parked);
             }
             Step::Wait(defer) => return Some((parked, defer)),
@@ -296,14 +321,14 @@ impl Exec {
         None
     }
 
-    fn failed(&self, run: &Run, e: &IoError) {
+    fn failed(&self, space: Space, addr: u64, e: &IoError) {
         match e {
             IoError::NoDevice => self.stats.unclaimed(),
             IoError::NoRegister => self.stats.unknown_register(),
             IoError::Panicked => self.stats.panics(),
             _ => self.stats.failed(),
         }
-        log::debug!("{}: {} {:#x}: {e}", self.domid(), run.space, run.addr);
+        log::debug!("{}: {space} {addr:#x}: {e}", self.domid());
         if e.is_broken() {
             self.broken(e);
         }

@@ -3,6 +3,7 @@
 use xen_ioreq::abi::ioreq as abi;
 use xen_ioreq::{Bfn, VcpuId};
 
+use crate::bus::Target;
 use crate::device::{Space, Width};
 use crate::pci::Sbdf;
 
@@ -138,6 +139,24 @@ impl Request {
     }
 }
 
+/// The bits of [`abi::Bits`] that say what an access is: none of them for an upward write of a value.
+const KIND: u8 = abi::Bits { state: 0, data_is_ptr: true, read: true, df: true }.pack();
+
+impl Request {
+    /// The one write of a value to memory-mapped registers that `raw` asks for, if that is what it asks for: what
+    /// [`parse`](Self::parse) says too, but without the detour.
+    #[inline(always)]
+    pub(crate) fn plain_write(raw: &abi::ioreq) -> Option<(Target, u64)> {
+        if raw.r#type != abi::IOREQ_TYPE_COPY || raw.bits & KIND != 0 || raw.count != 1 {
+            return None;
+        }
+        let width = Width::from_bytes(raw.size)?;
+        raw.addr.checked_add(u64::from(width.bytes()) - 1)?;
+        let target = Target { space: Space::Mmio, addr: raw.addr, register: 0, width, vcpu: None };
+        Some((target, raw.data & width.mask()))
+    }
+}
+
 /// Last byte that `count` accesses touch, walking up or down from `addr`; `None` if they leave 64 bits.
 fn span(addr: u64, width: Width, count: u32, down: bool) -> Option<u64> {
     let size = u64::from(width.bytes());
@@ -171,5 +190,44 @@ impl Run {
     pub(crate) fn step(&self, base: u64, i: u32) -> u64 {
         let by = u64::from(i) * u64::from(self.width.bytes());
         if self.down { base.wrapping_sub(by) } else { base.wrapping_add(by) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn a_plain_write_is_what_the_whole_check_says(
+            r#type in prop_oneof![3 => Just(abi::IOREQ_TYPE_COPY), 1 => any::<u8>()],
+            bits in prop_oneof![2 => 0u8..16, 1 => any::<u8>()],
+            size in prop_oneof![3 => (0u32..4).prop_map(|s| 1 << s), 1 => 0u32..20],
+            count in prop_oneof![3 => Just(1u32), 1 => 0u32..3],
+            addr in prop_oneof![any::<u64>(), u64::MAX - 9..=u64::MAX],
+            data: u64,
+        ) {
+            let raw = abi::ioreq { addr, data, count, size, bits, r#type, ..Default::default() };
+            let whole = match Request::parse(&raw, None) {
+                Ok(Request::Access(run))
+                    if run.space == Space::Mmio && run.count == 1 && !run.read && !run.down =>
+                {
+                    match run.data {
+                        Data::Value(value) => Some((run.addr, run.width, value)),
+                        Data::At(_) => None,
+                    }
+                }
+                _ => None,
+            };
+            let plain = Request::plain_write(&raw);
+            prop_assert_eq!(plain.map(|(to, value)| (to.addr, to.width, value)), whole);
+            if let Some((to, _)) = plain {
+                prop_assert_eq!((to.space, to.register, to.vcpu), (Space::Mmio, 0, None));
+            }
+        }
     }
 }

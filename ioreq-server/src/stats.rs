@@ -45,6 +45,9 @@ macro_rules! counters {
             $(pub(crate) fn $b(&self, n: u64) { Self::add(&self.$b, n); })*
             $(pub(crate) fn $a(&self) { self.$a.fetch_add(1, Ordering::Relaxed); })*
 
+            /// As `mmio`, several at once.
+            pub(crate) fn mmio_all(&self, n: u64) { Self::add(&self.mmio, n); }
+
             /// One thread at a time, so nothing comes between the load and the store.
             fn add(counter: &AtomicU64, n: u64) {
                 counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);

@@ -248,13 +248,40 @@ fn buffered_requests_are_carried_out_and_reads_among_them_refused() {
 
 #[test]
 fn what_comes_after_a_panic_in_the_buffered_ring_is_carried_out() {
-    let rig = rig(Mood::PanicsAt(1), OnError::AllOnes);
-    let write = ioreq { data: 0x55, bits: 0, ..read_of(Space::Pio, PORTS, 1) };
-    let clock = ioreq { data: 60, r#type: 7, size: 8, count: 1, ..ioreq::default() };
-    rig.buffered(&[write, write, write, clock]);
-    assert_eq!(*rig.heard.1.lock(), [60]);
-    let stats = rig.exec.stats.snapshot();
-    assert_eq!((stats.buffered, stats.pio, stats.panics, stats.time_offset), (4, 3, 2, 1));
+    for (space, addr) in [(Space::Pio, PORTS), (Space::Mmio, MEMORY)] {
+        let rig = rig(Mood::PanicsAt(1), OnError::AllOnes);
+        let write = ioreq { data: 0x55, bits: 0, ..read_of(space, addr, 1) };
+        let clock = ioreq { data: 60, r#type: 7, size: 8, count: 1, ..ioreq::default() };
+        rig.buffered(&[write, write, write, clock, write]);
+        assert_eq!(*rig.heard.1.lock(), [60]);
+        let stats = rig.exec.stats.snapshot();
+        assert_eq!((stats.buffered, stats.pio + stats.mmio, stats.time_offset), (5, 4, 1));
+        // All but the first one.
+        assert_eq!((stats.panics, rig.cells()[space as usize][0]), (3, 0x55));
+    }
+}
+
+#[test]
+fn buffered_writes_that_no_device_takes_are_counted_as_what_they_were() {
+    for (mood, addr) in [(Mood::Prompt, MEMORY - 4), (Mood::FailsAt(0), MEMORY)] {
+        let rig = rig(mood, OnError::AllOnes);
+        let write = ioreq { bits: 0, ..read_of(Space::Mmio, addr, 4) };
+        rig.buffered(&[write; 3]);
+        let stats = rig.exec.stats.snapshot();
+        let unclaimed = if addr == MEMORY { 0 } else { 3 };
+        assert_eq!((stats.mmio, stats.unclaimed), (3, unclaimed));
+        assert_eq!(stats.failed + stats.unknown_register, 3 - unclaimed);
+    }
+}
+
+#[test]
+fn devices_that_put_off_a_buffered_write_answer_nobody() {
+    let rig = rig(Mood::DefersQueued, OnError::AllOnes);
+    rig.buffered(&[ioreq { bits: 0, ..read_of(Space::Mmio, MEMORY, 4) }]);
+    let (token, _) = rig.toy.late.lock().remove(0);
+    token.answer(Ok(1));
+    assert!(rig.sent.0.lock().is_empty());
+    assert_eq!(rig.exec.stats.snapshot().mmio, 1);
 }
 
 #[test]

@@ -80,6 +80,10 @@ pub trait PhysicalGpu: Send + Sync {
     /// memory no more, nor is any pin of its left. What the context status entries told before stays to be
     /// taken. `Err` if it did not stop within `deadline`.
     fn reset_engine(&self, engine: Engine, deadline: Duration) -> Result<(), ResetFailed>;
+    /// Whether the blitter has XY_FAST_COPY_BLT, a command of gen9's.
+    fn has_fast_copy(&self) -> bool {
+        false
+    }
     /// Where interrupts go. At most one sink; set before the first submission.
     fn set_interrupt_sink(&self, sink: std::sync::Arc<dyn InterruptSink>);
 }

@@ -194,6 +194,10 @@ impl PhysicalGpu for Faulty {
         self.gpu.reset_engine(engine, deadline)
     }
 
+    fn has_fast_copy(&self) -> bool {
+        self.gpu.has_fast_copy()
+    }
+
     fn set_interrupt_sink(&self, sink: Arc<dyn InterruptSink>) {
         self.gpu.set_interrupt_sink(sink);
     }

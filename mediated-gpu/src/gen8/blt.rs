@@ -1,8 +1,6 @@
-//! The blitter's commands: fields, and which bytes of graphics memory they can reach.
+//! The blitter's commands and their fields.
 
 mod fast;
-
-use std::ops::Range;
 
 use super::cmd::{op, split};
 use super::tiling::{BadLayout, Layout, Tiling};
@@ -159,26 +157,6 @@ impl Surface {
             Layout::new(self.base, pitch, Tiling::Linear)
         }
     }
-
-    /// Address of the first byte of a pixel of a linear surface. Negative if it lies before address 0.
-    pub fn pixel(self, x: i32, y: i32, depth: Depth) -> i64 {
-        let base = (self.base & 0xffff_ffff_ffff).cast_signed();
-        base + i64::from(y) * i64::from(self.pitch) + i64::from(x) * i64::from(depth.bytes())
-    }
-
-    /// The bytes that a rectangle of `width` by `height` pixels at (`x`, `y`) lies within, for a linear surface.
-    /// `None` if it holds no pixel or begins before address 0.
-    pub fn extent(self, x: i16, y: i16, width: u32, height: u32, depth: Depth) -> Option<Range<u64>> {
-        let (w, h) = (i32::try_from(width).ok()?, i32::try_from(height).ok()?);
-        if w == 0 || h == 0 {
-            return None;
-        }
-        let (x, y) = (i32::from(x), i32::from(y));
-        let (top, bottom) = (self.pixel(x, y, depth), self.pixel(x, y.checked_add(h - 1)?, depth));
-        let start = u64::try_from(top.min(bottom)).ok()?;
-        let last = u64::try_from(top.max(bottom)).ok()?;
-        Some(start..last.checked_add(u64::from(width) * u64::from(depth.bytes()))?)
-    }
 }
 
 /// XY_COLOR_BLT: fills a rectangle.
@@ -240,10 +218,6 @@ impl XyColorBlt {
         let ([tl, br], [lo, hi]) = (self.rect.dwords(), split(self.dst.base));
         [dw0, dw1(self.depth, self.rop, self.clip, self.dst.pitch), tl, br, lo, hi, self.color]
     }
-    /// The bytes of a linear destination that it can reach; `None` as in [`Surface::extent`].
-    pub fn dst_extent(&self) -> Option<Range<u64>> {
-        self.dst.extent(self.rect.x1, self.rect.y1, self.rect.width(), self.rect.height(), self.depth)
-    }
 }
 
 /// XY_SRC_COPY_BLT: copies a rectangle.
@@ -302,14 +276,6 @@ impl XySrcCopyBlt {
         let dw1 = dw1(self.depth, self.rop, self.clip, self.dst.pitch);
         let src_pitch = pack(self.src.pitch, 0);
         [dw0, dw1, tl, br, lo, hi, pack(self.src_x, self.src_y), src_pitch, src_lo, src_hi]
-    }
-    /// The bytes of a linear destination that it can reach; `None` as in [`Surface::extent`].
-    pub fn dst_extent(&self) -> Option<Range<u64>> {
-        self.dst.extent(self.rect.x1, self.rect.y1, self.rect.width(), self.rect.height(), self.depth)
-    }
-    /// The bytes of a linear source that it can reach; `None` as in [`Surface::extent`].
-    pub fn src_extent(&self) -> Option<Range<u64>> {
-        self.src.extent(self.src_x, self.src_y, self.rect.width(), self.rect.height(), self.depth)
     }
 }
 

@@ -167,6 +167,15 @@ mod tests {
         assert!(Layout::new(0x1011, -3, Tiling::Linear).is_ok());
     }
 
+    #[test]
+    fn extent_of_lines_that_go_up_begins_at_the_last_and_none_begins_before_zero() {
+        let up = Layout::new(0x1_0000, -256, Tiling::Linear).expect("good");
+        assert_eq!(up.extent(4, 0, 8, 3), Some(0x1_0004 - 512..0x1_0004 + 8));
+        let up = Layout::new(0x100, -256, Tiling::Linear).expect("good");
+        assert_eq!(up.extent(0, 0, 1, 3), None);
+        assert_eq!(up.extent(0, 0, 1, 2), Some(0..0x101));
+    }
+
     fn layout() -> impl Strategy<Value = Layout> {
         let tiling = prop::sample::select(vec![Tiling::Linear, Tiling::X, Tiling::Y]);
         (1i32..9, tiling).prop_map(|(tiles, tiling)| {

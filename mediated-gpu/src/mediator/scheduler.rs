@@ -341,10 +341,10 @@ impl Worker {
     /// Tells the guest that a context ran to its tail: image, status entry, then the interrupt.
     fn complete(&self, vgpu: &Vgpu, epoch: u64, descriptor: Descriptor, prepared: &Prepared, more: bool) {
         vgpu.stats().completions.add(1);
-        prepared.guest.finish(vgpu.ggtt(), self.area.timestamp());
+        self.area.finish(vgpu.ggtt(), prepared);
         vgpu.show_ring(self.engine, epoch, &prepared.guest, prepared.guest.tail);
         let status = CSB_COMPLETE | if more { CSB_ELEMENT_SWITCH } else { CSB_ACTIVE_TO_IDLE };
         vgpu.push_status(self.engine, epoch, status, descriptor.id());
-        vgpu.raise(self.engine, epoch, prepared.interrupts | GT_CONTEXT_SWITCH_INTERRUPT);
+        vgpu.raise(self.engine, epoch, prepared.effects.interrupts | GT_CONTEXT_SWITCH_INTERRUPT);
     }
 }

@@ -1,10 +1,11 @@
 //! From a context of the guest's to one that the engine may have: image, ring and batches read once, audited,
 //! written anew into the engine's own area.
 
-use super::audit::{self, Audited, CommandSource, Refusal, Refused, Space, Terms};
+use super::audit::{self, CommandSource, Effects, Refusal, Refused, Space, Terms};
 use super::ppgtt::TablesError;
 use super::reserve::{Area, Own};
 use super::shadow::{ShadowGgtt, Tables};
+use crate::gen8::cmd;
 use crate::gen8::context::{Descriptor, OTHER_IMAGE_PAGES, STATE_OFFSET, state};
 use crate::gen8::ppgtt::Root;
 use crate::gen8::regs::{self, engine, masked_enable};
@@ -19,6 +20,11 @@ const STATE_DWORDS: usize = 0x50;
 const RING_PAGE: u32 = 4096;
 /// Bytes of the largest ring that RING_CTL can say.
 pub(super) const RING_LIMIT: u64 = 2 << 20;
+/// CTX_CONTROL b0: nothing is restored from the image.
+const CTX_RESTORE_INHIBIT: u32 = 1;
+/// Where an image has the registers that go with the context, from its first byte on. Hardware has them somewhere behind
+/// what a driver sets up, in an order that drivers do not know.
+const REGISTERS_OFFSET: u64 = STATE_OFFSET + 0x800;
 const CONTEXT_BYTES: u64 = OTHER_IMAGE_PAGES as u64 * PAGE_SIZE as u64;
 
 /// A guest's context, as its image said when it was read.
@@ -30,6 +36,8 @@ pub(super) struct GuestContext {
     pub(super) start: u32,
     pub(super) control: u32,
     timestamp: u32,
+    /// The image is to be taken as if nothing had been saved in it.
+    fresh: bool,
     /// Where its own tables begin, if it has any.
     root: Option<Root>,
 }
@@ -63,6 +71,7 @@ impl GuestContext {
             start: dword(state::RING_START),
             control: dword(state::RING_CTL),
             timestamp: dword(state::CTX_TIMESTAMP),
+            fresh: dword(state::CONTEXT_CONTROL) & CTX_RESTORE_INHIBIT != 0,
         })
     }
 
@@ -105,11 +114,28 @@ impl GuestContext {
         u64::from(self.start).saturating_add(offset % u64::from(self.size()))
     }
 
+    /// The registers that went with it, as its image has them.
+    fn registers(&self, ggtt: &ShadowGgtt, engine: Engine) -> Result<Vec<u32>, Refusal> {
+        let mut bytes = vec![0; 4 * audit::of_context(engine).count()];
+        if !self.fresh {
+            let at = self.lrca.saturating_add(REGISTERS_OFFSET);
+            ggtt.read(at, &mut bytes).map_err(|e| Refusal::NotMapped(e.0))?;
+        }
+        Ok(bytes.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
+    }
+
     /// Tells the guest's image that all up to the tail is done. A page that has gone meanwhile is not told.
-    pub(super) fn finish(&self, ggtt: &ShadowGgtt, timestamp: u32) {
-        for (index, value) in [(state::RING_HEAD, self.tail), (state::CTX_TIMESTAMP, timestamp)] {
-            let at = self.lrca.saturating_add(STATE_OFFSET + 4 * index as u64);
-            if ggtt.write(at, &value.to_le_bytes()).is_err() {
+    fn finish(&self, ggtt: &ShadowGgtt, timestamp: u32, registers: &[u32]) {
+        let state = |index: usize| self.lrca.saturating_add(STATE_OFFSET + 4 * index as u64);
+        let registers: Vec<u8> = registers.iter().flat_map(|r| r.to_le_bytes()).collect();
+        let parts: [(u64, &[u8]); 3] = [
+            // What was saved is there before anything says so.
+            (self.lrca.saturating_add(REGISTERS_OFFSET), &registers),
+            (state(state::RING_HEAD), &self.tail.to_le_bytes()),
+            (state(state::CTX_TIMESTAMP), &timestamp.to_le_bytes()),
+        ];
+        for (at, bytes) in parts {
+            if ggtt.write(at, bytes).is_err() {
                 log::debug!("the context image at {:#x} went while it ran", self.lrca);
             }
         }
@@ -153,14 +179,15 @@ pub(super) struct Prepared {
     pub(super) descriptor: Descriptor,
     /// Whose it is.
     pub(super) guest: GuestContext,
-    /// Interrupts that the guest gets when it is done.
-    pub(super) interrupts: u32,
+    /// What it does beyond memory. Interrupts are the guest's when it is done.
+    pub(super) effects: Effects,
 }
 
 /// One engine's own context, ring and batches.
 #[derive(Debug)]
 pub(super) struct EngineArea {
     engine: Engine,
+    fast_copy: bool,
     context: Area,
     ring: Area,
     batch: Area,
@@ -169,8 +196,7 @@ pub(super) struct EngineArea {
 impl EngineArea {
     /// Graphics memory that an engine's area takes, with batches of up to `batch_limit` bytes.
     pub(super) fn size(batch_limit: u64) -> u64 {
-        // One page more than the largest ring: what is copied is padded, and a full ring would look empty.
-        CONTEXT_BYTES + RING_LIMIT + PAGE_SIZE as u64 + (batch_limit & !PAGE_MASK)
+        CONTEXT_BYTES + RING_LIMIT + (batch_limit & !PAGE_MASK)
     }
 
     /// Divides `range`, which is of [`size`](Self::size).
@@ -181,11 +207,11 @@ impl EngineArea {
             at = part.end();
             Area::new(own.clone(), part, scratch)
         };
-        let (mut context, mut ring) = (take(CONTEXT_BYTES), take(RING_LIMIT + PAGE_SIZE as u64));
+        let (mut context, mut ring) = (take(CONTEXT_BYTES), take(RING_LIMIT));
         let batch = take(u64::MAX);
         context.grow(context.limit())?;
         ring.grow(PAGE_SIZE)?;
-        Ok(Self { engine, context, ring, batch })
+        Ok(Self { engine, fast_copy: own.gpu.has_fast_copy(), context, ring, batch })
     }
 
     /// Audits the context that the guest's `descriptor` names and makes one that the engine may have, with the
@@ -208,11 +234,21 @@ impl EngineArea {
             ppgtt: descriptor.ppgtt(),
             batch_base: self.batch.base(),
             batch_limit: self.batch.limit(),
+            fast_copy: self.fast_copy,
         };
         let audited =
             audit::ring(terms, &source, &dwords, |i| guest.address(i)).map_err(PrepareError::Refused)?;
+        let registers = match audited.effects.registers {
+            true => guest.registers(ggtt, self.engine).map_err(malformed)?,
+            false => Vec::new(),
+        };
+        let ring = self.around(&audited.ring, &registers);
+        // A full ring would look empty.
+        if 4 * ring.len() as u64 >= RING_LIMIT {
+            return Err(malformed(Refusal::LongRing));
+        }
         let root = tables.as_ref().map(Tables::shadow);
-        self.fill(&audited, &guest, root)?;
+        self.fill(&ring, &audited.batches, &guest, root)?;
         let lrca = u32::try_from(self.context.base()).unwrap_or(0);
         let global = Descriptor::ggtt(lrca, id).0 | Descriptor::FORCE_RESTORE;
         let own = match root {
@@ -229,20 +265,42 @@ impl EngineArea {
             }
         };
         let descriptor = Descriptor(own);
-        Ok((Prepared { descriptor, guest, interrupts: audited.interrupts }, tables))
+        Ok((Prepared { descriptor, guest, effects: audited.effects }, tables))
     }
 
-    fn fill(&mut self, audited: &Audited, guest: &GuestContext, root: Option<Root>) -> Result<(), OwnError> {
-        self.batch.grow(4 * audited.batches.len())?;
-        self.batch.write(0, &audited.batches);
-        let mut ring = audited.ring.clone();
-        if !ring.len().is_multiple_of(2) {
-            ring.push(crate::gen8::cmd::MI_NOOP);
+    /// A ring's commands, between those that bring the context's registers and those that save them, if it uses any.
+    fn around(&self, commands: &[u32], registers: &[u32]) -> Vec<u32> {
+        let mut ring = Vec::with_capacity(commands.len() + 7 * registers.len() + 3);
+        if let Some(pairs) = u32::try_from(registers.len()).ok().filter(|n| *n > 0) {
+            let [header, ..] = cmd::load_register_imm(0, 0);
+            ring.push(header + 2 * (pairs - 1));
+            let writes = audit::of_context(self.engine).zip(registers);
+            ring.extend(writes.flat_map(|(register, value)| [register.offset, register.write(*value)]));
         }
+        ring.extend(commands);
+        for (n, register) in (0..).zip(audit::of_context(self.engine)).take(registers.len()) {
+            let at = self.context.base().saturating_add(REGISTERS_OFFSET + 4 * n);
+            ring.extend(cmd::store_register_mem(register.offset, at));
+        }
+        if !ring.len().is_multiple_of(2) {
+            ring.push(cmd::MI_NOOP);
+        }
+        ring
+    }
+
+    fn fill(
+        &mut self,
+        ring: &[u32],
+        batches: &[u32],
+        guest: &GuestContext,
+        root: Option<Root>,
+    ) -> Result<(), OwnError> {
+        self.batch.grow(4 * batches.len())?;
+        self.batch.write(0, batches);
         let tail = 4 * ring.len();
         let size = (tail + 8).next_multiple_of(PAGE_SIZE);
         self.ring.grow(size)?;
-        self.ring.write(0, &ring);
+        self.ring.write(0, ring);
         let (tail, size) = (u32::try_from(tail).unwrap_or(0), u32::try_from(size).unwrap_or(0));
         let image = self.image(tail, size, guest, root);
         self.context.write(PAGE_SIZE, &image);
@@ -276,7 +334,7 @@ impl EngineArea {
         set(state::CTX_TIMESTAMP, engine::RING_CTX_TIMESTAMP, guest.timestamp);
         let pointers = root.map_or([0; 4], Root::pointers);
         for ((pdp, (upper, lower)), pointer) in (0..4).zip(state::PDPS).zip(pointers) {
-            let [low, high] = crate::gen8::cmd::split(pointer);
+            let [low, high] = cmd::split(pointer);
             set(upper, engine::GEN8_RING_PDP + 8 * pdp + 4, high);
             set(lower, engine::GEN8_RING_PDP + 8 * pdp, low);
         }
@@ -289,8 +347,15 @@ impl EngineArea {
         image
     }
 
-    /// The timestamp that the engine saved with the context.
-    pub(super) fn timestamp(&self) -> u32 {
-        self.context.read32(PAGE_SIZE + 4 * state::CTX_TIMESTAMP)
+    /// Tells the guest that its context ran to the tail, and what the engine saved with it.
+    pub(super) fn finish(&self, ggtt: &ShadowGgtt, prepared: &Prepared) {
+        let saved = |offset: u64| self.context.read32(usize::try_from(offset).unwrap_or(usize::MAX));
+        let registers = match prepared.effects.registers {
+            true => audit::of_context(self.engine).count() as u64,
+            false => 0,
+        };
+        let registers: Vec<u32> = (0..registers).map(|n| saved(REGISTERS_OFFSET + 4 * n)).collect();
+        let timestamp = saved(STATE_OFFSET + 4 * state::CTX_TIMESTAMP as u64);
+        prepared.guest.finish(ggtt, timestamp, &registers);
     }
 }

@@ -129,6 +129,12 @@ mod tests {
         }
 
         #[test]
+        fn instruction_is_executed_if_and_only_if_it_is_valid(op in 0usize..13, first in 0u32..0x40, second in 0u32..0x40, any in any::<u32>()) {
+            let dword = AluOp::ALL.get(op).map_or(any, |(code, _)| code << 20 | first << 10 | second);
+            prop_assert_eq!(run(&mut [0; 16], [dword]).is_ok(), crate::gen8::cmd::alu_is_valid(dword));
+        }
+
+        #[test]
         fn logic_is_bit_by_bit_and_leaves_the_flags(x in value(), y in value(), bit in 0u32..64) {
             for (op, table) in [(AluOp::And, 0b1000), (AluOp::Or, 0b1110), (AluOp::Xor, 0b0110)] {
                 let r = binary(op, x, y);

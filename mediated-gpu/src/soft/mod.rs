@@ -245,6 +245,10 @@ impl PhysicalGpu for SoftGpu {
         self.shared.reset(engine, deadline)
     }
 
+    fn has_fast_copy(&self) -> bool {
+        true
+    }
+
     fn set_interrupt_sink(&self, sink: Arc<dyn InterruptSink>) {
         *self.shared.dev.sink.write() = Some(sink);
     }

@@ -4,7 +4,7 @@
 //! Y-major surface, and drivers for both generations are at hand. Tiles of 64 KiB and their kin (Yf, Ys) it has not.
 
 use super::super::cmd::{op, split};
-use super::super::tiling::Tiling;
+use super::super::tiling::{BadLayout, Layout, Tiling};
 use super::{Rect, pack, point};
 
 /// Bits per pixel: dword 1, 26:24.
@@ -122,6 +122,12 @@ impl FastSurface {
     const fn new(lo: u32, hi: u32, pitch: u32, tiling: FastTiling) -> Self {
         let base = (((hi as u64) << 32) | lo as u64) & 0xffff_ffff_ffff;
         Self { base, pitch: point(pitch).0, tiling }
+    }
+
+    /// Where its bytes lie, if its tiles are `tiling`.
+    pub fn layout(self, tiling: Tiling) -> Result<Layout, BadLayout> {
+        let unit = if tiling == Tiling::Linear { 1 } else { 4 };
+        Layout::new(self.base, unit * i32::from(self.pitch), tiling)
     }
 }
 

@@ -102,6 +102,19 @@ pub fn alu(op: AluOp, first: AluReg, second: AluReg) -> u32 {
     code << 20 | first.field() << 10 | second.field()
 }
 
+/// Whether a dword is an ALU instruction, with operands that it can have.
+pub fn alu_is_valid(dword: u32) -> bool {
+    let Some((_, op)) = AluOp::ALL.iter().find(|(code, _)| *code == dword >> 20) else { return false };
+    let (first, second) = (AluReg::of(dword >> 10), AluReg::of(dword));
+    let source = matches!(first, Some(AluReg::SrcA | AluReg::SrcB));
+    match op {
+        AluOp::Noop | AluOp::Add | AluOp::Sub | AluOp::And | AluOp::Or | AluOp::Xor => true,
+        AluOp::Load0 | AluOp::Load1 => source,
+        AluOp::Load | AluOp::LoadInv => source && second.is_some(),
+        AluOp::Store | AluOp::StoreInv => (source || matches!(first, Some(AluReg::R(_)))) && second.is_some(),
+    }
+}
+
 /// The header of MI_MATH with so many ALU instructions.
 pub const fn math(instructions: u32) -> u32 {
     mi(op::MI_MATH, instructions + 1)

@@ -3,7 +3,8 @@
 //! A batch of the first level ends, or goes on in another (a chain). One of the second level is a subroutine of
 //! the first and starts nothing. A chain that comes back to where it has been would never end: refused.
 
-use super::{Audit, Place, Refusal, Refused, Space, commands};
+use super::commands::{self, Flow, Rewrite};
+use super::{Audit, Place, Refusal, Refused, Space};
 use crate::gen8::cmd;
 use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 
@@ -28,10 +29,18 @@ pub(super) struct Copied {
 /// Dwords to which the copy of a batch is aligned: a cache line, which the engine fetches whole.
 const ALIGN: usize = 16;
 
-/// Where a BB_START in a copy still needs its target.
+/// A BB_START to a copy at `at`, with bits of its header.
+pub(super) fn start_of(at: u64, bits: u32) -> [u32; 3] {
+    let [header, low, high] = cmd::batch_buffer_start(at);
+    [header | bits, low, high]
+}
+
+/// Where a BB_START of the second level in a copy still needs its target.
 struct Call {
     /// Place of the command among the copies' dwords.
     place: usize,
+    /// Bits of its header.
+    bits: u32,
     target: Place,
     refused: Refused,
 }
@@ -64,12 +73,7 @@ impl Audit<'_> {
                     copy
                 }
             };
-            let [header, low, high] = cmd::batch_buffer_start(copy);
-            for (i, dword) in [header | cmd::BB_SECOND_LEVEL, low, high].into_iter().enumerate() {
-                if let Some(d) = self.out.batches.get_mut(call.place.saturating_add(i)) {
-                    *d = dword;
-                }
-            }
+            self.put(call.place, start_of(copy, cmd::BB_SECOND_LEVEL | call.bits));
         }
         Ok(start)
     }
@@ -114,44 +118,55 @@ impl Audit<'_> {
             let command = self.peek(&mut window, length).map_err(|why| because(refused, why))?.to_vec();
             window.skip(length);
             rewritten.clear();
-            let (terms, interrupts) = (&self.terms, &mut self.out.interrupts);
-            let flow = commands::audit(terms, from.space, interrupts, &command, &mut rewritten)
-                .map_err(|why| because(refused, why))?;
+            let rewrite = Rewrite {
+                terms: &self.terms,
+                space: from.space,
+                in_ring: false,
+                effects: &mut self.out.effects,
+                out: &mut rewritten,
+            };
+            let flow = rewrite.command(&command).map_err(|why| because(refused, why))?;
             self.push(&rewritten).map_err(|why| because(refused, why))?;
             match flow {
-                commands::Flow::On => {}
-                commands::Flow::End => return Ok(None),
+                Flow::On | Flow::MayEnd => {}
+                Flow::End => return Ok(None),
                 _ if level == Level::Second => return Err(because(refused, Refusal::Nesting)),
-                commands::Flow::Start { place, second_level: true } => {
-                    calls.push(Call { place: self.out.batches.len(), target: place, refused });
+                Flow::Start { place, second_level: true, always } => {
+                    let bits = if always { 0 } else { cmd::BB_PREDICATE };
+                    calls.push(Call { place: self.out.batches.len(), bits, target: place, refused });
                     self.push(&[0; 3]).map_err(|why| because(refused, why))?;
                 }
-                commands::Flow::Start { place, second_level: false } => {
+                // Whether what follows is ever executed cannot be told; it would have to be walked as well.
+                Flow::Start { always: false, .. } => return Err(because(refused, Refusal::Mode)),
+                Flow::Start { place, .. } => {
                     return self.chain(place, chain).map_err(|why| because(refused, why));
                 }
             }
         }
     }
 
-    /// A first-level batch goes on at `next`.
+    /// A first-level batch goes on at `next`. A start that a predicate skips is followed by the batch's end, which
+    /// none skips: nothing that is not of this audit follows.
     fn chain(&mut self, next: Place, chain: u64) -> Result<Option<Place>, Refusal> {
-        match self.batches.get(&(Level::First, next)) {
-            Some(back) if back.chain == chain => Err(Refusal::Loop),
-            Some(done) => {
-                let start = cmd::batch_buffer_start(done.at);
-                self.push(&start)?;
-                Ok(None)
-            }
-            None => {
-                let place = self.out.batches.len();
-                self.push(&[0; 3])?;
-                let at = self.begin(Level::First, next, chain)?;
-                for (i, dword) in cmd::batch_buffer_start(at).into_iter().enumerate() {
-                    if let Some(d) = self.out.batches.get_mut(place + i) {
-                        *d = dword;
-                    }
-                }
-                Ok(Some(next))
+        let done = match self.batches.get(&(Level::First, next)) {
+            Some(back) if back.chain == chain => return Err(Refusal::Loop),
+            done => done.map(|done| done.at),
+        };
+        let place = self.out.batches.len();
+        self.push(&[0, 0, 0, cmd::MI_BATCH_BUFFER_END])?;
+        let at = match done {
+            Some(at) => at,
+            None => self.begin(Level::First, next, chain)?,
+        };
+        self.put(place, start_of(at, 0));
+        Ok(done.is_none().then_some(next))
+    }
+
+    /// Puts a command where room was left for it.
+    fn put(&mut self, place: usize, command: [u32; 3]) {
+        for (i, dword) in command.into_iter().enumerate() {
+            if let Some(d) = self.out.batches.get_mut(place.saturating_add(i)) {
+                *d = dword;
             }
         }
     }

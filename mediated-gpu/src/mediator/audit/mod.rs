@@ -5,14 +5,19 @@
 //! guest's own slice, every register on the list. One refusal ends the context.
 
 mod batch;
+mod blits;
 mod commands;
+mod memory;
 mod registers;
+mod values;
 
 use std::collections::HashMap;
 
+use self::commands::{Flow, Rewrite};
 use crate::gen8::cmd;
 use crate::physical::Engine;
 use crate::vgpu::slice::Slice;
+pub(crate) use registers::of_context;
 
 /// Why a context is not executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +60,9 @@ pub(crate) enum Refusal {
     /// Batches that are longer than the budget, or have no end.
     #[error("batches are longer than {0} bytes")]
     Budget(usize),
+    /// More in one ring than an engine's can be long.
+    #[error("the ring's commands and what goes with them are longer than any ring")]
+    LongRing,
     /// Memory that holds commands is not mapped.
     #[error("commands at {0:#x} are not mapped")]
     NotMapped(u64),
@@ -104,6 +112,17 @@ pub(crate) struct Terms<'a> {
     pub(crate) batch_base: u64,
     /// Bytes of batches, at most.
     pub(crate) batch_limit: usize,
+    /// The GPU has XY_FAST_COPY_BLT.
+    pub(crate) fast_copy: bool,
+}
+
+/// What commands do beyond memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Effects {
+    /// Interrupts (`GT_*` bits) that the guest gets when all is done: no command raises one by itself.
+    pub(crate) interrupts: u32,
+    /// They use registers that go with the context ([`of_context`]).
+    pub(crate) registers: bool,
 }
 
 /// What may be executed.
@@ -113,8 +132,8 @@ pub(crate) struct Audited {
     pub(crate) ring: Vec<u32>,
     /// What stands at `batch_base`.
     pub(crate) batches: Vec<u32>,
-    /// Interrupts (`GT_*` bits) that the guest gets when all is done: no command raises one by itself.
-    pub(crate) interrupts: u32,
+    /// What else they do.
+    pub(crate) effects: Effects,
 }
 
 /// Audits the dwords of a ring, in the order of execution. `at(i)` is the GM address of dword `i`.
@@ -132,16 +151,21 @@ pub(crate) fn ring(
         let refused = |why| Refused { why, header, addr };
         let length = commands::length(header).map_err(refused)?;
         let (command, after) = rest.split_at_checked(length).ok_or(refused(Refusal::CutOff))?;
-        let flow = commands::audit(&terms, Space::Global, &mut audit.out.interrupts, command, &mut ring);
-        match flow.map_err(refused)? {
-            commands::Flow::On => {}
-            commands::Flow::End => return Err(refused(Refusal::Nesting)),
-            commands::Flow::Start { place, second_level } => {
-                if second_level {
-                    return Err(refused(Refusal::Nesting));
-                }
+        let rewrite = Rewrite {
+            terms: &terms,
+            space: Space::Global,
+            in_ring: true,
+            effects: &mut audit.out.effects,
+            out: &mut ring,
+        };
+        match rewrite.command(command).map_err(refused)? {
+            Flow::On => {}
+            Flow::End | Flow::MayEnd | Flow::Start { second_level: true, .. } => {
+                return Err(refused(Refusal::Nesting));
+            }
+            Flow::Start { place, second_level: false, always } => {
                 let copy = audit.batch(place, refused)?;
-                ring.extend(cmd::batch_buffer_start(copy));
+                ring.extend(batch::start_of(copy, if always { 0 } else { cmd::BB_PREDICATE }));
             }
         }
         rest = after;

@@ -1,6 +1,7 @@
-//! The registers that commands may write, and which of their bits.
+//! The registers that commands may read and write, and which of their bits.
 //!
 //! A register is on the list if it is the engine's own, belongs to the context, and cannot be felt by anyone else.
+//! Those on the list go with the context: each finds in them what it left.
 
 use super::Refusal;
 use crate::gen8::regs::{self, Access, RegDef, engine};
@@ -20,7 +21,20 @@ struct Allowed {
 const LIST: &[Allowed] = &[
     // How the blitter's next commands see tiles.
     Allowed { first: engine::BCS_SWCTRL, end: engine::BCS_SWCTRL + 4, only: Some(Engine::Bcs), bits: 0b11 },
-    // Scratch values of the command streamer; nothing that is allowed reads them.
+    // What MI_PREDICATE compares, and what it came to.
+    Allowed {
+        first: engine::MI_PREDICATE_RESULT_2,
+        end: engine::MI_PREDICATE_RESULT_2 + 4,
+        only: Some(Engine::Rcs),
+        bits: u32::MAX,
+    },
+    Allowed {
+        first: engine::MI_PREDICATE_SRC0,
+        end: engine::MI_PREDICATE_RESULT_1 + 4,
+        only: Some(Engine::Rcs),
+        bits: u32::MAX,
+    },
+    // What MI_MATH computes with, and MI_ATOMIC.
     Allowed {
         first: engine::GEN8_RING_CS_GPR,
         end: engine::GEN8_RING_CS_GPR + 16 * 8,
@@ -28,6 +42,9 @@ const LIST: &[Allowed] = &[
         bits: u32::MAX,
     },
 ];
+
+/// Registers that may be read and not written, by their offset from the engine's base: the clock.
+const CLOCK: [u32; 2] = [engine::RING_TIMESTAMP, engine::RING_TIMESTAMP_UDW];
 
 /// Registers of the render engine's units, first byte and end: a driver sets them up in every context, and there is
 /// nothing that they change. As in i915's list of workarounds, from `gen8_ctx_workarounds_init` on.
@@ -48,25 +65,72 @@ pub(super) enum Verdict {
     Ignore,
 }
 
+/// The rule for the register at byte `offset` in BAR0, if there is one and it is `engine`'s.
+fn rule(engine: Engine, offset: u32) -> Option<(&'static Allowed, &'static RegDef)> {
+    let (owner, rel) = Engine::of_mmio(offset).filter(|_| offset.is_multiple_of(4))?;
+    let applies = |a: &&Allowed| (a.first..a.end).contains(&rel) && a.only.is_none_or(|only| only == engine);
+    let rule = LIST.iter().find(applies).filter(|_| owner == engine)?;
+    regs::find(engine::TABLE, rel).map(|(def, _)| (rule, def))
+}
+
+fn ignored(engine: Engine, offset: u32) -> bool {
+    let within = |(first, end): &(u32, u32)| (*first..*end).contains(&offset);
+    engine == Engine::Rcs && offset.is_multiple_of(4) && IGNORED.iter().any(within)
+}
+
 /// Whether `engine` may write `value` to the register at byte `offset` in BAR0.
 pub(super) fn check(engine: Engine, offset: u32, value: u32) -> Result<Verdict, Refusal> {
-    let no = Err(Refusal::Register(offset));
-    if !offset.is_multiple_of(4) {
-        return no;
+    match rule(engine, offset) {
+        Some((rule, def)) if def.access == Access::Masked && value >> 16 & !rule.bits != 0 => {
+            Err(Refusal::Register(offset))
+        }
+        Some(_) => Ok(Verdict::Write),
+        None if ignored(engine, offset) => Ok(Verdict::Ignore),
+        None => Err(Refusal::Register(offset)),
     }
-    if engine == Engine::Rcs && IGNORED.iter().any(|(first, end)| (*first..*end).contains(&offset)) {
-        return Ok(Verdict::Ignore);
+}
+
+/// As [`check`], for a value that nobody knows yet.
+pub(super) fn check_any(engine: Engine, offset: u32) -> Result<Verdict, Refusal> {
+    match rule(engine, offset) {
+        Some((rule, _)) if rule.bits == u32::MAX => Ok(Verdict::Write),
+        None if ignored(engine, offset) => Ok(Verdict::Ignore),
+        _ => Err(Refusal::Register(offset)),
     }
-    let Some((owner, rel)) = Engine::of_mmio(offset) else { return no };
-    if owner != engine {
-        return no;
-    }
-    let rule =
-        LIST.iter().find(|a| (a.first..a.end).contains(&rel) && a.only.is_none_or(|only| only == engine));
-    match (rule, regs::find(engine::TABLE, rel)) {
-        (Some(rule), Some((RegDef { access: Access::Masked, .. }, _))) if value >> 16 & !rule.bits != 0 => no,
-        (Some(_), Some(_)) => Ok(Verdict::Write),
-        _ => no,
+}
+
+/// Whether `engine` may read the register at byte `offset` in BAR0. Others are 0 to it.
+pub(super) fn readable(engine: Engine, offset: u32) -> bool {
+    rule(engine, offset).is_some()
+        || Engine::of_mmio(offset).is_some_and(|(owner, rel)| owner == engine && CLOCK.contains(&rel))
+}
+
+/// The registers that go with a context of `engine`: byte offset in BAR0, and the bits that count; of a masked one the
+/// upper half says which are written.
+pub(crate) fn of_context(engine: Engine) -> impl Iterator<Item = ContextRegister> {
+    let of = move |a: &Allowed| a.only.is_none_or(|only| only == engine);
+    LIST.iter().filter(move |a| of(a)).flat_map(move |a| {
+        (a.first..a.end).step_by(4).filter_map(move |rel| {
+            let (def, _) = regs::find(engine::TABLE, rel)?;
+            let masked = def.access == Access::Masked;
+            Some(ContextRegister { offset: engine.mmio_base() + rel, bits: a.bits, masked })
+        })
+    })
+}
+
+/// One of [`of_context`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ContextRegister {
+    /// Byte offset in BAR0.
+    pub(crate) offset: u32,
+    bits: u32,
+    masked: bool,
+}
+
+impl ContextRegister {
+    /// What is to be written so that the register holds `value`, as far as its bits count.
+    pub(crate) fn write(self, value: u32) -> u32 {
+        if self.masked { self.bits << 16 | value & self.bits } else { value & self.bits }
     }
 }
 

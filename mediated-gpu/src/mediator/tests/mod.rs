@@ -14,4 +14,5 @@ mod process;
 mod registers;
 mod rig;
 mod table;
+mod values;
 mod world;

@@ -88,6 +88,9 @@ impl PhysicalGpu for Hanging {
         self.resets.fetch_add(1, Ordering::SeqCst);
         self.soft.reset_engine(engine, deadline)
     }
+    fn has_fast_copy(&self) -> bool {
+        self.soft.has_fast_copy()
+    }
     fn set_interrupt_sink(&self, sink: Arc<dyn InterruptSink>) {
         self.soft.set_interrupt_sink(sink);
     }

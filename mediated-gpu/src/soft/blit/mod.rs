@@ -112,8 +112,7 @@ impl Blit {
         })?;
         let layout = |s: crate::gen8::blt::FastSurface| {
             let tiling = s.tiling.gen8().ok_or(Refused::Tiling)?;
-            let unit = if tiling == Tiling::Linear { 1 } else { 4 };
-            Ok::<_, Refused>(Layout::new(s.base, unit * i32::from(s.pitch), tiling)?)
+            Ok::<_, Refused>(s.layout(tiling)?)
         };
         let dst = Side::new(layout(cmd.dst)?, cmd.rect.x1.into(), cmd.rect.y1.into(), bytes);
         let src = Side::new(layout(cmd.src)?, cmd.src_x.into(), cmd.src_y.into(), bytes);

@@ -4,9 +4,9 @@ use super::*;
 
 /// A driver's commands and a process's, at the same numbers.
 #[derive(Default)]
-struct Both {
-    global: Pages,
-    process: Pages,
+pub(super) struct Both {
+    pub(super) global: Pages,
+    pub(super) process: Pages,
 }
 
 impl CommandSource for Both {
@@ -17,24 +17,24 @@ impl CommandSource for Both {
 }
 
 /// A number of no slice, that a process's tables may map.
-const FAR: u64 = 0x7fff_1234_5000;
+pub(super) const FAR: u64 = 0x7fff_1234_5000;
 
-fn audited(engine: Engine, source: &Both, dwords: &[u32]) -> Result<Audited, Refusal> {
+pub(super) fn audited(engine: Engine, source: &Both, dwords: &[u32]) -> Result<Audited, Refusal> {
     ring(Terms { ppgtt: true, ..terms(engine) }, source, dwords, |_| 0).map_err(|r| r.why)
 }
 
-fn own_batch(addr: u64) -> Vec<u32> {
+pub(super) fn own_batch(addr: u64) -> Vec<u32> {
     let [header, rest @ ..] = cmd::batch_buffer_start(addr);
     [[header | cmd::BB_PPGTT].as_slice(), &rest].concat()
 }
 
-fn own_store(addr: u64, value: u32) -> Vec<u32> {
+pub(super) fn own_store(addr: u64, value: u32) -> Vec<u32> {
     let [header, rest @ ..] = cmd::store_dword(addr, value);
     [[header & !cmd::USE_GGTT].as_slice(), &rest].concat()
 }
 
 /// What the audit makes of a batch of the process's.
-fn batch(engine: Engine, commands: &[u32]) -> Result<Vec<u32>, Refusal> {
+pub(super) fn batch(engine: Engine, commands: &[u32]) -> Result<Vec<u32>, Refusal> {
     let mut source = Both::default();
     source.process.put(FAR, &[commands, &[cmd::MI_BATCH_BUFFER_END]].concat());
     Ok(audited(engine, &source, &own_batch(FAR))?.batches)

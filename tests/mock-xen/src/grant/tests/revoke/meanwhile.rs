@@ -91,3 +91,45 @@ fn until(new: u8, read: impl Fn() -> u8) {
         }
     }
 }
+
+#[test]
+fn a_map_that_races_a_revocation_is_switched_or_refused() {
+    let m = machine(Config::default());
+    let (a, b) = (pv(&m), pv(&m));
+    let room = Room::new(&b, 1);
+    for round in 0..400 {
+        a.grant(9, b.id, 3, REVOKABLE);
+        let go = AtomicBool::new(false);
+        let mapped = thread::scope(|s| {
+            let mapper = s.spawn(|| {
+                while !go.load(Ordering::SeqCst) {
+                    std::hint::spin_loop();
+                }
+                b.map_revokable(&a, 9, HOST, room.addr(0), 5)
+            });
+            go.store(true, Ordering::SeqCst);
+            // Each of them is first now and then, whatever the host does.
+            for _ in 0..round % 50 * 20 {
+                std::hint::spin_loop();
+            }
+            a.close(9);
+            a.revoke(9).unwrap();
+            assert_eq!(
+                (a.flags(9), m.references(a.id, Gfn(3))),
+                (GTF_revokable, Ok(1)),
+                "it is over at once"
+            );
+            mapper.join().unwrap()
+        });
+        match mapped {
+            Ok(map) => {
+                assert_eq!(room.byte(0), 5);
+                assert_eq!(b.unmap(map.handle, room.addr(0), 0), GNTST_okay);
+            }
+            Err(status) => {
+                assert_eq!((status, m.references(b.id, Gfn(5))), (GNTST_general_error, Ok(1)));
+            }
+        }
+    }
+    m.assert_clean();
+}

@@ -253,12 +253,13 @@ const CACHE: &[Line] = lines! {
     [] Flush(Memory::Own, 0, 64, GNTTAB_CACHE_CLEAN) => OKAY, marks NONE, refs 1; "Xen"
     [ENTRY, Map(Granter, R, HOST, P0)] Flush(Memory::Granters, 0, 64, GNTTAB_CACHE_CLEAN) => OKAY, marks BOTH, refs 2; "Xen"
     [] Flush(Memory::NoRam, 0, 0, GNTTAB_CACHE_CLEAN) => OKAY, marks NONE, refs 1; "Xen: nothing asked for"
-    [] Flush(Memory::Granters, 0, 64, GNTTAB_CACHE_CLEAN) => Rc(Errno::EPERM), marks NONE, refs 1; "Xen"
+    [] Flush(Memory::Granters, 0, 64, GNTTAB_CACHE_CLEAN) => Rc(Errno::EINVAL), marks NONE, refs 1; "Xen: not in use by the caller"
     [] Flush(Memory::Xens, 0, 64, GNTTAB_CACHE_CLEAN) => Rc(Errno::EPERM), marks NONE, refs 1; "Xen"
     [] Flush(Memory::NoRam, 0, 64, GNTTAB_CACHE_CLEAN) => Rc(Errno::EINVAL), marks NONE, refs 1; "Xen"
     [] Flush(Memory::Own, 4090, 64, GNTTAB_CACHE_CLEAN) => Rc(Errno::EINVAL), marks NONE, refs 1; "Xen"
     [] Flush(Memory::Own, 0, 64, GNTTAB_CACHE_INVAL) => Rc(Errno::EOPNOTSUPP), marks NONE, refs 1; "Xen on x86"
-    [] Flush(Memory::Own, 0, 64, GNTTAB_CACHE_CLEAN | GNTTAB_CACHE_SOURCE_GREF) => Rc(Errno::EOPNOTSUPP), marks NONE, refs 1; "Xen"
+    [] Flush(Memory::Own, 0, 64, GNTTAB_CACHE_CLEAN | GNTTAB_CACHE_SOURCE_GREF) => Rc(Errno::EINVAL), marks NONE, refs 1; "Xen: no such operation"
+    [] Flush(Memory::Own, 0, 0, GNTTAB_CACHE_CLEAN | GNTTAB_CACHE_SOURCE_GREF) => Rc(Errno::EINVAL), marks NONE, refs 1; "Xen: looked at first"
 };
 
 #[rustfmt::skip]

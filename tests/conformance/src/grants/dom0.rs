@@ -74,8 +74,11 @@ pub(super) const ROWS: &[Case<Stage>] = cases! { Stage;
     "dump_table_is_enosys" ["D"] => Err(Errno::ENOSYS), |s| {
         op(s, GNTTABOP_dump_table, &mut gnttab_dump_table { dom: DomId::SELF.0, status: 0 }).map(|()| 0)
     };
-    "copy_of_nothing_is_okay_whoever_is_named" ["D: len 0 okay unchecked"] => Ok(0), |s| {
+    "copy_of_nothing_from_nobody_is_bad_domain" ["Xen 4.17"] => Ok(2), |s| {
         copy(s, (NOBODY, 8), (NOBODY, 8), 0, true)
+    };
+    "copy_of_nothing_that_is_not_granted_is_general_error" ["Xen 4.17"] => Ok(1), |s| {
+        copy(s, (s.guest(), 200), (s.guest(), 8), 0, true)
     };
     "copy_from_nobody_is_bad_domain" ["header"] => Ok(2), |s| copy(s, (NOBODY, 8), (s.guest(), 8), 8, true);
     "copy_from_a_frame_of_the_guests_is_permission_denied" ["D: gmfn side must be DOMID_SELF"] => Ok(8), |s| {

@@ -34,11 +34,8 @@ struct Pin {
     readonly: bool,
 }
 
-/// One copy. The source is claimed before the destination, and bounds are looked at after that, as in Xen.
+/// One copy, of no bytes as of any. The source is claimed before the destination, and bounds are looked at after that, as in Xen.
 pub(super) fn copy(call: &Call<'_>, op: &gnttab_copy) -> Result<(), i16> {
-    if op.len == 0 {
-        return Ok(());
-    }
     let from = domain_of(call, &op.source, op.flags & GNTCOPY_source_gref != 0)?;
     let to = domain_of(call, &op.dest, op.flags & GNTCOPY_dest_gref != 0)?;
     let source = end(call, &from, &op.source, op.flags & GNTCOPY_source_gref != 0, true)?;

@@ -36,7 +36,10 @@ fn each_refusal_has_its_status_and_pins_nothing() {
     let own = ptr(DomId::SELF, 5, 0);
     for (source, dest, len, flags, status) in [
         (ptr(a.id, 3, 0), own, 8, 0, GNTST_permission_denied),
-        (ptr(DomId(99), 3, 0), own, 0, 0, GNTST_okay),
+        // A copy of nothing is refused as any other.
+        (ptr(DomId(99), 9, 0), own, 0, SRC, GNTST_bad_domain),
+        (ptr(a.id, 10, 0), own, 0, SRC, GNTST_general_error),
+        (ptr(a.id, 9, 4096), own, 0, SRC, GNTST_okay),
         (ptr(DomId(99), 9, 0), own, 8, SRC, GNTST_bad_domain),
         (ptr(a.id, 512, 0), own, 8, SRC, GNTST_bad_gntref),
         (ptr(a.id, 10, 0), own, 8, SRC, GNTST_general_error),

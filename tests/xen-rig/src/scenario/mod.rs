@@ -5,6 +5,7 @@
 mod boot;
 mod conformance;
 mod descriptors;
+mod grant_rows;
 mod grants;
 mod i915;
 mod promise;
@@ -29,6 +30,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &boot::Boot,
     &descriptors::Descriptors,
     &grants::Grants,
+    &grant_rows::GrantRows,
     &conformance::Conformance,
     &serve::Serve,
     &promise::Promise,

@@ -5,9 +5,9 @@ use std::process::Command;
 use std::rc::Rc;
 
 use conformance::bench::{Bench, model_guest};
-use conformance::ioreq::access::{self, EXPECTED};
+use conformance::ioreq::access;
 use conformance::{On, Row, grants, iommu, ioreq};
-use guest::rows::ROWS;
+use guest::rows::Table;
 use mock_xen::{Config, Machine, Profile};
 use xen_ioreq::{Errno, VcpuId};
 
@@ -26,8 +26,10 @@ fn bench() -> Rc<Bench> {
 fn every_row_of_ioreq_holds_and_every_access_has_one() {
     let report = ioreq::run_all(On::Model, None).expect("runs");
     assert!(failed(&report.rows).is_empty(), "{:#?}", failed(&report.rows));
-    let accesses = report.rows.iter().filter(|r| r.name.starts_with("access")).count();
-    assert_eq!(accesses, 3 * ROWS.len(), "of a vCPU alone, and of each of two");
+    let of = |area: &str| report.rows.iter().filter(|r| r.name.starts_with(area)).count();
+    assert_eq!(of("access"), 3 * Table::Accesses.rows().len(), "of a vCPU alone, and of each of two");
+    assert_eq!(of("move"), Table::Moves.rows().len());
+    let accesses = of("access") + of("move");
     let calls: usize = ioreq::tables().iter().map(|(_, cases)| cases.len()).sum();
     let others = ioreq::notices() + ioreq::last_table().1.len();
     assert_eq!(report.rows.len(), accesses + calls + others);
@@ -60,11 +62,17 @@ fn names_of_rows_are_unique() {
     }
 }
 
+/// The file of what is expected of a table, without its comments.
+fn file(table: Table) -> String {
+    let text = access::expected(table).expect("a file");
+    text.lines().filter(|l| !l.starts_with('#')).flat_map(|l| [l, "\n"]).collect()
+}
+
 #[test]
-fn the_file_of_expected_accesses_is_the_log_of_a_run() {
-    let expected: String = EXPECTED.lines().filter(|l| !l.starts_with('#')).flat_map(|l| [l, "\n"]).collect();
+fn the_files_of_expected_accesses_are_the_logs_of_a_run() {
     let logs = ioreq::run_all(On::Model, None).expect("runs").logs;
-    assert_eq!(logs, vec![expected; 3], "whichever vCPU makes the accesses");
+    let tables = [Table::Accesses, Table::Moves, Table::Accesses, Table::Accesses];
+    assert_eq!(logs, tables.map(file), "whichever vCPU makes the accesses");
 }
 
 #[test]
@@ -101,10 +109,11 @@ fn a_state_that_cannot_be_made_is_no_answer() {
 
 #[test]
 fn each_change_of_the_expected_accesses_fails_the_row_of_that_name() {
-    let seen = ioreq::accesses(&bench(), VcpuId(0)).expect("runs");
+    let expected = file(Table::Accesses);
+    let seen = ioreq::accesses(&bench(), Table::Accesses, VcpuId(0)).expect("runs");
     let rows_without = |from: &str, to: &str| {
-        assert!(EXPECTED.contains(from), "{from}");
-        access::judge("access", &seen, &EXPECTED.replacen(from, to, 1))
+        assert!(expected.contains(from), "{from}");
+        access::judge("access", Table::Accesses, &seen, &expected.replacen(from, to, 1))
     };
     for (from, to, name) in [
         ("in_of_one_byte = 0xef", "in_of_one_byte = 0xee", "in_of_one_byte"),
@@ -120,8 +129,8 @@ fn each_change_of_the_expected_accesses_fails_the_row_of_that_name() {
     }
     // A guest that stopped half-way: the rows that it did not come to have failed.
     let half = seen.len() / 2;
-    let rows = access::judge("access", &seen[..half], EXPECTED);
-    assert_eq!(failed(&rows).len(), ROWS.len() - half);
+    let rows = access::judge("access", Table::Accesses, &seen[..half], &expected);
+    assert_eq!(failed(&rows).len(), rows.len() - half);
 }
 
 #[test]

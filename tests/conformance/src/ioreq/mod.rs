@@ -13,6 +13,7 @@ mod stage;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use guest::rows::Table;
 use mock_xen::{Config, Machine, Profile};
 use xen_ioreq::{DomId, VcpuId};
 
@@ -59,10 +60,13 @@ pub fn run_all(on: On, pair: Option<DomId>) -> Result<Report, BenchError> {
         report.rows.extend(run(area, cases, &bench));
     }
     report.rows.extend(notices::run_fresh(&bench));
-    report.perform("access", &bench, VcpuId(0));
+    report.perform("access", &bench, Table::Accesses, VcpuId(0));
+    report.perform("move", &bench, Table::Moves, VcpuId(0));
     report.rows.extend(notices::run(&bench));
     if let Some(pair) = &pair {
-        (0..PAIR).for_each(|n| report.perform(&format!("access by vCPU {n} of 2"), pair, VcpuId(n)));
+        for n in 0..PAIR {
+            report.perform(&format!("access by vCPU {n} of 2"), pair, Table::Accesses, VcpuId(n));
+        }
     }
     let (area, cases) = last_table();
     report.rows.extend(run(area, cases, &bench));
@@ -70,11 +74,12 @@ pub fn run_all(on: On, pair: Option<DomId>) -> Result<Report, BenchError> {
 }
 
 impl Report {
-    fn perform(&mut self, area: &str, bench: &Bench, vcpu: VcpuId) {
-        match accesses(bench, vcpu) {
+    fn perform(&mut self, area: &str, bench: &Bench, table: Table, vcpu: VcpuId) {
+        let expected = access::expected(table).unwrap_or_default();
+        match accesses(bench, table, vcpu) {
             Ok(seen) => {
-                self.rows.extend(access::judge(area, &seen, access::EXPECTED));
-                self.logs.push(access::text(&seen));
+                self.rows.extend(access::judge(area, table, &seen, expected));
+                self.logs.push(access::text(table, &seen));
             }
             Err(e) => {
                 let name = format!("{area}: the rows' server");
@@ -84,12 +89,14 @@ impl Report {
     }
 }
 
-/// Has a vCPU of the guest make its accesses, and gives what was seen of them.
+/// Has a vCPU of the guest perform a table, and gives what was seen of it.
 ///
 /// # Errors
 /// The server could not be made or the guest not be started.
-pub fn accesses(bench: &Bench, vcpu: VcpuId) -> Result<Vec<Seen>, AccessError> {
-    running::run(bench, || access::serve(bench, vcpu)).map_err(AccessError::Start)?
+pub fn accesses(bench: &Bench, table: Table, vcpu: VcpuId) -> Result<Vec<Seen>, AccessError> {
+    let serve = || access::serve(bench, table, &[vcpu]);
+    let seen = running::run(bench, serve).map_err(AccessError::Start)??;
+    Ok(seen.into_iter().flatten().collect())
 }
 
 /// The tables of calls.

@@ -7,7 +7,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use guest::rows::{END, GIVE, NEXT, RESULT, TABLES};
+use guest::rows::{END, NEXT, RESULT, Table};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use xen_ioreq::abi::dm_op::XEN_DMOP_IO_RANGE_PORT;
 use xen_ioreq::abi::ioreq::{
@@ -244,8 +244,7 @@ impl Ears {
 
     /// Has the guest do its table; how often each server was told of each row.
     fn perform(&mut self) -> Result<Vec<[u64; 2]>, Failed> {
-        let number = TABLES.iter().position(|t| t.as_ptr() == GIVE.as_ptr()).ok_or("no such table")?;
-        self.table = number as u64 + 1;
+        self.table = Table::Give as u64;
         self.until("the guest's table", |e| e.notes.contains(&Note::End))?;
         let mut rows = Vec::new();
         let mut told = [0; 2];
@@ -255,7 +254,7 @@ impl Ears {
                 Note::Told(0) => told[0] += 1,
                 Note::Told(_) => told[1] += 1,
                 Note::Answer(answer) => {
-                    let row = GIVE.get(rows.len()).ok_or("more answers than rows")?;
+                    let row = Table::Give.rows().get(rows.len()).ok_or("more answers than rows")?;
                     if row.expect.is_some_and(|e| e != answer) {
                         wrong.push(row.name);
                     }
@@ -264,7 +263,7 @@ impl Ears {
                 Note::Asked | Note::End => {}
             }
         }
-        if wrong.is_empty() && rows.len() == GIVE.len() {
+        if wrong.is_empty() && rows.len() == Table::Give.rows().len() {
             Ok(rows)
         } else {
             Err(format!("{} rows, of which {wrong:?} have a wrong answer", rows.len()).into())
@@ -322,7 +321,7 @@ what_the_guest_gives_is_told_to_every_server_before_it_goes_on ["seen: guest dec
     // Once a call and once more each time that Xen interrupts it: how often is no fact of the interface.
     let alike = |t: &&[u64; 2]| t[0] == t[1] && t[0] > 0;
     let (mut gave, mut both, mut others) = (0u64, 0u64, 0u64);
-    for (row, told) in GIVE.iter().zip(&told) {
+    for (row, told) in Table::Give.rows().iter().zip(&told) {
         if gives(row.name) {
             gave += 1;
             both += u64::from(alike(&told));

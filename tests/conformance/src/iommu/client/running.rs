@@ -1,12 +1,12 @@
 //! The guest itself gives frames back that the client has mapped, and its notice comes by an IOREQ server of ours.
 //!
-//! Here the guest runs: it performs `guest::rows::GIVE` and reports the answer of each row to a port of the server. That
+//! Here the guest runs: it performs `guest::rows::Table::Give` and reports the answer of each row to a port of the server. That
 //! report is not answered before the row's work is done, so the vCPU stands still whenever frames are counted.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use guest::rows::{END, GIVE, NEXT, RESULT, TABLES};
+use guest::rows::{END, NEXT, RESULT, Table};
 use ioreq_server::bus::Window;
 use ioreq_server::device::Region;
 use ioreq_server::{
@@ -81,9 +81,9 @@ impl PioDevice for Watch {
         if a.offset != u64::from(NEXT - RESULT) {
             return Outcome::Err(IoError::NoRegister);
         }
-        // Numbers of tables begin with 1; this table once, and then nothing more.
-        let number = TABLES.iter().position(|t| t.as_ptr() == GIVE.as_ptr()).map_or(0, |n| n as u64 + 1);
-        Outcome::Ok(if self.with(|s| std::mem::replace(&mut s.asked, true)) { 0 } else { number })
+        // This table once, and then nothing more.
+        let again = self.with(|s| std::mem::replace(&mut s.asked, true));
+        Outcome::Ok(if again { 0 } else { Table::Give as u64 })
     }
 
     fn pio_write(&self, a: &Access, value: u64) -> Outcome<()> {
@@ -189,7 +189,7 @@ struct Report {
 
 impl Report {
     fn answer(&mut self, lab: &mut Lab, watch: &Watch, answer: u64) -> Result<(), Failed> {
-        let row = GIVE.get(self.at).ok_or("more answers than rows")?;
+        let row = Table::Give.rows().get(self.at).ok_or("more answers than rows")?;
         self.at += 1;
         self.wrong += usize::from(row.expect.is_some_and(|e| e != answer));
         match row.name {
@@ -237,7 +237,10 @@ impl Report {
 
     fn end(&mut self, lab: &mut Lab, watch: &Watch) -> Result<(), Failed> {
         lab.is("told of the rest", !watch.take_notices()?.is_empty());
-        lab.count("rows with another answer than they must have", self.wrong + (GIVE.len() - self.at));
+        lab.count(
+            "rows with another answer than they must have",
+            self.wrong + (Table::Give.rows().len() - self.at),
+        );
         self.mapped.clear();
         Ok(())
     }

@@ -5,7 +5,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use guest::rows::{MSI, NEXT, ORDER, Order, PORT, PORTS};
+use guest::rows::{MSI, NEXT, ORDER, Order, PORT, PORTS, Table};
 use ioreq_server::dm::{DirtyVram, DmError, MemType};
 use ioreq_server::{Access, Device, Dm, IoError, MmioDevice, Outcome, PciConfigDevice, PioDevice, Width};
 use xen_ioreq::{Gfn, IoServerId, PAGE_SIZE, VcpuId};
@@ -27,7 +27,7 @@ const APIC: u64 = 0xfee0_0000;
 pub(super) struct RowsDevice {
     dm: Dm,
     server: IoServerId,
-    performs: VcpuId,
+    table: Table,
     state: Mutex<State>,
 }
 
@@ -37,20 +37,26 @@ struct State {
     config: Vec<u8>,
     stream: u8,
     tracked: Option<DirtyVram>,
+    /// Who is still to be given the table.
+    performers: Vec<VcpuId>,
 }
 
 impl RowsDevice {
-    /// `server` is the one whose `dm` this is; the vCPU `performs` is given the rows.
-    pub(super) fn new(dm: Dm, server: IoServerId, performs: VcpuId) -> Self {
+    /// `server` is the one whose `dm` this is; the vCPUs `performers` are given `table`, each once.
+    pub(super) fn new(dm: Dm, server: IoServerId, table: Table, performers: &[VcpuId]) -> Self {
         let mut config = vec![0; 256];
         for (at, byte) in CONFIG {
             config[at] = byte;
         }
-        // The first table is asked for, once: the guest's last word takes this place.
-        let mut ports = vec![0; usize::from(PORTS)];
-        ports[usize::from(NEXT - PORT)] = 1;
-        let state = State { ports, memory: vec![0; PAGE_SIZE], config, stream: 0, tracked: None };
-        Self { dm, server, performs, state: Mutex::new(state) }
+        let state = State {
+            ports: vec![0; usize::from(PORTS)],
+            memory: vec![0; PAGE_SIZE],
+            config,
+            stream: 0,
+            tracked: None,
+            performers: performers.to_vec(),
+        };
+        Self { dm, server, table, state: Mutex::new(state) }
     }
 
     /// Does what the guest asks for; what came of it, as the guest is told.
@@ -116,10 +122,14 @@ fn store(bytes: &mut [u8], a: &Access, value: u64) -> Outcome<()> {
 
 impl PioDevice for RowsDevice {
     fn pio_read(&self, a: &Access) -> Outcome<u64> {
-        if a.offset == ASK_NEXT && a.vcpu != Some(self.performs) {
-            return Outcome::Ok(0);
-        }
         self.with(|s| {
+            if a.offset == ASK_NEXT {
+                let due = s.performers.iter().position(|v| Some(*v) == a.vcpu);
+                return Outcome::Ok(due.map_or(0, |i| {
+                    s.performers.swap_remove(i);
+                    self.table as u64
+                }));
+            }
             if a.offset != STREAM {
                 return load(&mut s.ports, a);
             }

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use guest::rows::{self, END, END_VALUE, MSI, NEXT, ORDER, Order, RESULT, SCRATCH_FRAMES};
+use guest::rows::{END, END_VALUE, MSI, NEXT, ORDER, Order, RESULT, SCRATCH_FRAMES, Table};
 use xen_ioreq::abi::ioreq::{
     Bits, IOREQ_TYPE_COPY, IOREQ_TYPE_INVALIDATE, IOREQ_TYPE_PCI_CONFIG, IOREQ_TYPE_PIO, ioreq,
 };
@@ -147,9 +147,9 @@ fn words(r: &ioreq, way: Way, scratch: u64) -> String {
 }
 
 /// A log as text: `name = answer`, and indented below it one line a request.
-pub fn text(seen: &[Seen]) -> String {
+pub fn text(table: Table, seen: &[Seen]) -> String {
     let mut out = String::new();
-    for (row, seen) in rows::ROWS.iter().zip(seen) {
+    for (row, seen) in table.rows().iter().zip(seen) {
         let _ = writeln!(out, "{} = {:#x}", row.name, seen.answer);
         for line in &seen.requests {
             let _ = writeln!(out, "    {line}");

@@ -1,7 +1,7 @@
 //! The guest's accesses: what the server sees of each, and what the guest gets.
 //!
-//! A server built with ioreq-server serves the device of the rows; the guest performs `guest::rows::ROWS` and reports
-//! each answer. `expected.txt` is what real Xen was seen to do; the model is held to the same.
+//! A server built with ioreq-server serves the device of the rows; the guest performs a table of `guest::rows` and reports
+//! each answer. The files in `expected` are what real Xen was seen to do; the model is held to the same.
 
 mod device;
 mod log;
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guest::rows::{MMIO, PCI_DEVICE, PORT, PORTS, ROWS};
+use guest::rows::{MMIO, PCI_DEVICE, PORT, PORTS, Table};
 use ioreq_server::bus::Window;
 use ioreq_server::device::Region;
 use ioreq_server::pci::Sbdf;
@@ -25,8 +25,14 @@ use crate::Row;
 use crate::bench::{Bench, Handle};
 pub use log::{Seen, parse, text};
 
-/// What real Xen was seen to do.
-pub const EXPECTED: &str = include_str!("expected.txt");
+/// What real Xen was seen to do when a guest performed this table; `None`: no rows here are about it.
+pub fn expected(table: Table) -> Option<&'static str> {
+    match table {
+        Table::Accesses => Some(include_str!("expected/accesses.txt")),
+        Table::Moves => Some(include_str!("expected/moves.txt")),
+        Table::Give => None,
+    }
+}
 
 /// How long the guest may take for all rows.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -53,12 +59,12 @@ pub enum AccessError {
     Start(Errno),
 }
 
-/// Lets the guest of `bench` run, serves the rows to one of its vCPUs, and gives the log.
+/// Lets the guest of `bench` run, serves a table to some of its vCPUs, and gives the log of each.
 ///
 /// # Errors
 /// The server could not be made. A guest that ends early is a short log.
-pub fn serve(bench: &Bench, vcpu: VcpuId) -> Result<Vec<Seen>, AccessError> {
-    let tap = Arc::new(Tap::new(bench.events.clone(), vcpu));
+pub fn serve(bench: &Bench, table: Table, performers: &[VcpuId]) -> Result<Vec<Vec<Seen>>, AccessError> {
+    let tap = Arc::new(Tap::new(bench.events.clone(), performers));
     let conn = Connection::new(Arc::new(Handle(bench.hypervisor.clone())), tap.clone());
     let server = Server::create(&conn, bench.guest, BufferedMode::Atomic)?.map()?;
     let pages = bench
@@ -67,7 +73,7 @@ pub fn serve(bench: &Bench, vcpu: VcpuId) -> Result<Vec<Seen>, AccessError> {
         .map_err(AccessError::Tap)?;
     tap.watch(pages);
     let bus = Bus::new(server.claims());
-    let device = bus.attach(Arc::new(RowsDevice::new(server.dm().clone(), server.id(), vcpu)));
+    let device = bus.attach(Arc::new(RowsDevice::new(server.dm().clone(), server.id(), table, performers)));
     let pci = u64::from(Sbdf::new(0, 0, PCI_DEVICE, 0).0);
     for (space, start, last) in [
         (Space::Pio, u64::from(PORT), u64::from(PORT + PORTS - 1)),
@@ -84,17 +90,17 @@ pub fn serve(bench: &Bench, vcpu: VcpuId) -> Result<Vec<Seen>, AccessError> {
     events.turn(Some(Duration::ZERO))?;
     bench.unpause().map_err(AccessError::Start)?;
     let deadline = Instant::now() + PATIENCE;
-    while !tap.log(|l| l.ended()) && bench.guest_lives() && Instant::now() < deadline {
+    while !tap.ended() && bench.guest_lives() && Instant::now() < deadline {
         events.turn(Some(MOMENT))?;
     }
-    Ok(tap.log(log::Log::take))
+    Ok(tap.take())
 }
 
-/// Judges a log against a text as of [`text`]: one row for each of [`ROWS`], whose names begin with `area`.
-pub fn judge(area: &str, seen: &[Seen], expected: &str) -> Vec<Row> {
+/// Judges a log against a text as of [`text`]: one row for each of the table, whose names begin with `area`.
+pub fn judge(area: &str, table: Table, seen: &[Seen], expected: &str) -> Vec<Row> {
     let expected: BTreeMap<String, Seen> = parse(expected).into_iter().collect();
     let mut rows = Vec::new();
-    for (index, row) in ROWS.iter().enumerate() {
+    for (index, row) in table.rows().iter().enumerate() {
         let (ok, detail) = match (seen.get(index), expected.get(row.name)) {
             (None, _) => (false, "the guest did not come to it".to_owned()),
             (Some(seen), None) => (false, format!("nobody has said what is right; seen {}", show(seen))),

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use xen_ioreq::seam::{EventChannels, Mapping};
 use xen_ioreq::{DomId, Errno, Port, VcpuId};
 
-use super::log::{Log, Way};
+use super::log::{Log, Seen, Way};
 use crate::shared::{Ring, Slot};
 
 /// Event channels of a server whose requests are written down.
@@ -24,16 +24,16 @@ struct State {
     pages: Option<Mapping>,
     /// Remote port and the local one that was bound to it.
     bound: Vec<(Port, Port)>,
-    /// Index of the slot of the vCPU that performs the rows.
-    performs: usize,
-    log: Log,
+    /// Of each vCPU that performs rows, the index of its slot and what was seen of it.
+    logs: Vec<(usize, Log)>,
 }
 
 impl Tap {
-    /// Of a server to whose guest's vCPU `performs` the rows are given.
-    pub(super) fn new(inner: Arc<dyn EventChannels>, performs: VcpuId) -> Self {
-        let performs = usize::try_from(performs.0).unwrap_or(usize::MAX);
-        Self { inner, state: Mutex::new(State { performs, ..State::default() }) }
+    /// Of a server to whose guest's vCPUs `performers` the rows are given.
+    pub(super) fn new(inner: Arc<dyn EventChannels>, performers: &[VcpuId]) -> Self {
+        let index = |vcpu: &VcpuId| usize::try_from(vcpu.0).unwrap_or(usize::MAX);
+        let logs = performers.iter().map(|v| (index(v), Log::default())).collect();
+        Self { inner, state: Mutex::new(State { logs, ..State::default() }) }
     }
 
     /// The server's pages: the ring and the first page of slots.
@@ -41,9 +41,14 @@ impl Tap {
         self.with(|s| s.pages = Some(pages));
     }
 
-    /// The log.
-    pub(super) fn log<R>(&self, f: impl FnOnce(&mut Log) -> R) -> R {
-        self.with(|s| f(&mut s.log))
+    /// Whether every performer has said that it is done.
+    pub(super) fn ended(&self) -> bool {
+        self.with(|s| s.logs.iter().all(|(_, log)| log.ended()))
+    }
+
+    /// What was seen of each performer.
+    pub(super) fn take(&self) -> Vec<Vec<Seen>> {
+        self.with(|s| s.logs.iter_mut().map(|(_, log)| log.take()).collect())
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
@@ -56,18 +61,25 @@ impl State {
     /// its request, or after it) go into `idle` and are none of the server's.
     fn look(&mut self, taken: &[Port], idle: &mut Vec<Port>) {
         let Some(pages) = &self.pages else { return };
-        for request in Ring::of(pages).map(|r| r.requests()).unwrap_or_default() {
-            self.log.request(Way::Ring, &request);
+        // Nothing in the ring says whose it is; among several performers the device keeps the account.
+        if let [(_, log)] = self.logs.as_mut_slice() {
+            for request in Ring::of(pages).map(|r| r.requests()).unwrap_or_default() {
+                log.request(Way::Ring, &request);
+            }
         }
         for (index, slot) in Slot::all(pages).take_while(|s| s.port() != Port(0)).enumerate() {
             let remote = slot.port();
             let local = self.bound.iter().rev().find(|(r, _)| *r == remote).map(|(_, l)| *l);
             let Some(local) = local.filter(|l| taken.contains(l)) else { continue };
             match slot.ready() {
-                Some(request) => {
-                    let way = if index == self.performs { Way::Slot } else { Way::Others };
-                    self.log.request(way, &request);
-                }
+                Some(request) => match self.logs.iter_mut().find(|(i, _)| *i == index) {
+                    Some((_, log)) => log.request(Way::Slot, &request),
+                    None => {
+                        if let [(_, log)] = self.logs.as_mut_slice() {
+                            log.request(Way::Others, &request);
+                        }
+                    }
+                },
                 None => idle.push(local),
             }
         }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -13,7 +13,7 @@ use xen_ioreq::Gfn;
 
 use super::audit::Refused;
 use super::maintenance::Maintenance;
-use super::scheduler::Scheduler;
+use super::scheduler::{Policy, Scheduler, Share};
 use super::shadow::ShadowGgtt;
 use super::stats::{Snapshot, Stats};
 use super::workload::GuestContext;
@@ -37,6 +37,17 @@ pub trait MsiSink: Send + Sync {
     fn interrupt(&self);
 }
 
+/// A vGPU's use of one engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// How long it has had it: from the choice of a context to the end of it, so that the audit counts.
+    pub had: Duration,
+    /// Since it was made.
+    pub of: Duration,
+    /// What it may have at most now, in parts in a million. `None`: all of it.
+    pub limit: Option<u32>,
+}
+
 /// One guest's GPU.
 pub struct Vgpu {
     id: VgpuId,
@@ -48,8 +59,15 @@ pub struct Vgpu {
     msi: Box<dyn MsiSink>,
     scheduler: Arc<Scheduler>,
     maintenance: Maintenance,
-    /// No turn may begin.
+    /// No turn may begin, ever again.
     retired: AtomicBool,
+    /// No turn may begin for now.
+    paused: AtomicBool,
+    share: Mutex<Share>,
+    /// When it was made, by the scheduler's clock.
+    since: Duration,
+    /// Nanoseconds that it has had each engine.
+    had: [AtomicU64; 4],
 }
 
 impl Vgpu {
@@ -60,10 +78,25 @@ impl Vgpu {
         msi: Box<dyn MsiSink>,
         scheduler: Arc<Scheduler>,
         maintenance: Maintenance,
+        share: Share,
     ) -> Self {
         let state = Mutex::new(State::new(id, *ggtt.slice()));
-        let (reset_done, retired) = (Condvar::new(), AtomicBool::new(false));
-        Self { id, state, reset_done, ggtt, stats, msi, scheduler, maintenance, retired }
+        scheduler.set_share(id, share);
+        Self {
+            id,
+            state,
+            reset_done: Condvar::new(),
+            ggtt,
+            stats,
+            msi,
+            since: scheduler.now(),
+            scheduler,
+            maintenance,
+            retired: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            share: Mutex::new(share),
+            had: Default::default(),
+        }
     }
 
     /// The vGPU's number.
@@ -113,6 +146,54 @@ impl Vgpu {
     /// Stops its work and resets it, as its driver does by writing to [`gt::GDRST`]. Does not wait for what runs.
     pub fn reset(self: &Arc<Self>) {
         self.mmio_write(gt::GDRST, 4, GRDOM_FULL.into());
+    }
+
+    /// From now on none of its work begins, and none runs when this returns: that may take as long as its deadline. Its guest
+    /// finds the registers as before; what it submits waits.
+    pub fn pause(&self) {
+        self.paused.store(true, Ordering::SeqCst);
+        self.scheduler.pause(self.id, true);
+        self.scheduler.drain(self.id);
+    }
+
+    /// Its work goes on.
+    pub fn resume(self: &Arc<Self>) {
+        self.paused.store(false, Ordering::SeqCst);
+        self.scheduler.pause(self.id, false);
+        for e in Engine::ALL.into_iter().filter(|e| self.has_work(*e)) {
+            self.scheduler.ready(e, self);
+        }
+    }
+
+    /// Whether it is paused.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
+    }
+
+    /// What it is to have of each engine.
+    pub fn share(&self) -> Share {
+        *self.share.lock()
+    }
+
+    /// Changes that, from the next turn on.
+    pub fn set_share(&self, share: Share) {
+        *self.share.lock() = share;
+        self.scheduler.set_share(self.id, share);
+    }
+
+    /// How engines are shared.
+    pub fn policy(&self) -> Policy {
+        self.scheduler.policy()
+    }
+
+    /// What it has had of an engine, and what it may have.
+    pub fn usage(&self, e: Engine) -> Usage {
+        let nanos = self.had.get(e.index()).map_or(0, |had| had.load(Ordering::Relaxed));
+        Usage {
+            had: Duration::from_nanos(nanos),
+            of: self.scheduler.now().saturating_sub(self.since),
+            limit: self.scheduler.limit(e, self.id),
+        }
     }
 
     fn act(self: &Arc<Self>, effect: Effect) {
@@ -258,9 +339,23 @@ impl Vgpu {
         &self.maintenance
     }
 
-    /// Whether no turn may begin.
-    pub(super) fn is_retired(&self) -> bool {
-        self.retired.load(Ordering::SeqCst)
+    /// Whether a turn may begin.
+    pub(super) fn may_run(&self) -> bool {
+        !self.retired.load(Ordering::SeqCst) && !self.paused.load(Ordering::SeqCst)
+    }
+
+    /// How long its contexts may run, if that has been said.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.share.lock().deadline
+    }
+
+    /// It has had an engine for so long.
+    pub(super) fn had(&self, e: Engine, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        if let Some(had) = self.had.get(e.index()) {
+            had.fetch_add(nanos, Ordering::Relaxed);
+        }
+        self.stats.busy_us.add(nanos / 1000);
     }
 
     /// The vGPU goes: no turn begins any more, and what runs is stopped and waited for.
@@ -268,6 +363,7 @@ impl Vgpu {
         self.retired.store(true, Ordering::SeqCst);
         Engine::ALL.into_iter().for_each(|e| self.scheduler.stop(e, self.id));
         self.scheduler.drain(self.id);
+        self.scheduler.forget(self.id);
     }
 
     /// Waits until all invalidations that were announced, and all references that were put, have been carried out

@@ -28,11 +28,12 @@ use pviommu::{Client, Guest, OwnError, OwnFrames, OwnPages};
 use xen_ioreq::{Bfn, PAGE_SIZE};
 
 pub use self::function::{PlugError, Plugged, TABLE_FRAMES};
-pub use self::guest::{MsiSink, Vgpu};
+pub use self::guest::{MsiSink, Usage, Vgpu};
 use self::maintenance::Maintenance;
 use self::memory::Memory;
 use self::reserve::Own;
-use self::scheduler::{Scheduler, Worker};
+use self::scheduler::{Clock, Monotonic, Scheduler, Worker};
+pub use self::scheduler::{Policy, Share, WHOLE_WEIGHT};
 use self::shadow::{Parts, ShadowGgtt};
 pub use self::stats::Snapshot;
 use self::stats::Stats;
@@ -47,7 +48,12 @@ use crate::vgpu::slice::{GmLayout, GmRange, MIB, SliceAllocator, SliceError, Vgp
 pub struct Config {
     /// Size of the aperture in bytes: the low parts of all slices fit in it, and BAR2 is of this size.
     pub aperture: u64,
-    /// How long a context may be on an engine before the engine is reset.
+    /// How engines are shared.
+    pub policy: Policy,
+    /// How long a vGPU keeps an engine while others wait for it. A context that runs is not interrupted; what it takes too
+    /// much is made up for afterwards.
+    pub slice: Duration,
+    /// How long a context may be on an engine before the engine is reset, unless its vGPU's [`Share`] says otherwise.
     pub deadline: Duration,
     /// Bytes of batches that one context may run.
     pub batch_limit: u64,
@@ -57,14 +63,24 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 256 MiB, 1 s, 4 MiB, 1 s.
+    /// 256 MiB, best effort, 2 ms, 1 s, 4 MiB, 1 s.
     fn default() -> Self {
         Self {
             aperture: 256 * MIB,
+            policy: Policy::default(),
+            slice: Duration::from_millis(2),
             deadline: Duration::from_secs(1),
             batch_limit: 4 * MIB,
             sweep_every: Duration::from_secs(1),
         }
+    }
+}
+
+impl Config {
+    /// How a table of so many entries is divided.
+    pub fn layout(&self, entries: u32) -> GmLayout {
+        let host = EngineArea::size(self.batch_limit).saturating_mul(Engine::ALL.len() as u64);
+        GmLayout { aperture: self.aperture, total: u64::from(entries) * PAGE_SIZE as u64, host }
     }
 }
 
@@ -134,20 +150,23 @@ struct Live {
 impl Mediator {
     /// Takes the GPU and starts a thread for each engine.
     pub fn new(below: Below, config: Config) -> Result<Self, MediatorError> {
+        Self::with_clock(below, config, Box::new(Monotonic::new()))
+    }
+
+    fn with_clock(below: Below, config: Config, clock: Box<dyn Clock>) -> Result<Self, MediatorError> {
         let Below { gpu, client, own: source, bus } = below;
         let own = Own { gpu, client, source, memory: Memory::new(bus) };
         let area = EngineArea::size(config.batch_limit);
-        let host = area.saturating_mul(Engine::ALL.len() as u64);
         let entries = own.gpu.ggtt_entries();
-        let total = u64::from(entries) * PAGE_SIZE as u64;
-        let slices = SliceAllocator::new(GmLayout { aperture: config.aperture, total, host });
-        if slices.host().size < host {
-            let needed = config.aperture.saturating_add(host) / PAGE_SIZE as u64;
+        let layout = config.layout(entries);
+        let slices = SliceAllocator::new(layout);
+        if slices.host().size < layout.host {
+            let needed = config.aperture.saturating_add(layout.host) / PAGE_SIZE as u64;
             return Err(MediatorError::TableTooSmall { entries, needed });
         }
         let scratch = own.take(1)?;
         let scratch_bfn = scratch.bfn(0).unwrap_or_default();
-        let scheduler = Arc::new(Scheduler::new());
+        let scheduler = Arc::new(Scheduler::new(config.policy, config.slice, clock));
         own.gpu.set_interrupt_sink(scheduler.clone());
         let mut base = slices.host().base;
         let vgpus = Mutex::new(Vgpus { slices, live: HashMap::new(), last: 0 });
@@ -193,10 +212,12 @@ impl Mediator {
             stats: stats.clone(),
         });
         ggtt.flush_if_dirty();
-        let vgpu = Arc::new(Vgpu::new(id, ggtt, stats, msi, self.scheduler.clone(), maintenance));
+        let (scheduler, share) = (self.scheduler.clone(), Share::of(kind));
+        let vgpu = Arc::new(Vgpu::new(id, ggtt, stats, msi, scheduler, maintenance, share));
         match Maintenance::spawn(vgpu.clone()) {
             Ok(thread) => vgpus.live.insert(id, Live { vgpu: vgpu.clone(), thread }),
             Err(e) => {
+                self.scheduler.forget(id);
                 vgpus.slices.free(slice);
                 return Err(e.into());
             }
@@ -218,6 +239,11 @@ impl Mediator {
         }
         self.vgpus.lock().slices.free(vgpu.slice());
         Ok(vgpu.statistics())
+    }
+
+    /// How many more vGPUs of a type there could be now.
+    pub fn available(&self, kind: VgpuType) -> u32 {
+        self.vgpus.lock().slices.available(kind.size())
     }
 
     /// The vGPUs there are, by number.

@@ -77,6 +77,7 @@ stats! {
     replaced: "Pages that were mapped afresh behind their bus frame, and whose predecessors are gone.",
     submissions: "Contexts submitted to the GPU.",
     completions: "Contexts that ran to their tail.",
+    busy_us: "Microseconds that its work has had engines, all together.",
     dropped: "Submissions thrown away before they were looked at.",
     refusals: "Contexts that the audit refused.",
     gpu_errors: "Contexts on which the GPU stopped with an error.",

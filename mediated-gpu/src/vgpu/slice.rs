@@ -40,6 +40,9 @@ pub enum VgpuType {
 }
 
 impl VgpuType {
+    /// The types that have names, the largest first.
+    pub const NAMED: [Self; 4] = [Self::V4_1, Self::V4_2, Self::V4_4, Self::V4_8];
+
     /// The size of the type.
     pub const fn size(self) -> SliceSize {
         let (low, high) = match self {
@@ -50,6 +53,11 @@ impl VgpuType {
             Self::Custom(size) => return size,
         };
         SliceSize { low: low * MIB, high: high * MIB, fences: 4 }
+    }
+
+    /// Its weight among others, as in i915 `gvt/vgpu.c`; of another size, a weight for each 32 MiB of low memory, 1 to 16.
+    pub fn weight(self) -> u32 {
+        u32::try_from(self.size().low / (32 * MIB)).unwrap_or(u32::MAX).clamp(1, 16)
     }
 }
 
@@ -184,7 +192,7 @@ pub enum SliceError {
 }
 
 /// Hands out slices. First fit, lowest address first.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SliceAllocator {
     low: Space,
     high: Space,
@@ -193,7 +201,7 @@ pub struct SliceAllocator {
 }
 
 /// One part of the table, and what is taken of it: base to size.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Space {
     range: GmRange,
     taken: BTreeMap<u64, u64>,
@@ -271,6 +279,16 @@ impl SliceAllocator {
         Ok(Slice { low, high, fences: size.fences })
     }
 
+    /// How many slices of a size could be taken now, one after the other: what mdev calls `available_instances`.
+    pub fn available(&self, size: SliceSize) -> u32 {
+        let mut rest = self.clone();
+        let mut count = 0;
+        while rest.allocate(size).is_ok() {
+            count += 1;
+        }
+        count
+    }
+
     /// Takes a slice back. The caller has pointed its entries at scratch.
     pub fn free(&mut self, slice: Slice) {
         self.low.give_back(slice.low);
@@ -299,6 +317,24 @@ mod tests {
         }
         a.free(slices[1]);
         assert_eq!(a.allocate(VgpuType::V4_8.size()), Ok(slices[1]));
+    }
+
+    #[test]
+    fn available_instances_go_down_with_what_there_is_and_come_back() {
+        let of = |a: &SliceAllocator| VgpuType::NAMED.map(|kind| a.available(kind.size()));
+        let mut a = SliceAllocator::new(GmLayout { aperture: 1024 * MIB, ..LAYOUT });
+        // The high part is what is short: 3 GiB less the host's.
+        assert_eq!(of(&a), [1, 2, 5, 7]);
+        let large = a.allocate(VgpuType::V4_2.size()).unwrap();
+        let small = a.allocate(VgpuType::V4_8.size()).unwrap();
+        assert_eq!(of(&a), [0, 1, 3, 4]);
+        a.free(large);
+        // In two pieces: what is behind the small one, and what was the large one's.
+        assert_eq!(of(&a), [0, 2, 5, 6]);
+        a.free(small);
+        assert_eq!(of(&a), [1, 2, 5, 7]);
+        let few = SliceAllocator::new(LAYOUT);
+        assert_eq!(of(&few), [0, 1, 2, 4]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod life;
 mod process;
 mod registers;
 mod rig;
+mod shares;
 mod table;
 mod values;
 mod world;

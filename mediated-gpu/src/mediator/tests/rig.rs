@@ -1,7 +1,7 @@
 //! A guest with a vGPU: memory, table, a context, a ring; and a GPU that can be made to hang.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -11,7 +11,8 @@ use super::world::{OwnOf, World};
 use crate::gen8::context::{Descriptor, STATE_OFFSET, hwsp, state};
 use crate::gen8::gtt::GTT_OFFSET;
 use crate::gen8::regs;
-use crate::mediator::{Below, Config, Mediator, MsiSink, Vgpu};
+use crate::mediator::scheduler::{Clock, Monotonic};
+use crate::mediator::{Below, Config, Mediator, MsiSink, Policy, Vgpu};
 use crate::physical::{CsbEntry, Engine, InterruptSink, PhysicalGpu, ResetFailed};
 use crate::soft::{SoftGpu, SoftGpuConfig};
 use crate::vgpu::slice::{MIB, SliceSize, VgpuType};
@@ -21,6 +22,8 @@ pub(super) const CONFIG: Config =
     // Nothing is found by itself.
     Config {
         aperture: 64 * MIB,
+        policy: Policy::BestEffort,
+        slice: Duration::from_millis(2),
         deadline: Duration::from_secs(60),
         batch_limit: 64 << 10,
         sweep_every: Duration::from_secs(3600),
@@ -34,6 +37,8 @@ pub(super) struct Hanging {
     /// The next so many submissions hang.
     hang: AtomicUsize,
     pub(super) resets: AtomicUsize,
+    /// Says whether the submission that comes hangs. If it is there the others are done when they have been submitted.
+    pub(super) hangs: OnceLock<Box<dyn Fn(Engine) -> bool + Send + Sync>>,
     /// Locked by a test, it keeps flushes from coming to their end.
     pub(super) flush_gate: Mutex<()>,
     pub(super) flushes_begun: AtomicUsize,
@@ -73,6 +78,15 @@ impl PhysicalGpu for Hanging {
         self.flushes_done.fetch_add(1, Ordering::SeqCst);
     }
     fn submit(&self, engine: Engine, first: u64, second: Option<u64>) {
+        if let Some(hangs) = self.hangs.get() {
+            if !hangs(engine) {
+                self.soft.submit(engine, first, second);
+                while !self.soft.is_idle(engine) {
+                    std::thread::yield_now();
+                }
+            }
+            return;
+        }
         let one_less = |n: usize| n.checked_sub(1);
         if self.hang.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_err() {
             self.soft.submit(engine, first, second);
@@ -113,6 +127,10 @@ impl Host {
     }
 
     pub(super) fn with(config: Config) -> Self {
+        Self::with_clock(config, Box::new(Monotonic::new()))
+    }
+
+    pub(super) fn with_clock(config: Config, clock: Box<dyn Clock>) -> Self {
         let world = World::new(FRAMES);
         let client = world.client();
         let soft_config = SoftGpuConfig { ggtt_entries: 1 << 16, ..SoftGpuConfig::default() };
@@ -120,6 +138,7 @@ impl Host {
         let gpu = Arc::new(Hanging {
             soft,
             hang: AtomicUsize::new(0),
+            hangs: OnceLock::new(),
             resets: AtomicUsize::new(0),
             flush_gate: Mutex::new(()),
             flushes_begun: AtomicUsize::new(0),
@@ -132,7 +151,7 @@ impl Host {
             own: Arc::new(OwnOf(world.clone())),
             bus: world.clone(),
         };
-        let mediator = Some(Mediator::new(below, config).unwrap());
+        let mediator = Some(Mediator::with_clock(below, config, clock).unwrap());
         Self { world, gpu, client, mediator, used_before, guests: Mutex::new(0) }
     }
 
@@ -152,8 +171,10 @@ impl Host {
         };
         let frames = self.client.attach(domid, IoServerId(1)).unwrap();
         let msis = Arc::new(AtomicU64::new(0));
-        let vgpu = self.mediator().create(kind, frames, Box::new(Count(msis.clone()))).unwrap();
-        TestGuest { world: self.world.clone(), domid, vgpu, msis, tail: 0, next_gfn: 0x100 }
+        let on_msi = Handler::default();
+        let msi = Count(msis.clone(), on_msi.clone());
+        let vgpu = self.mediator().create(kind, frames, Box::new(msi)).unwrap();
+        TestGuest { world: self.world.clone(), domid, vgpu, msis, on_msi, tail: 0, next_gfn: 0x100 }
     }
 }
 
@@ -166,11 +187,17 @@ impl Drop for Host {
     }
 }
 
-struct Count(Arc<AtomicU64>);
+/// What a guest does at an interrupt, on the thread that sends it.
+pub(super) type Handler = Arc<Mutex<Option<Box<dyn FnMut() + Send>>>>;
+
+struct Count(Arc<AtomicU64>, Handler);
 
 impl MsiSink for Count {
     fn interrupt(&self) {
         self.0.fetch_add(1, Ordering::SeqCst);
+        if let Some(handle) = &mut *self.1.lock() {
+            handle();
+        }
     }
 }
 
@@ -191,6 +218,7 @@ pub(super) struct TestGuest {
     pub(super) domid: DomId,
     pub(super) vgpu: Arc<Vgpu>,
     pub(super) msis: Arc<AtomicU64>,
+    pub(super) on_msi: Handler,
     pub(super) tail: u32,
     next_gfn: u64,
 }

@@ -3,6 +3,8 @@
 //! Started before the guest runs or while it does. Stopped, or dropped, it takes everything down in the order that keeps the
 //! promise: no access comes any more, then the vGPU lets go of its frames, then Xen forgets us.
 
+mod slot;
+
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use parking_lot::Mutex;
 use pviommu::{AttachError as FramesError, Client};
 use xen_ioreq::{DomId, Gfn};
 
+pub use self::slot::{Slot, SlotError};
 use crate::mediator::{Mediator, PlugError, Snapshot, Vgpu};
 use crate::privilege::{ThreadKind, narrow};
 use crate::vgpu::slice::VgpuType;
@@ -71,8 +74,7 @@ pub enum ServiceError {
 /// A guest that is being served.
 pub struct Service {
     domid: DomId,
-    mediator: Arc<Mediator>,
-    vgpu: Arc<Vgpu>,
+    slot: Arc<Slot>,
     stats: Arc<Stats>,
     handle: LoopHandle,
     thread: Option<JoinHandle<()>>,
@@ -81,13 +83,13 @@ pub struct Service {
 
 /// Passes notices on to the vGPU, and keeps why the loop gave the guest up.
 struct Ears {
-    vgpu: Arc<Vgpu>,
+    slot: Arc<Slot>,
     lost: Arc<Mutex<Option<GuestError>>>,
 }
 
 impl Notices for Ears {
     fn invalidate(&self, what: Invalidation) {
-        Notices::invalidate(&*self.vgpu, what);
+        Notices::invalidate(&*self.slot.vgpu(), what);
     }
 
     fn lost(&self, reason: &GuestError) {
@@ -112,24 +114,17 @@ impl Service {
             Cf8Latch::attach(&bus).map_err(|source| ServiceError::Cf8 { domid, source })?;
             host_bridge(&bus)?;
         }
-        let plugged = mediator.plug(options.kind, frames, &bus, conn.dm(domid), options.table)?;
+        let (dm, table) = (conn.dm(domid), Arc::new(Mutex::new(options.table)));
+        let parts = slot::Parts { mediator: mediator.clone(), frames, bus: bus.clone(), dm, table };
+        let slot = Arc::new(Slot::new(parts, options.kind)?);
         let lost = Arc::new(Mutex::new(None));
-        let ears = Arc::new(Ears { vgpu: plugged.vgpu.clone(), lost: lost.clone() });
+        let ears = Arc::new(Ears { slot: slot.clone(), lost: lost.clone() });
         let guest = Guest::new(server, bus, ears, options.on_error);
         let stats = guest.stats();
-        let (vgpu, started) = (plugged.vgpu, Self::spawn(domid, guest));
-        match started {
-            Ok((handle, thread)) => Ok(Self {
-                domid,
-                mediator: mediator.clone(),
-                vgpu,
-                stats,
-                handle,
-                thread: Some(thread),
-                lost,
-            }),
+        match Self::spawn(domid, guest) {
+            Ok((handle, thread)) => Ok(Self { domid, slot, stats, handle, thread: Some(thread), lost }),
             Err(source) => {
-                if let Err(e) = mediator.destroy(vgpu.id()) {
+                if let Err(e) = slot.destroy() {
                     log::error!("{e}");
                 }
                 Err(ServiceError::Thread { domid, source })
@@ -155,9 +150,14 @@ impl Service {
         self.domid
     }
 
-    /// Its vGPU.
-    pub fn vgpu(&self) -> &Arc<Vgpu> {
-        &self.vgpu
+    /// Its vGPU, or the last that it had.
+    pub fn vgpu(&self) -> Arc<Vgpu> {
+        self.slot.vgpu()
+    }
+
+    /// Where its vGPU is plugged in.
+    pub fn slot(&self) -> &Arc<Slot> {
+        &self.slot
     }
 
     /// Its loop.
@@ -186,18 +186,17 @@ impl Service {
     }
 
     fn take_down(&mut self) -> Snapshot {
-        let Some(thread) = self.thread.take() else { return self.vgpu.statistics() };
+        let vgpu = self.slot.vgpu();
+        let Some(thread) = self.thread.take() else { return vgpu.statistics() };
         self.handle.stop();
         if thread.join().is_err() {
             log::error!("{}: its thread had panicked", self.domid);
         }
-        match self.mediator.destroy(self.vgpu.id()) {
-            Ok(snapshot) => snapshot,
-            Err(e) => {
-                log::error!("{e}");
-                self.vgpu.statistics()
-            }
+        match self.slot.destroy() {
+            Ok(_) | Err(SlotError::Empty) => {}
+            Err(e) => log::error!("{e}"),
         }
+        vgpu.statistics()
     }
 }
 
@@ -211,7 +210,7 @@ impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Service")
             .field("domid", &self.domid)
-            .field("vgpu", &self.vgpu.id())
+            .field("slot", &self.slot)
             .finish_non_exhaustive()
     }
 }

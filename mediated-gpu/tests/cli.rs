@@ -126,3 +126,15 @@ fn without_xen_serve_says_so_in_one_line() {
     }
     fails_in_one_line(&["serve", "--domid", "1"], &["/dev/xen/privcmd"]);
 }
+
+#[test]
+fn types_lists_what_there_could_be() {
+    let out = mgpu(&["types", "--aperture", "1024"]);
+    assert!(out.status.success());
+    let rows: Vec<Vec<String>> =
+        text(&out.stdout).lines().map(|l| l.split_whitespace().map(str::to_owned).collect()).collect();
+    let names = ["type", "low_gm_mib", "high_gm_mib", "fences", "weight", "available_instances"];
+    assert_eq!(rows[0], names);
+    assert_eq!(rows[1], ["V4_1", "512", "2048", "4", "16", "1"]);
+    assert_eq!(rows[4], ["V4_8", "64", "384", "4", "2", "7"]);
+}

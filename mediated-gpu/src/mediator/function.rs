@@ -46,10 +46,22 @@ impl Mediator {
         dm: Dm,
         table: Option<Gfn>,
     ) -> Result<Plugged, PlugError> {
+        self.plug_with(kind, frames, bus, dm, Arc::new(Mutex::new(table)))
+    }
+
+    /// The same, for a guest that may have had a vGPU before: `table` is where the frames are, now and later.
+    pub(crate) fn plug_with(
+        &self,
+        kind: VgpuType,
+        frames: pviommu::Guest,
+        bus: &Arc<Bus>,
+        dm: Dm,
+        table: Arc<Mutex<Option<Gfn>>>,
+    ) -> Result<Plugged, PlugError> {
         let config = config::config(self.aperture()).map_err(AttachError::from)?;
         let line = config.msi().unwrap_or_default();
         let vgpu = self.create(kind, frames, Box::new(Msi { line, dm: dm.clone() }))?;
-        let function = Arc::new(VgpuFunction { vgpu: vgpu.clone(), dm, table: Mutex::new(table) });
+        let function = Arc::new(VgpuFunction { vgpu: vgpu.clone(), dm, table });
         match PciEndpoint::attach(bus, config::SBDF, config, function) {
             Ok(endpoint) => Ok(Plugged { vgpu, endpoint }),
             Err(e) => {
@@ -82,7 +94,7 @@ struct VgpuFunction {
     vgpu: Arc<Vgpu>,
     dm: Dm,
     /// Where the frames are that are the table.
-    table: Mutex<Option<Gfn>>,
+    table: Arc<Mutex<Option<Gfn>>>,
 }
 
 impl Function for VgpuFunction {

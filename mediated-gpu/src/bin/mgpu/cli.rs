@@ -1,8 +1,10 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use mediated_gpu::mediator::{Config as MediatorConfig, Policy, Share};
 use mediated_gpu::vgpu::slice::{MIB, SliceSize, VgpuType};
 
 /// Several Xen guests share one GPU, with ballooning on.
@@ -23,6 +25,8 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Send a command to the control socket of a running `mgpu serve`, and print the answer.
     Ask(Ask),
+    /// List the types of vGPUs, and how many there can be.
+    Types(Types),
     /// Say what this host offers, and whether mgpu can serve here.
     Probe(Probe),
     /// Draw a contact sheet of the software GPU's blits.
@@ -61,7 +65,66 @@ pub(crate) struct Demo {
     /// What the modelled hypervisor offers.
     #[arg(long, value_enum, default_value_t = Hypervisor::Draft)]
     pub(crate) hypervisor: Hypervisor,
+    #[command(flatten)]
+    pub(crate) schedule: Schedule,
+    /// The guests' weights, with commas between them; the last one is for all that come after. By default 1.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_WEIGHT)))]
+    pub(crate) weights: Vec<u32>,
+    /// The guests' caps in percent of each engine, as the weights. By default 100.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) caps: Vec<u32>,
 }
+
+/// How engines are shared.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[command(next_help_heading = "Scheduling")]
+pub(crate) struct Schedule {
+    /// Who may have how much of each engine.
+    #[arg(long, value_enum, default_value_t = PolicyName::BestEffort)]
+    pub(crate) policy: PolicyName,
+    /// Milliseconds that a guest keeps an engine while others wait for it.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) slice_ms: u64,
+    /// Milliseconds that a guest's work may run before its engine is reset.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub(crate) deadline_ms: u64,
+}
+
+impl Schedule {
+    /// With this schedule, and the rest as it is.
+    pub(crate) fn config(self) -> MediatorConfig {
+        MediatorConfig {
+            policy: self.policy.into(),
+            slice: Duration::from_millis(self.slice_ms),
+            deadline: Duration::from_millis(self.deadline_ms),
+            ..MediatorConfig::default()
+        }
+    }
+}
+
+/// Policies, by the names that operators of vGPUs know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PolicyName {
+    /// By turns, by weight; what an idle guest leaves is for the others.
+    BestEffort,
+    /// Each of N guests may have one Nth, and no more.
+    EqualShare,
+    /// Each guest may have its weight in 16, and no more, whoever else there is.
+    FixedShare,
+}
+
+impl From<PolicyName> for Policy {
+    fn from(name: PolicyName) -> Self {
+        match name {
+            PolicyName::BestEffort => Self::BestEffort,
+            PolicyName::EqualShare => Self::EqualShare,
+            PolicyName::FixedShare => Self::FixedShare,
+        }
+    }
+}
+
+/// The largest weight: more than a whole engine's says nothing more.
+pub(crate) const MOST_WEIGHT: u32 = 1024;
 
 /// What a modelled hypervisor offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -109,9 +172,14 @@ pub(crate) struct Serve {
     /// The physical GPU: `soft`, or `vfio:0000:00:02.0`.
     #[arg(long, default_value = "soft")]
     pub(crate) gpu: Gpu,
-    /// Milliseconds that a guest's work may run before its engine is reset.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
-    pub(crate) deadline_ms: u64,
+    #[command(flatten)]
+    pub(crate) schedule: Schedule,
+    /// The guest's weight. By default its type's: 16, 8, 4, 2 for V4_1 to V4_8.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_WEIGHT)))]
+    pub(crate) weight: Option<u32>,
+    /// The most that the guest may have of each engine, in percent.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) cap: u32,
     /// Also answer CF8, and be the host bridge that a PVH guest's PCI scan looks for. Not for a guest that has QEMU.
     #[arg(long)]
     pub(crate) pci_root: bool,
@@ -123,6 +191,33 @@ pub(crate) struct Serve {
     pub(crate) trap_table: bool,
     #[command(flatten)]
     pub(crate) sandbox: Sandbox,
+}
+
+impl Serve {
+    /// What the guest is to have of each engine.
+    pub(crate) fn share(&self) -> Share {
+        let usual = Share::of(self.kind.0);
+        Share { weight: self.weight.unwrap_or(usual.weight), cap: self.cap, ..usual }
+    }
+}
+
+#[cfg(feature = "embedded")]
+impl Demo {
+    /// What the guest of a number, from 1, is to have of each engine.
+    pub(crate) fn share(&self, number: u16) -> Share {
+        let of = |list: &[u32], usual| {
+            list.get(usize::from(number).saturating_sub(1)).or(list.last()).copied().unwrap_or(usual)
+        };
+        Share { weight: of(&self.weights, 1), cap: of(&self.caps, 100), deadline: None }
+    }
+}
+
+/// `mgpu types`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Types {
+    /// MiB of the aperture that all vGPUs share.
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=2048))]
+    pub(crate) aperture: u64,
 }
 
 /// `mgpu ask`
@@ -258,6 +353,28 @@ mod tests {
         for wrong in ["v4_8", "V4_3", "32", "0+64", "32+", "32+2049", "-1+64", ""] {
             assert_eq!(size(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_demo_gives_its_last_weight_to_all_who_come_after() {
+        let args = Args::try_parse_from(["mgpu", "demo", "--weights", "1,3", "--caps", "50"]).unwrap();
+        let Command::Demo(demo) = args.command else { panic!("it says demo") };
+        let shares = [1, 2, 3].map(|n| (demo.share(n).weight, demo.share(n).cap));
+        assert_eq!(shares, [(1, 50), (3, 50), (3, 50)]);
+        for wrong in [["--weights", "1,0"], ["--caps", "101"], ["--policy", "fair"], ["--slice-ms", "0"]] {
+            assert!(Args::try_parse_from([&["mgpu", "demo"][..], &wrong].concat()).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_guest_has_its_types_weight_unless_it_is_told_otherwise() {
+        let share = |rest: &[&str]| {
+            let args = Args::try_parse_from([&["mgpu", "serve", "--domid", "1"], rest].concat()).unwrap();
+            let Command::Serve(serve) = args.command else { panic!("it says serve") };
+            serve.share()
+        };
+        assert_eq!(share(&["--type", "V4_2"]), Share { weight: 8, cap: 100, deadline: None });
+        assert_eq!(share(&["--weight", "3", "--cap", "20"]), Share { weight: 3, cap: 20, deadline: None });
     }
 
     #[test]

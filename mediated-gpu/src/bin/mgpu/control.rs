@@ -3,6 +3,8 @@
 //! Bound before anything is given up; served on the thread that looks after the guest, so that an operator costs the guest no
 //! access. What a peer may send and leave unread is bounded by [`ioreq_server::sources::Control`].
 
+mod commands;
+
 use std::fmt::Write as _;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -14,10 +16,10 @@ use std::time::{Duration, Instant};
 
 use ioreq_server::sources::{Control, EventSource as _, Reply};
 use ioreq_server::{LoopHandle, Progress, Stats};
-use mediated_gpu::mediator::Vgpu;
-use mediated_gpu::service::Service;
+use mediated_gpu::service::{Service, Slot};
 use mio::{Registry, Token};
 
+use self::commands::{alone, create, destroy, on_vgpu, share, shares, types};
 use crate::pictures::Pictures;
 use crate::serve::figures;
 use crate::{Error, cli};
@@ -39,33 +41,34 @@ pub(crate) fn bind(path: &Path) -> Result<Control, Error> {
 /// What an operator is told about.
 pub(crate) struct Served {
     pub(crate) domid: u16,
-    pub(crate) kind: cli::Type,
+    pub(crate) slot: Arc<Slot>,
     pub(crate) since: Instant,
-    pub(crate) vgpu: Arc<Vgpu>,
     pub(crate) requests: Arc<Stats>,
     pub(crate) pictures: Option<Arc<Pictures>>,
 }
 
 impl Served {
-    pub(crate) fn of(
-        service: &Service,
-        kind: cli::Type,
-        since: Instant,
-        pictures: Option<Arc<Pictures>>,
-    ) -> Self {
-        let (domid, vgpu, requests) = (service.domid().0, service.vgpu().clone(), service.stats());
-        Self { domid, kind, since, vgpu, requests, pictures }
+    pub(crate) fn of(service: &Service, since: Instant, pictures: Option<Arc<Pictures>>) -> Self {
+        let (domid, slot, requests) = (service.domid().0, service.slot().clone(), service.stats());
+        Self { domid, slot, since, requests, pictures }
     }
 
     /// A line of JSON: which guest, since when, and the figures that are printed at the end.
     fn status(&self) -> String {
+        let vgpu = self.slot.vgpu();
+        let state = match (self.slot.is_empty(), vgpu.is_paused()) {
+            (true, _) => "none",
+            (false, true) => "paused",
+            (false, false) => "running",
+        };
         let mut out = format!(
-            "{{\"domid\":{},\"type\":\"{}\",\"seconds\":{}",
+            "{{\"domid\":{},\"type\":\"{}\",\"state\":\"{state}\",\"seconds\":{}",
             self.domid,
-            self.kind,
+            cli::Type(self.slot.kind()),
             self.since.elapsed().as_secs()
         );
-        for (name, value) in figures(&self.requests.snapshot(), &self.vgpu.statistics()) {
+        shares(&vgpu, &mut out);
+        for (name, value) in figures(&self.requests.snapshot(), &vgpu.statistics()) {
             // Writing to a String does not fail.
             let _ = write!(out, ",\"{name}\":{value}");
         }
@@ -75,7 +78,7 @@ impl Served {
     /// Where the picture is now.
     fn picture(&self) -> Reply {
         let pictures = self.pictures.as_ref().ok_or("mgpu was started without --out")?;
-        let surface = self.vgpu.surface().map_err(|e| e.to_string())?;
+        let surface = self.slot.vgpu().surface().map_err(|e| e.to_string())?;
         let path = pictures.write(&surface).map_err(|e| e.to_string())?;
         Ok(format!("{} ({} pages ballooned out)", path.display(), surface.missing_pages))
     }
@@ -99,20 +102,38 @@ impl Operator {
         registry: &Registry,
         token: Token,
     ) -> io::Result<Self> {
-        let (status, reset) = (Arc::new(served), Arc::new(AtomicBool::new(false)));
-        let (picture, reset_of, stop) = (status.clone(), status.clone(), reset);
-        let stopping = stop.clone();
+        let (status, stop) = (Arc::new(served), Arc::new(AtomicBool::new(false)));
+        let (picture, stopping, slot) = (status.clone(), stop.clone(), status.slot.clone());
         let mut control = control
             .command("status", "which guest, and its figures, as JSON", alone(move || Ok(status.status())))
             .command("picture", "writes what the guest shows to --out", alone(move || picture.picture()))
             .command(
                 "reset",
                 "stops the guest's work and resets its vGPU, as its own driver can",
-                alone(move || {
-                    reset_of.vgpu.reset();
-                    Ok(String::new())
-                }),
+                on_vgpu(&slot, |vgpu| vgpu.reset()),
             )
+            .command(
+                "pause",
+                "lets none of the guest's work begin; answers when none runs",
+                on_vgpu(&slot, |vgpu| vgpu.pause()),
+            )
+            .command("resume", "lets its work go on", on_vgpu(&slot, |vgpu| vgpu.resume()))
+            .command(
+                "share",
+                "weight=N, cap=PERCENT, deadline_ms=N: what it may have of each engine from now on",
+                share(&slot),
+            )
+            .command(
+                "destroy",
+                "takes the vGPU from the guest, whatever it is doing, and goes on serving it",
+                destroy(&slot),
+            )
+            .command(
+                "create",
+                "[TYPE]: plugs a new vGPU in, of the last one's type unless another is named",
+                create(&slot),
+            )
+            .command("types", "the types of vGPUs, and how many more of each there could be", types(&slot))
             .command(
                 "stop",
                 "takes the vGPU from the guest and ends mgpu",
@@ -140,11 +161,6 @@ impl Operator {
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
-}
-
-/// A command that takes no words.
-fn alone(mut command: impl FnMut() -> Reply + Send) -> impl FnMut(&[&str], &LoopHandle) -> Reply + Send {
-    move |words, _| if words.is_empty() { command() } else { Err("takes nothing after it".into()) }
 }
 
 /// `mgpu ask`: sends a command and prints the answer. Ends with status 1 if that is an error.

@@ -1,7 +1,7 @@
 //! `mgpu`: several Xen guests share one GPU, with ballooning on.
 //!
 //! `demo` runs the model hypervisor with guests that draw; `serve` gives a guest of the Xen it runs on a vGPU, and `ask` asks
-//! it how that goes; `probe` says what that Xen offers; `picture` renders what a guest of the demo must draw,
+//! it how that goes; `types` lists the types of vGPUs; `probe` says what that Xen offers; `picture` renders what a guest of the demo must draw,
 //! `blits` what the software GPU's blitter can do.
 
 mod blits;
@@ -15,6 +15,7 @@ mod probe;
 mod sandbox;
 mod serve;
 mod table;
+mod types;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         cli::Command::Blits(args) => blits::run(&args),
         cli::Command::Serve(args) => serve::run(&args),
         cli::Command::Ask(args) => control::ask(&args),
+        cli::Command::Types(args) => types::run(&args),
         cli::Command::Probe(args) => probe::run(&args),
     };
     match done {

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 
 use ioreq_server::privilege::{
     Confinement, Filters, Identity, InForce, Limits, ThreadKind, Violation, control_socket, files_below,
-    hypercalls, starting_to_serve,
+    hypercalls, starting, starting_to_serve,
 };
 use xen_ioreq::linux::{Privcmd, RestrictedPrivcmd};
 use xen_ioreq::{DomId, PAGE_SHIFT};
@@ -121,7 +121,8 @@ fn filters(args: &cli::Sandbox, keeps: Keeps<'_>) -> Filters {
             needs = needs.and(&files_below(&pictures.as_fd()));
         }
         if kind == ThreadKind::Main && keeps.controlled {
-            needs = needs.and(&control_socket());
+            // A vGPU that an operator has made anew has a thread.
+            needs = needs.and(&control_socket()).and(&starting());
         }
         filters.thread(kind, needs)
     })

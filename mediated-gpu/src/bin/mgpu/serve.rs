@@ -85,17 +85,15 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     let gpu = Arc::new(SoftGpu::new(bus.clone(), SoftGpuConfig::default())?);
     let below = Below { gpu, client: client.clone(), own: Arc::new(ProcessMemory), bus };
     let kind = args.kind.0;
-    let defaults = MediatorConfig::default();
-    let config = MediatorConfig {
-        deadline: Duration::from_millis(args.deadline_ms),
-        aperture: defaults.aperture.max(kind.size().low.next_power_of_two()),
-        ..defaults
-    };
+    let config = args.schedule.config();
+    let aperture = config.aperture.max(kind.size().low.next_power_of_two());
+    let config = MediatorConfig { aperture, ..config };
     let mediator = Arc::new(Mediator::new(below, config)?);
     let options = Options { kind, pci_root: args.pci_root, table, on_error: OnError::CrashGuest };
     let service = Service::start(&Connection::new(guest, events), &client, &mediator, domid, options)?;
+    service.vgpu().set_share(args.share());
     if let Some(control) = control {
-        let served = Served::of(&service, args.kind, Instant::now(), pictures.clone());
+        let served = Served::of(&service, Instant::now(), pictures.clone());
         reasons.hear(control, served, &service)?;
     }
     narrow(ThreadKind::Main)?;
@@ -214,7 +212,7 @@ fn summary(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> String {
 }
 
 /// What is counted, by the names that `status` and the end have for it.
-pub(crate) fn figures(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> [(&'static str, u64); 21] {
+pub(crate) fn figures(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> [(&'static str, u64); 22] {
     [
         ("pio", requests.pio),
         ("mmio", requests.mmio),
@@ -226,6 +224,7 @@ pub(crate) fn figures(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> [(&
         ("submissions", vgpu.submissions),
         ("completions", vgpu.completions),
         ("refusals", vgpu.refusals),
+        ("busy_us", vgpu.busy_us),
         ("overruns", vgpu.overruns),
         ("resets", vgpu.resets),
         ("interrupts", vgpu.interrupts),

@@ -7,7 +7,6 @@ use guest::RamRange;
 use guest::model::ModelCpu;
 use guest::run::{self, Report};
 use guest::scene;
-use mediated_gpu::vgpu::slice::VgpuType;
 use mio::{Events, Poll};
 use tempfile::TempDir;
 use xen_ioreq::{DomId, VcpuId};
@@ -16,6 +15,8 @@ use super::*;
 use crate::demo::world::{GUEST_FRAMES, RAM, World};
 
 const GUEST: DomId = DomId(3);
+/// Moments that a guest waits for its GPU, as its driver has it.
+const PATIENCE: u32 = 400;
 
 /// A guest of the model, served, and an operator's socket beside it.
 struct Rig {
@@ -36,7 +37,7 @@ impl Rig {
         let pictures =
             with_pictures.then(|| Arc::new(Pictures::open(&dir.path().join("out"), GUEST, None).unwrap()));
         let control = bind(&dir.path().join("socket")).unwrap();
-        let served = Served::of(&service, cli::Type(VgpuType::V4_8), Instant::now(), pictures);
+        let served = Served::of(&service, Instant::now(), pictures);
         let guests = service.handle().clone();
         // As `Reasons::wait` does.
         let thread = std::thread::spawn(move || {
@@ -70,11 +71,35 @@ impl Rig {
     }
 
     fn draw(&self) -> Report {
+        self.start(Some(2), Arc::default(), PATIENCE).join().unwrap().unwrap()
+    }
+
+    /// The guest draws so many frames, or until it is told to stop, and waits so long for its GPU.
+    fn start(
+        &self,
+        frames: Option<u32>,
+        stop: Arc<AtomicBool>,
+        patience: u32,
+    ) -> JoinHandle<Result<Report, String>> {
         let ram = vec![RamRange { first: RAM, frames: GUEST_FRAMES }];
         let vcpu = self.world.machine.vcpu(GUEST, VcpuId(0)).unwrap();
-        let mut cpu = ModelCpu::new(vcpu, ram, Arc::default(), Box::new(|_| ()));
-        let config = run::Config { seed: 5, frames: Some(2), ..run::Config::default() };
-        run::run(&mut cpu, &config, &mut vec![0; scene::PIXELS]).unwrap()
+        let mut cpu = ModelCpu::new(vcpu, ram, stop, Box::new(|_| ()));
+        let config = run::Config { seed: 5, frames, patience, ..run::Config::default() };
+        std::thread::spawn(move || {
+            run::run(&mut cpu, &config, &mut vec![0; scene::PIXELS]).map_err(|e| e.to_string())
+        })
+    }
+
+    fn completions(&self) -> u64 {
+        self.service.vgpu().statistics().completions
+    }
+
+    /// Waits until the guest has drawn more.
+    fn draws(&self) {
+        let before = self.completions();
+        while self.completions() < before + 3 {
+            std::thread::yield_now();
+        }
     }
 
     /// The operator's thread, which has been told to end.
@@ -100,8 +125,12 @@ fn an_operator_sees_figures_takes_a_picture_resets_and_stops() {
     let rig = Rig::new(true);
     let before = rig.ask("status");
     assert_eq!((before.len(), before[1].as_str()), (2, "ok"));
-    assert!(before[0].starts_with("{\"domid\":3,\"type\":\"V4_8\",\"seconds\":") && before[0].ends_with('}'));
+    assert!(
+        before[0].starts_with("{\"domid\":3,\"type\":\"16+16\",\"state\":\"running\",\"seconds\":")
+            && before[0].ends_with('}')
+    );
     assert_eq!(value(&before[0], "submissions"), 0);
+    assert!(before[0].contains("\"policy\":\"best-effort\",\"weight\":1,\"cap\":100,\"engines\":{\"RCS\":{\"percent\":0.00,\"most\":100.00}"), "{before:?}");
     // Nothing is shown yet.
     assert!(rig.ask("picture")[0].starts_with("error: "));
 
@@ -109,6 +138,7 @@ fn an_operator_sees_figures_takes_a_picture_resets_and_stops() {
     assert_eq!((drawn.frames_drawn, drawn.checks_failed), (2, 0));
     let after = rig.ask("status");
     assert!(value(&after[0], "submissions") >= 2 && value(&after[0], "mmio") > 0, "{after:?}");
+    assert!(value(&after[0], "busy_us") > 0 && !after[0].contains("\"BCS\":{\"percent\":0.00"), "{after:?}");
     let path = rig.dir.path().join("out/dom3.png");
     assert_eq!(rig.ask("picture"), [format!("{} (0 pages ballooned out)", path.display()), "ok".to_owned()]);
     let mut reader = png::Decoder::new(BufReader::new(fs::File::open(path).unwrap())).read_info().unwrap();
@@ -124,6 +154,83 @@ fn an_operator_sees_figures_takes_a_picture_resets_and_stops() {
     // The guest's driver comes up again.
     assert_eq!(rig.draw().checks_failed, 0);
     assert_eq!(rig.ask("guests")[1], "ok");
+    assert_eq!(rig.ask("stop"), ["ok"]);
+    rig.end();
+}
+
+#[test]
+fn a_paused_vgpu_does_nothing_and_goes_on_where_it_was() {
+    let rig = Rig::new(false);
+    let stop = Arc::new(AtomicBool::new(false));
+    let drawing = rig.start(None, stop.clone(), u32::MAX);
+    for _ in 0..3 {
+        rig.draws();
+        assert_eq!(rig.ask("pause"), ["ok"]);
+        let before = rig.ask("status");
+        assert!(before[0].contains("\"state\":\"paused\""), "{before:?}");
+        let after = rig.ask("status");
+        for name in ["submissions", "completions", "busy_us"] {
+            assert_eq!(value(&before[0], name), value(&after[0], name), "{name}");
+        }
+        assert_eq!(rig.ask("resume"), ["ok"]);
+    }
+    rig.draws();
+    stop.store(true, Ordering::Release);
+    let report = drawing.join().unwrap().unwrap();
+    assert!(report.frames_drawn > 0 && report.checks > 0 && report.checks_failed == 0, "{report:?}");
+    assert_eq!(rig.ask("stop"), ["ok"]);
+    rig.end();
+}
+
+#[test]
+fn a_vgpu_is_destroyed_at_work_and_made_anew_and_no_frame_is_lost() {
+    let rig = Rig::new(false);
+    assert_eq!(rig.ask("create"), ["error: the guest has a vGPU already"]);
+    for kind in ["16+16", "24+32", "8+16"] {
+        let drawing = rig.start(None, Arc::default(), PATIENCE);
+        rig.draws();
+        assert_eq!(rig.ask("destroy"), ["ok"]);
+        assert_eq!(rig.world.client.stats().mappings, 0, "all frames are released by then");
+        assert!(drawing.join().unwrap().is_err(), "its GPU is gone");
+        assert!(rig.ask("status")[0].contains("\"state\":\"none\""));
+        for command in ["destroy", "pause", "resume", "reset"] {
+            assert_eq!(rig.ask(command), ["error: the guest has no vGPU"]);
+        }
+        assert_eq!(rig.ask("create V4_3")[0].split(',').next(), Some("error: write V4_1"));
+        assert!(rig.ask("create V4_1")[0].starts_with("error: no 512 MiB of low"), "the aperture is smaller");
+        assert_eq!(rig.ask(&format!("create {kind}")), ["ok"]);
+        assert!(rig.ask("status")[0].contains(&format!("\"type\":\"{kind}\"")));
+        let drawn = rig.draw();
+        assert_eq!((drawn.frames_drawn, drawn.checks_failed), (2, 0));
+    }
+    assert_eq!(rig.ask("stop"), ["ok"]);
+    rig.end();
+}
+
+#[test]
+fn shares_change_at_work_and_types_tell_what_is_left() {
+    let rig = Rig::new(false);
+    assert_eq!(rig.ask("share weight=4 cap=25 deadline_ms=50"), ["ok"]);
+    assert_eq!(rig.ask("share cap=30"), ["ok"]);
+    let status = &rig.ask("status")[0];
+    assert!(status.contains("\"weight\":4,\"cap\":30,\"deadline_ms\":50,"), "{status}");
+    assert!(status.contains("\"RCS\":{\"percent\":0.00,\"most\":30.00}"), "{status}");
+    for (wrong, why) in [
+        ("share cap", "write weight=N, cap=PERCENT or deadline_ms=N"),
+        ("share cap=0", "cap is a number from 1 to 100"),
+        ("share weight=x", "weight is a number from 1 to 1024"),
+        ("share size=1", "size is none of weight, cap and deadline_ms"),
+    ] {
+        assert_eq!(rig.ask(wrong), [format!("error: {why}")]);
+    }
+    let left = |rig: &Rig| -> Vec<u32> {
+        let lines = rig.ask("types");
+        lines[1..5].iter().map(|l| l.split_whitespace().last().unwrap().parse().unwrap()).collect()
+    };
+    // 16 of 256 MiB of the aperture are taken.
+    assert_eq!(left(&rig), [0, 0, 1, 3]);
+    assert_eq!(rig.ask("destroy"), ["ok"]);
+    assert_eq!(left(&rig), [0, 1, 2, 4]);
     assert_eq!(rig.ask("stop"), ["ok"]);
     rig.end();
 }

@@ -9,7 +9,8 @@ use guest::RamRange;
 use guest::model::ModelCpu;
 use guest::run::{self, Report};
 use guest::scene;
-use mediated_gpu::mediator::Snapshot;
+use mediated_gpu::mediator::{Snapshot, Usage};
+use mediated_gpu::physical::Engine;
 use mediated_gpu::service::Service;
 use xen_ioreq::{DomId, VcpuId};
 
@@ -34,6 +35,7 @@ pub(crate) struct Running {
     service: Service,
     thread: JoinHandle<Outcome>,
     frames: Arc<AtomicU32>,
+    part: f64,
     pub(crate) stop: Arc<AtomicBool>,
 }
 
@@ -44,6 +46,8 @@ pub(crate) struct Done {
     pub(crate) report: Report,
     pub(crate) requests: ioreq_server::Snapshot,
     pub(crate) vgpu: Snapshot,
+    /// Its part of the blitter, of 1, while it drew.
+    pub(crate) part: f64,
     /// Its last picture as the host saw it, `scene::WIDTH` by `scene::HEIGHT`.
     pub(crate) picture: Option<Vec<u32>>,
 }
@@ -53,6 +57,7 @@ impl Running {
     pub(crate) fn start(world: &World, args: &cli::Demo, number: u16, hostile: bool) -> Result<Self, Error> {
         let domid = DomId(number);
         let service = world.serve(domid)?;
+        service.vgpu().set_share(args.share(number));
 
         let (stop, frames) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let vcpu = world.machine.vcpu(domid, VcpuId(0))?;
@@ -68,12 +73,18 @@ impl Running {
                 draw(&mut cpu, seed, balloon)
             }
         })?;
-        Ok(Self { domid, seed, hostile, service, thread, frames, stop })
+        Ok(Self { domid, seed, hostile, service, thread, frames, part: 0.0, stop })
     }
 
     /// Whether its thread has come to an end by itself.
     pub(crate) fn has_ended(&self) -> bool {
         self.thread.is_finished()
+    }
+
+    /// The time of drawing is over: takes note of its part of the blitter.
+    pub(crate) fn note_part(&mut self) {
+        let Usage { had, of, .. } = self.service.vgpu().usage(Engine::Bcs);
+        self.part = had.as_secs_f64() / of.as_secs_f64().max(1e-9);
     }
 
     /// A few words.
@@ -92,7 +103,7 @@ impl Running {
 
     /// Waits for the guest's last picture, writes it, checks it, and takes the guest down.
     pub(crate) fn finish(self, world: &World, out: &Path, problems: &mut Vec<String>) -> Result<Done, Error> {
-        let Self { domid, seed, hostile, service, thread, .. } = self;
+        let Self { domid, seed, hostile, service, thread, part, .. } = self;
         let mut problem = |what: String| problems.push(format!("{domid}: {what}"));
         let (mut report, mut picture) = (Report::default(), None);
         match thread.join() {
@@ -112,7 +123,7 @@ impl Running {
         let requests = service.requests();
         let vgpu = service.stop();
         world.machine.destroy_domain(domid)?;
-        Ok(Done { domid, hostile, report, requests, vgpu, picture })
+        Ok(Done { domid, hostile, report, requests, vgpu, part, picture })
     }
 }
 

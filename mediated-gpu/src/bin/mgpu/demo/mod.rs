@@ -116,6 +116,7 @@ fn watch(running: &mut [Running], time: Duration) -> Duration {
     if live {
         println!();
     }
+    running.iter_mut().for_each(Running::note_part);
     running.iter().for_each(|g| g.stop.store(true, Ordering::Release));
     start.elapsed()
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::guests::Done;
 
-const HEAD: [&str; 11] = [
+const HEAD: [&str; 12] = [
     "guest",
     "frames",
     "frames/s",
+    "BCS %",
     "IOREQs",
     "PTE writes",
     "mappings",
@@ -21,7 +22,7 @@ const HEAD: [&str; 11] = [
 
 /// The table, a line a guest.
 pub(crate) fn table(guests: &[Done], drawn_for: Duration) -> String {
-    let rows: Vec<[String; 11]> = guests.iter().map(|g| row(g, drawn_for)).collect();
+    let rows: Vec<[String; 12]> = guests.iter().map(|g| row(g, drawn_for)).collect();
     let widths: Vec<usize> = HEAD
         .iter()
         .enumerate()
@@ -44,7 +45,7 @@ pub(crate) fn table(guests: &[Done], drawn_for: Duration) -> String {
     out
 }
 
-fn row(g: &Done, drawn_for: Duration) -> [String; 11] {
+fn row(g: &Done, drawn_for: Duration) -> [String; 12] {
     let requests = g.requests.pio + g.requests.mmio + g.requests.pci + g.requests.invalidate;
     let rate = f64::from(g.report.frames_drawn) / drawn_for.as_secs_f64().max(1e-3);
     let frames = if g.hostile { "hostile".into() } else { g.report.frames_drawn.to_string() };
@@ -52,6 +53,7 @@ fn row(g: &Done, drawn_for: Duration) -> [String; 11] {
         g.domid.to_string(),
         frames,
         format!("{rate:.1}"),
+        format!("{:.1}", 100.0 * g.part),
         requests.to_string(),
         g.vgpu.pte_writes.to_string(),
         g.vgpu.mappings.to_string(),

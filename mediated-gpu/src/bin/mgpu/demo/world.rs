@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ioreq_server::{Connection, OnError};
 use mediated_gpu::bus::{BusMaster, DmaAccess, DmaFault, Pin};
-use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator};
+use mediated_gpu::mediator::{Below, Mediator};
 use mediated_gpu::service::{Options, Service};
 use mediated_gpu::soft::{SoftGpu, SoftGpuConfig};
 use mediated_gpu::vgpu::slice::{MIB, SliceSize, VgpuType};
@@ -60,7 +60,7 @@ impl World {
         };
         let gpu = Arc::new(SoftGpu::new(bus.clone(), SoftGpuConfig::default())?);
         let below = Below { gpu, client: client.clone(), own, bus };
-        let mediator = Arc::new(Mediator::new(below, MediatorConfig::default())?);
+        let mediator = Arc::new(Mediator::new(below, args.schedule.config())?);
         Ok(Self { machine, dom0, client, mediator, pins, free_before })
     }
 

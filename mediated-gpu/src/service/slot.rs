@@ -1,0 +1,119 @@
+//! The slot of a guest's bus for its vGPU: made, taken away and made anew while the guest runs.
+//!
+//! For the guest a vGPU that goes is unplugged: its registers read as ones, its table and aperture as nothing. All its
+//! frames have been released by then.
+
+use std::sync::Arc;
+
+use ioreq_server::Bus;
+use ioreq_server::dm::Dm;
+use parking_lot::Mutex;
+use xen_ioreq::Gfn;
+
+use crate::mediator::{Mediator, MediatorError, PlugError, Plugged, Snapshot, Vgpu};
+use crate::vgpu::slice::VgpuType;
+
+/// A vGPU could not be made, or taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum SlotError {
+    /// There is one.
+    #[error("the guest has a vGPU already")]
+    Taken,
+    /// There is none.
+    #[error("the guest has no vGPU")]
+    Empty,
+    /// It cannot be made.
+    #[error(transparent)]
+    Plug(#[from] PlugError),
+    /// It cannot be destroyed.
+    #[error(transparent)]
+    Mediator(#[from] MediatorError),
+}
+
+/// What a vGPU of the guest's is made of.
+pub(super) struct Parts {
+    pub(super) mediator: Arc<Mediator>,
+    pub(super) frames: pviommu::Guest,
+    pub(super) bus: Arc<Bus>,
+    pub(super) dm: Dm,
+    /// Where the frames are that are its table.
+    pub(super) table: Arc<Mutex<Option<Gfn>>>,
+}
+
+/// The slot.
+pub struct Slot {
+    parts: Parts,
+    /// Locked while a vGPU is made or destroyed.
+    seat: Mutex<Seat>,
+}
+
+struct Seat {
+    kind: VgpuType,
+    /// `None`: nothing is plugged in.
+    plugged: Option<Plugged>,
+    /// The vGPU, or the last there was.
+    last: Arc<Vgpu>,
+}
+
+impl Slot {
+    /// Makes the first vGPU.
+    pub(super) fn new(parts: Parts, kind: VgpuType) -> Result<Self, PlugError> {
+        let plugged = parts.plug(kind)?;
+        let last = plugged.vgpu.clone();
+        Ok(Self { parts, seat: Mutex::new(Seat { kind, plugged: Some(plugged), last }) })
+    }
+
+    /// The guest's vGPU; if it has been taken away, the last there was, which does nothing any more.
+    pub fn vgpu(&self) -> Arc<Vgpu> {
+        self.seat.lock().last.clone()
+    }
+
+    /// The type of the vGPU, or of the last there was.
+    pub fn kind(&self) -> VgpuType {
+        self.seat.lock().kind
+    }
+
+    /// Whether the guest has no vGPU.
+    pub fn is_empty(&self) -> bool {
+        self.seat.lock().plugged.is_none()
+    }
+
+    /// How many more vGPUs of a type there could be now.
+    pub fn available(&self, kind: VgpuType) -> u32 {
+        self.parts.mediator.available(kind)
+    }
+
+    /// Plugs a new vGPU in, with its type's share, for a guest that has none.
+    pub fn create(&self, kind: VgpuType) -> Result<(), SlotError> {
+        let mut seat = self.seat.lock();
+        if seat.plugged.is_some() {
+            return Err(SlotError::Taken);
+        }
+        let plugged = self.parts.plug(kind)?;
+        *seat = Seat { kind, last: plugged.vgpu.clone(), plugged: Some(plugged) };
+        Ok(())
+    }
+
+    /// Takes the vGPU away, whatever it is doing, and releases its frames. Says what it did in its life.
+    pub fn destroy(&self) -> Result<Snapshot, SlotError> {
+        let mut seat = self.seat.lock();
+        let Plugged { vgpu, endpoint } = seat.plugged.take().ok_or(SlotError::Empty)?;
+        if let Err(e) = endpoint.detach() {
+            log::error!("{}: {e}", vgpu.id());
+        }
+        Ok(self.parts.mediator.destroy(vgpu.id())?)
+    }
+}
+
+impl Parts {
+    fn plug(&self, kind: VgpuType) -> Result<Plugged, PlugError> {
+        let table = self.table.clone();
+        self.mediator.plug_with(kind, self.frames.clone(), &self.bus, self.dm.clone(), table)
+    }
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slot").field("vgpu", &self.vgpu().id()).finish_non_exhaustive()
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! [`physical`] is the GPU below, [`soft`] the built-in one; `vgpu` is what a guest sees; `mediator` stands
 //! between: it shadows, audits, schedules, and lets go of frames before Xen takes them back. Bus addresses
-//! come from `pviommu`, accesses from `ioreq-server`; nothing below this crate knows what a GPU is.
+//! come from `pviommu`, accesses from `ioreq-server`; [`vnc`] shows what a guest shows; nothing below this crate knows what a GPU is.
 
 pub mod bus;
 pub mod gen8;
@@ -13,3 +13,4 @@ pub mod service;
 pub mod soft;
 pub mod vfio;
 pub mod vgpu;
+pub mod vnc;

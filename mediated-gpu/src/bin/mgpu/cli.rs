@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use mediated_gpu::mediator::{Config as MediatorConfig, Policy, Share};
 use mediated_gpu::vgpu::slice::{MIB, SliceSize, VgpuType};
+use mediated_gpu::vnc::Address;
 
 /// Several Xen guests share one GPU, with ballooning on.
 #[derive(Debug, Parser)]
@@ -186,6 +187,9 @@ pub(crate) struct Serve {
     /// A socket at which root, or who starts mgpu, asks for `status`, `picture`, `reset`, `stop` and `help`: see `mgpu ask`.
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<PathBuf>,
+    /// Show what the guest shows to VNC viewers: at a port of this host's own (127.0.0.1:5900), or at a socket's file.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) vnc: Option<Address>,
     /// Have each of the guest's writes to its translation table trap, instead of giving it 8 MiB of memory for that.
     #[arg(long)]
     pub(crate) trap_table: bool,

@@ -15,6 +15,7 @@ use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator, Snapshot
 use mediated_gpu::service::{Options, Service};
 use mediated_gpu::soft::{SoftGpu, SoftGpuConfig};
 use mediated_gpu::vfio::VfioDevice;
+use mediated_gpu::vnc::{Listener, View};
 use mio::{Events, Interest, Poll, Token};
 use pviommu::{Client, Config, Device, Ports, ProcessMemory};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
@@ -71,6 +72,8 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     let table = if args.trap_table { None } else { give() };
     let mut reasons = Reasons::new()?;
     let control = args.control.as_deref().map(control::bind).transpose()?;
+    let viewers = args.vnc.as_ref().map(|at| Listener::bind(at).map_err(|e| format!("--vnc {at}: {e}")));
+    let viewers = viewers.transpose()?;
     let identity = sandbox::identity(&args.sandbox, domid)?;
     let open = |out| Pictures::open(out, domid, identity);
     let pictures = args.out.as_deref().map(open).transpose()?.map(Arc::new);
@@ -96,6 +99,9 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         let served = Served::of(&service, Instant::now(), pictures.clone());
         reasons.hear(control, served, &service)?;
     }
+    let slot = service.slot().clone();
+    let view = viewers.map(|listener| View::start(listener, Arc::new(move || slot.vgpu().surface().ok())));
+    let view = view.transpose()?;
     narrow(ThreadKind::Main)?;
     println!("serving {domid}: {}, {}", args.kind, client.mode());
 
@@ -103,6 +109,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     let end = reasons.wait(&raw, &service, pictures)?;
     let show = show(&service, pictures);
     let requests = service.requests();
+    drop(view);
     let vgpu = service.stop();
     println!("{domid}: {end}");
     print!("{}", summary(&requests, &vgpu));

@@ -97,6 +97,7 @@ fn run(
         "engine" => ThreadKind::Engine,
         "device" => ThreadKind::Device,
         "maintenance" => ThreadKind::Maintenance,
+        "viewers" => ThreadKind::Viewers,
         "main" => {
             narrow(ThreadKind::Main)?;
             return Ok(attempt(&ground));

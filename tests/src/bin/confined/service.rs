@@ -56,7 +56,7 @@ pub(crate) fn run_time() -> Outcome {
         .collect::<Result<_, _>>()
         .map_err(|e| Errno(e.raw_os_error().unwrap_or(0)))?;
     drop(sender);
-    assert_eq!(receiver.iter().collect::<Vec<_>>(), [1024 + 2 * 512; 5]);
+    assert_eq!(receiver.iter().collect::<Vec<_>>(), [1024 + 2 * 512; ThreadKind::ALL.len()]);
     threads.into_iter().for_each(|t| t.join().expect("no panic"));
     Ok(())
 }

@@ -47,15 +47,19 @@ impl Scenario for Serve {
                  record {name}-after mgpu probe --free-pages\n"
             )
         };
-        // The second one is asked, and ended, by an operator.
+        // A viewer of RFB 3.3, which says all it has to say at once: its version, that others may look, and what it wants.
+        let look = "(printf 'RFB 003.003\\n\\1\\3\\0\\0\\0\\0\\0\\0\\100\\0\\100'; sleep 3) | nc 127.0.0.1 5900 >/results/viewer\n";
+        // The second one is looked at, asked, and ended, by an operator.
         let ask = |what: &str| format!("record {what} mgpu ask /run/mgpu {what}\n");
-        let asked = format!("{}{}{}finish drawing-server 10", ask("status"), ask("picture"), ask("stop"));
+        let asked =
+            format!("{look}{}{}{}finish drawing-server 10", ask("status"), ask("picture"), ask("stop"));
         let options = format!("frames={FRAMES} balloon={BALLOON}");
         Ok(format!(
-            "record probe mgpu probe\n\
+            "ip link set lo up\n\
+             record probe mgpu probe\n\
              {}record free mgpu probe --free-pages\n{}",
             session("first", "frames=1 balloon=0", "", "finish first-server 10 TERM"),
-            session("drawing", &options, "--control /run/mgpu", &asked),
+            session("drawing", &options, "--control /run/mgpu --vnc 127.0.0.1:5900", &asked),
         ))
     }
 
@@ -90,6 +94,7 @@ impl Scenario for Serve {
         }
         // A page that is back by the time its notice is worked on is replaced, one that is not is revoked.
         operated(run, domid, checks);
+        viewed(run, checks);
         let found = figure_of(&out, "revoked").unwrap_or(0) + figure_of(&out, "replaced").unwrap_or(0);
         checks.that(found >= 1, "mgpu finds pages that went");
         let free = |name: &str| run.text(&format!("{name}.out")).trim().parse::<u64>().ok();
@@ -97,6 +102,19 @@ impl Scenario for Serve {
         checks.that(free("drawing-held") < free("free"), "while the guest is there, it has frames");
         Ok(())
     }
+}
+
+/// A viewer is shown a tile of what the guest shows, also from within the sandbox.
+fn viewed(run: &Run, checks: &mut Checks) {
+    // Version, security, size and format, name; an update of one raw tile of 64 by 64 pixels.
+    const BEFORE: usize = 12 + 4 + 24 + 4;
+    let said = run.results.get("viewer").map_or(&[][..], Vec::as_slice);
+    checks.that(said.starts_with(b"RFB 003.008\n\0\0\0\x01"), "a VNC viewer is let in");
+    let update = said.get(BEFORE..).unwrap_or_default();
+    checks.equal("what it is shown", update.get(..16), Some(b"\0\0\0\x01\0\0\0\0\0\x40\0\x40\0\0\0\0"));
+    let pixels = update.get(16..).unwrap_or_default();
+    checks.equal("bytes of pixels", pixels.len(), 64 * 64 * 4);
+    checks.that(pixels.iter().any(|b| *b != pixels[0]), "it is a picture");
 }
 
 /// What an operator asks comes back, also from within the sandbox.

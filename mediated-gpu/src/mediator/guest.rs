@@ -27,9 +27,9 @@ use crate::vgpu::display::{PIXEL_BYTES, Surface, SurfaceError};
 use crate::vgpu::slice::Slice;
 use crate::vgpu::{Effect, EngineError, State, StatusEntry, Submission, VgpuId};
 
-/// How long a read of the reset register waits for an engine that is being stopped, so that a guest need not
-/// trap thousands of times.
-const RESET_READ_WAIT: Duration = Duration::from_millis(2);
+/// How long a read of the reset register waits for an engine that is being stopped: hardware takes microseconds, and a driver
+/// gives it half a millisecond (i915 `gen6_hw_domain_reset`) before it resets more than the one engine.
+const RESET_READ_WAIT: Duration = Duration::from_millis(100);
 
 /// What sends a vGPU's interrupt to its guest. Called without locks, on engine threads and on vCPU paths.
 pub trait MsiSink: Send + Sync {

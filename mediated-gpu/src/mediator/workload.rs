@@ -110,8 +110,13 @@ impl GuestContext {
 
     /// GM address of the ring's dword that is `index` dwords after the head.
     fn address(&self, index: usize) -> u64 {
-        let offset = u64::from(self.head).saturating_add(4 * index as u64);
-        u64::from(self.start).saturating_add(offset % u64::from(self.size()))
+        u64::from(self.start).saturating_add(self.offset(index).into())
+    }
+
+    /// The same from the ring's start on.
+    fn offset(&self, index: usize) -> u32 {
+        let offset = u64::from(self.head).saturating_add(4 * index as u64) % u64::from(self.size());
+        u32::try_from(offset).unwrap_or(0)
     }
 
     /// The registers that went with it, as its image has them.
@@ -181,6 +186,10 @@ pub(super) struct Prepared {
     pub(super) guest: GuestContext,
     /// What it does beyond memory. Interrupts are the guest's when it is done.
     pub(super) effects: Effects,
+    /// Where in its ring the guest's context stands then, in bytes.
+    pub(super) stands: u32,
+    /// Why it does not come to its tail: the context stands at this command.
+    pub(super) refused: Option<Refused>,
 }
 
 /// One engine's own context, ring and batches.
@@ -215,7 +224,8 @@ impl EngineArea {
     }
 
     /// Audits the context that the guest's `descriptor` names and makes one that the engine may have, with the
-    /// number `id`. The tables that come with it are kept until it is on the engine no more.
+    /// number `id`: whole, or as far as it may be executed, if that is something. The tables that come with it are kept until it
+    /// is on the engine no more.
     pub(super) fn prepare<'a>(
         &mut self,
         ggtt: &'a ShadowGgtt,
@@ -236,8 +246,10 @@ impl EngineArea {
             batch_limit: self.batch.limit(),
             fast_copy: self.fast_copy,
         };
-        let audited =
-            audit::ring(terms, &source, &dwords, |i| guest.address(i)).map_err(PrepareError::Refused)?;
+        let audited = audit::ring(terms, &source, &dwords, |i| guest.address(i));
+        if let (Some(refused), []) = (audited.refused, audited.ring.as_slice()) {
+            return Err(PrepareError::Refused(refused));
+        }
         let registers = match audited.effects.registers {
             true => guest.registers(ggtt, self.engine).map_err(malformed)?,
             false => Vec::new(),
@@ -264,8 +276,9 @@ impl EngineArea {
                     | Descriptor::FORCE_PD_RESTORE
             }
         };
-        let descriptor = Descriptor(own);
-        Ok((Prepared { descriptor, guest, effects: audited.effects }, tables))
+        let (effects, refused) = (audited.effects, audited.refused);
+        let stands = guest.offset(audited.dwords);
+        Ok((Prepared { descriptor: Descriptor(own), guest, effects, stands, refused }, tables))
     }
 
     /// A ring's commands, between those that bring the context's registers and those that save them, if it uses any.

@@ -2,7 +2,7 @@
 //!
 //! Ring and batches are copied once; what is looked at here is that copy, and what the engine gets is written anew
 //! from the fields that were looked at. A command is allowed because a rule says so; every address must lie in the
-//! guest's own slice, every register on the list. One refusal ends the context.
+//! guest's own slice, every register on the list. One refusal ends the context, there where the engine would stop.
 
 mod batch;
 mod blits;
@@ -125,7 +125,7 @@ pub(crate) struct Effects {
     pub(crate) registers: bool,
 }
 
-/// What may be executed.
+/// What may be executed: all, or what comes before the command that was refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Audited {
     /// The ring's commands.
@@ -134,6 +134,11 @@ pub(crate) struct Audited {
     pub(crate) batches: Vec<u32>,
     /// What else they do.
     pub(crate) effects: Effects,
+    /// How many of the dwords that were audited it stands for.
+    pub(crate) dwords: usize,
+    /// The refusal, if there was one. A driver finds out by what was done before which of its requests is to blame: in the
+    /// ring that is all before the batch with the command, and of the batch nothing.
+    pub(crate) refused: Option<Refused>,
 }
 
 /// Audits the dwords of a ring, in the order of execution. `at(i)` is the GM address of dword `i`.
@@ -142,21 +147,41 @@ pub(crate) fn ring(
     source: &dyn CommandSource,
     dwords: &[u32],
     at: impl Fn(usize) -> u64,
-) -> Result<Audited, Refused> {
+) -> Audited {
     let mut audit = Audit { terms, source, out: Audited::default(), batches: HashMap::new() };
-    let mut ring = Vec::with_capacity(dwords.len());
     let mut rest = dwords;
-    while let Some(&header) = rest.first() {
-        let addr = at(dwords.len() - rest.len());
+    while !rest.is_empty() {
+        audit.out.dwords = dwords.len() - rest.len();
+        let Audited { ring, batches, effects, .. } = &audit.out;
+        let before = (ring.len(), batches.len(), *effects);
+        match audit.command(rest, at(audit.out.dwords)) {
+            Ok(after) => rest = after,
+            Err(refused) => {
+                // Nothing of it stays.
+                audit.out.ring.truncate(before.0);
+                audit.out.batches.truncate(before.1);
+                (audit.out.effects, audit.out.refused) = (before.2, Some(refused));
+                return audit.out;
+            }
+        }
+    }
+    audit.out.dwords = dwords.len();
+    audit.out
+}
+
+impl Audit<'_> {
+    /// Audits the first command of `rest`, which is at GM address `addr`. What follows it.
+    fn command<'d>(&mut self, rest: &'d [u32], addr: u64) -> Result<&'d [u32], Refused> {
+        let header = rest.first().copied().unwrap_or_default();
         let refused = |why| Refused { why, header, addr };
         let length = commands::length(header).map_err(refused)?;
         let (command, after) = rest.split_at_checked(length).ok_or(refused(Refusal::CutOff))?;
         let rewrite = Rewrite {
-            terms: &terms,
+            terms: &self.terms,
             space: Space::Global,
             in_ring: true,
-            effects: &mut audit.out.effects,
-            out: &mut ring,
+            effects: &mut self.out.effects,
+            out: &mut self.out.ring,
         };
         match rewrite.command(command).map_err(refused)? {
             Flow::On => {}
@@ -164,14 +189,12 @@ pub(crate) fn ring(
                 return Err(refused(Refusal::Nesting));
             }
             Flow::Start { place, second_level: false, always } => {
-                let copy = audit.batch(place, refused)?;
-                ring.extend(batch::start_of(copy, if always { 0 } else { cmd::BB_PREDICATE }));
+                let copy = self.batch(place, refused)?;
+                self.out.ring.extend(batch::start_of(copy, if always { 0 } else { cmd::BB_PREDICATE }));
             }
         }
-        rest = after;
+        Ok(after)
     }
-    audit.out.ring = ring;
-    Ok(audit.out)
 }
 
 /// Where commands are.

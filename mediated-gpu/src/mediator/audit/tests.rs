@@ -73,7 +73,12 @@ fn terms(engine: Engine) -> Terms<'static> {
 }
 
 fn audit_on(engine: Engine, pages: &Pages, dwords: &[u32]) -> Result<Audited, Refused> {
-    ring(terms(engine), pages, dwords, |i| 0x10_0000 + 4 * i as u64)
+    whole(ring(terms(engine), pages, dwords, |i| 0x10_0000 + 4 * i as u64))
+}
+
+/// What was audited, if nothing of it was refused.
+fn whole(audited: Audited) -> Result<Audited, Refused> {
+    audited.refused.map_or(Ok(audited), Err)
 }
 
 fn audit(dwords: &[u32]) -> Result<Audited, Refused> {
@@ -119,10 +124,37 @@ fn what_is_allowed_comes_out_as_it_went_in() {
     };
     ring.extend(copy.encode());
     let audited = audit(&ring).unwrap();
-    assert_eq!(
-        audited,
-        Audited { ring, batches: vec![], effects: Effects { interrupts: 0, registers: true } }
-    );
+    let dwords = ring.len();
+    let effects = Effects { interrupts: 0, registers: true };
+    assert_eq!(audited, Audited { ring, dwords, effects, ..Audited::default() });
+}
+
+#[test]
+fn what_comes_before_a_refused_command_may_be_executed_and_nothing_after_it() {
+    let mut pages = Pages::default();
+    pages.put(BATCH, &cmd::batch_buffer_start(BATCH));
+    let first = [cmd::store_dword(OWN, 1).as_slice(), &[MI_USER_INTERRUPT]].concat();
+    let last = cmd::store_dword(OWN, 2);
+    // A batch that goes round for ever, a store elsewhere, a batch's end that ends nothing, a command that is cut off.
+    let round = cmd::batch_buffer_start(BATCH);
+    let elsewhere = cmd::store_dword(FOREIGN, 1);
+    for (bad, why, at) in [
+        (round.as_slice(), Refusal::Loop, BATCH),
+        (&elsewhere, Refusal::OutOfSlice { addr: FOREIGN, len: 4 }, 0x10_0014),
+        (&[MI_BATCH_BUFFER_END], Refusal::Nesting, 0x10_0014),
+    ] {
+        let dwords = [first.as_slice(), bad, &last].concat();
+        let audited = ring(terms(Engine::Bcs), &pages, &dwords, |i| 0x10_0000 + 4 * i as u64);
+        assert_eq!(audited.ring, [cmd::store_dword(OWN, 1).as_slice(), &[MI_NOOP]].concat());
+        assert_eq!(
+            (audited.dwords, audited.effects.interrupts),
+            (first.len(), regs::GT_RENDER_USER_INTERRUPT)
+        );
+        assert_eq!(audited.refused.map(|r| (r.why, r.addr)), Some((why, at)));
+    }
+    let cut = [first.as_slice(), &last[..2]].concat();
+    let audited = ring(terms(Engine::Bcs), &pages, &cut, |i| 0x10_0000 + 4 * i as u64);
+    assert_eq!((audited.dwords, audited.refused.map(|r| r.why)), (first.len(), Some(Refusal::CutOff)));
 }
 
 #[test]

@@ -158,8 +158,13 @@ impl Worker {
         }
         let id = self.scheduler.next_context();
         let mut prepared = self.area.prepare(vgpu.ggtt(), descriptor, id);
-        if matches!(prepared, Err(PrepareError::Refused(_))) && vgpu.ggtt().is_lent() {
+        let refused = match &prepared {
+            Ok((prepared, _)) => prepared.refused.is_some(),
+            Err(e) => matches!(e, PrepareError::Refused(_)),
+        };
+        if refused && vgpu.ggtt().is_lent() {
             // Entries that were absent are in no cache of hardware's, so that it needs no flush for them.
+            drop(prepared);
             vgpu.compare_table();
             prepared = self.area.prepare(vgpu.ggtt(), descriptor, id);
         }
@@ -180,7 +185,11 @@ impl Worker {
         vgpu.stats().submissions.add(1);
         let end = self.execute(prepared.descriptor, vgpu.deadline().unwrap_or(self.deadline));
         if end == End::Complete {
-            return Ok(Some(prepared));
+            let Some(refused) = prepared.refused else { return Ok(Some(prepared)) };
+            vgpu.show_ring(self.engine, epoch, &prepared.guest, prepared.stands);
+            vgpu.raise(self.engine, epoch, prepared.effects.interrupts);
+            vgpu.refused(self.engine, epoch, descriptor, refused);
+            return Ok(None);
         }
         vgpu.stats().resets.add(1);
         let stopped = self.reset();

@@ -130,6 +130,30 @@ fn refused_context_hangs_alone_until_the_guest_resets() {
 }
 
 #[test]
+fn what_a_ring_holds_before_a_batch_without_end_is_done_and_the_context_stands_there() {
+    let host = Host::new();
+    let mut g = host.guest();
+    g.start();
+    put(&g, BATCH, &cmd::batch_buffer_start(g.gm(BATCH)));
+    // As i915 has it: the request's beginning, its batch, its end; and before that a request that is complete.
+    let stores = [0, 4, 8].map(|at| cmd::store_dword(g.gm(DATA + at), 7 + at as u32));
+    let batch = cmd::batch_buffer_start(g.gm(BATCH));
+    let ring = [&stores[0][..], &[MI_USER_INTERRUPT], &stores[1], &batch, &stores[2]].concat();
+    g.run_refused(&ring);
+    assert_eq!([0, 4, 8].map(|at| g.read32(DATA + at)), [7, 11, 0]);
+    assert_eq!(g.csb(), [(1, ID)], "it never completes");
+    assert_eq!(g.reg(BCS + 0x34), 4 * 9, "it stands at the batch");
+    assert_eq!(u64::from(g.reg(BCS + 0x74)), g.gm(BATCH), "in which it met the command");
+    assert_eq!(g.reg(BCS + 0xb0), 1);
+    assert_eq!(g.reg(0x44308), 0x0009_0000, "the first request's interrupt, and the error's");
+    assert_eq!(g.state(state::RING_HEAD), 0, "an image is saved by who goes, and it has not gone");
+    g.reset();
+    g.emit(&cmd::store_dword(g.gm(DATA), 6));
+    g.submit();
+    eventually("it runs again after its reset", || g.read32(DATA) == 6);
+}
+
+#[test]
 fn other_context_of_the_guest_puts_the_hung_one_aside() {
     let host = Host::new();
     let mut g = host.guest();

@@ -107,7 +107,7 @@ fn fast_copy_is_for_gpus_that_have_it_and_within_the_slice() {
     let good = copy(surface(OWN, FastTiling::Linear), surface(last, FastTiling::Y));
     assert_eq!(audit(&good).unwrap().ring, good);
     let without = Terms { fast_copy: false, ..terms(Engine::Bcs) };
-    assert_eq!(ring(without, &Pages::default(), &good, |_| 0).unwrap_err().why, Refusal::NotAllowed);
+    assert_eq!(whole(ring(without, &Pages::default(), &good, |_| 0)).unwrap_err().why, Refusal::NotAllowed);
     let own = surface(OWN, FastTiling::X);
     assert!(out_of_slice(why(&copy(own, surface(last + 0x1000, FastTiling::X)))));
     assert!(out_of_slice(why(&copy(surface(FOREIGN, FastTiling::Linear), own))));

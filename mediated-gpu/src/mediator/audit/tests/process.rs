@@ -20,7 +20,7 @@ impl CommandSource for Both {
 pub(super) const FAR: u64 = 0x7fff_1234_5000;
 
 pub(super) fn audited(engine: Engine, source: &Both, dwords: &[u32]) -> Result<Audited, Refusal> {
-    ring(Terms { ppgtt: true, ..terms(engine) }, source, dwords, |_| 0).map_err(|r| r.why)
+    whole(ring(Terms { ppgtt: true, ..terms(engine) }, source, dwords, |_| 0)).map_err(|r| r.why)
 }
 
 pub(super) fn own_batch(addr: u64) -> Vec<u32> {

@@ -1,66 +1,98 @@
 //! The slice's entries as the guest wrote them, where each one leads, and the way back: bus frame to entries.
 //!
-//! The entries of one bus frame form a list through the entries themselves, so that adding, removing and finding
-//! cost the same with ten mappings as with a million. No entry leads to a bus frame that the way back lacks.
+//! The entries of one bus frame form a list through the entries themselves, so that adding, removing and finding cost the same
+//! with ten mappings as with a million; all of them share one reference, since a driver points most of its slice at one page.
+//! No entry leads to a bus frame that the way back lacks. What was never written takes no memory.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
+use std::ops::Range;
 
+use slab::Slab;
 use xen_ioreq::Bfn;
 
-const NONE: u32 = u32::MAX;
+/// A position or a frame's key plus one; 0 is none, so that tables begin as memory that the kernel has not given yet.
+type Link = u32;
+const NONE: Link = 0;
 
-/// One entry.
+fn link_of(index: usize) -> Option<Link> {
+    u32::try_from(index).ok()?.checked_add(1)
+}
+
+fn index_of(link: Link) -> Option<usize> {
+    link.checked_sub(1).map(|index| index as usize)
+}
+
+/// A bus frame that entries lead to.
 #[derive(Debug)]
-struct Slot<T> {
-    /// As the guest wrote it.
-    guest: u64,
-    /// Where it leads, and what keeps it leading there; without one, scratch.
-    target: Option<(Bfn, T)>,
-    next: u32,
-    prev: u32,
+struct Frame<T> {
+    bfn: Bfn,
+    /// What keeps all of them leading there.
+    reference: T,
+    first: Link,
+    entries: u32,
 }
 
 /// The entries of a slice, by their position in it. `T` is a reference to a mapping.
 #[derive(Debug)]
 pub(super) struct ReverseMap<T> {
-    slots: Vec<Slot<T>>,
-    /// First entry and number of entries of every bus frame that any leads to.
-    heads: HashMap<Bfn, Head>,
+    /// As the guest wrote them.
+    guest: Vec<u64>,
+    /// Which frame each leads to; [`NONE`]: scratch.
+    leads: Vec<Link>,
+    next: Vec<Link>,
+    prev: Vec<Link>,
+    frames: Slab<Frame<T>>,
+    by_bfn: HashMap<Bfn, usize>,
     linked: usize,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Head {
-    first: u32,
-    count: u32,
 }
 
 impl<T> ReverseMap<T> {
     pub(super) fn new(entries: usize) -> Self {
-        let empty = || Slot { guest: 0, target: None, next: NONE, prev: NONE };
-        Self { slots: (0..entries).map(|_| empty()).collect(), heads: HashMap::new(), linked: 0 }
+        Self {
+            guest: vec![0; entries],
+            leads: vec![NONE; entries],
+            next: vec![NONE; entries],
+            prev: vec![NONE; entries],
+            frames: Slab::new(),
+            by_bfn: HashMap::new(),
+            linked: 0,
+        }
     }
 
     /// The entry as the guest wrote it; 0 outside.
     pub(super) fn guest(&self, at: usize) -> u64 {
-        self.slots.get(at).map_or(0, |s| s.guest)
+        self.guest.get(at).copied().unwrap_or(0)
+    }
+
+    /// The entries of a range, as the guest wrote them; none if it is not all inside.
+    pub(super) fn guests(&self, range: Range<usize>) -> &[u64] {
+        self.guest.get(range).unwrap_or_default()
     }
 
     pub(super) fn set_guest(&mut self, at: usize, value: u64) {
-        if let Some(slot) = self.slots.get_mut(at) {
-            slot.guest = value;
+        if let Some(guest) = self.guest.get_mut(at) {
+            *guest = value;
         }
     }
 
     /// Forgets what the guest wrote.
     pub(super) fn clear_guest(&mut self) {
-        self.slots.iter_mut().for_each(|s| s.guest = 0);
+        self.guest.fill(0);
+    }
+
+    fn frame(&self, at: usize) -> Option<&Frame<T>> {
+        self.frames.get(index_of(*self.leads.get(at)?)?)
     }
 
     /// Where the entry leads.
     pub(super) fn target(&self, at: usize) -> Option<Bfn> {
-        self.slots.get(at)?.target.as_ref().map(|(bfn, _)| *bfn)
+        self.frame(at).map(|f| f.bfn)
+    }
+
+    /// Whether the entry leads somewhere.
+    pub(super) fn is_linked(&self, at: usize) -> bool {
+        self.leads.get(at).is_some_and(|frame| *frame != NONE)
     }
 
     /// Entries that lead somewhere.
@@ -68,77 +100,102 @@ impl<T> ReverseMap<T> {
         self.linked
     }
 
+    fn frame_of(&self, bfn: Bfn) -> Option<&Frame<T>> {
+        self.frames.get(*self.by_bfn.get(&bfn)?)
+    }
+
     /// How many entries lead to a bus frame.
     pub(super) fn count(&self, bfn: Bfn) -> u32 {
-        self.heads.get(&bfn).map_or(0, |h| h.count)
+        self.frame_of(bfn).map_or(0, |f| f.entries)
     }
 
     /// Entries that lead to `bfn`, in no order.
     pub(super) fn entries(&self, bfn: Bfn) -> Vec<usize> {
-        let Some(head) = self.heads.get(&bfn) else { return Vec::new() };
-        let mut found = Vec::with_capacity(head.count as usize);
-        let mut at = head.first;
-        while let Some(slot) = self.slots.get(at as usize) {
-            found.push(at as usize);
-            at = slot.next;
+        let Some(frame) = self.frame_of(bfn) else { return Vec::new() };
+        let mut found = Vec::with_capacity(frame.entries as usize);
+        let mut link = frame.first;
+        while let Some(at) = index_of(link) {
+            found.push(at);
+            link = self.next.get(at).copied().unwrap_or(NONE);
         }
         found
     }
 
     /// All entries that lead somewhere.
     pub(super) fn all(&self) -> Vec<usize> {
-        (0..self.slots.len()).filter(|at| self.target(*at).is_some()).collect()
+        (0..self.leads.len()).filter(|at| self.is_linked(*at)).collect()
     }
 
-    /// Makes an entry lead to `bfn`, instead of where it led: returns that.
-    pub(super) fn link(&mut self, at: usize, bfn: Bfn, reference: T) -> Option<T> {
-        let old = self.unlink(at);
-        let Ok(index) = u32::try_from(at) else { return Some(reference) };
-        let Some(slot) = self.slots.get_mut(at) else { return Some(reference) };
-        let next = match self.heads.entry(bfn) {
-            MapEntry::Occupied(mut e) => {
-                let head = e.get_mut();
-                let next = head.first;
-                *head = Head { first: index, count: head.count + 1 };
-                next
+    /// Makes entries lead to `bfn`, instead of where they led. References that nothing needs any more are added to `spare`:
+    /// those of frames to which no entry leads now, and this one, if there was one already.
+    pub(super) fn link(
+        &mut self,
+        entries: impl IntoIterator<Item = usize>,
+        bfn: Bfn,
+        reference: T,
+        spare: &mut Vec<T>,
+    ) {
+        let key = match self.by_bfn.entry(bfn) {
+            MapEntry::Occupied(e) => {
+                spare.push(reference);
+                *e.get()
             }
             MapEntry::Vacant(e) => {
-                e.insert(Head { first: index, count: 1 });
-                NONE
+                *e.insert(self.frames.insert(Frame { bfn, reference, first: NONE, entries: 0 }))
             }
         };
-        slot.target = Some((bfn, reference));
-        (slot.next, slot.prev) = (next, NONE);
-        if let Some(after) = self.slots.get_mut(next as usize) {
-            after.prev = index;
-        }
-        self.linked += 1;
-        old
-    }
-
-    /// Makes an entry lead nowhere. Returns what kept it.
-    pub(super) fn unlink(&mut self, at: usize) -> Option<T> {
-        let slot = self.slots.get_mut(at)?;
-        let (bfn, reference) = slot.target.take()?;
-        let (next, prev) = (slot.next, slot.prev);
-        (slot.next, slot.prev) = (NONE, NONE);
-        if let Some(after) = self.slots.get_mut(next as usize) {
-            after.prev = prev;
-        }
-        if let Some(before) = self.slots.get_mut(prev as usize) {
-            before.next = next;
-        }
-        if let MapEntry::Occupied(mut e) = self.heads.entry(bfn) {
-            let head = e.get_mut();
-            head.count -= 1;
-            if head.count == 0 {
-                e.remove();
-            } else if prev == NONE {
-                head.first = next;
+        for at in entries {
+            if self.leads.get(at).copied() != link_of(key) {
+                spare.extend(self.unlink(at));
+                self.push(at, key);
             }
         }
+        spare.extend(self.drop_unused(key));
+    }
+
+    /// Makes an entry that leads nowhere the first of a frame's.
+    fn push(&mut self, at: usize, key: usize) {
+        let (Some(link), Some(frame)) = (link_of(at), self.frames.get_mut(key)) else { return };
+        let (Some(leads), Some(next), Some(key)) =
+            (self.leads.get_mut(at), self.next.get_mut(at), link_of(key))
+        else {
+            return;
+        };
+        (*leads, *next) = (key, frame.first);
+        if let Some(after) = index_of(frame.first).and_then(|after| self.prev.get_mut(after)) {
+            *after = link;
+        }
+        frame.first = link;
+        frame.entries += 1;
+        self.linked += 1;
+    }
+
+    /// Makes an entry lead nowhere. Returns what kept it, if it was the last that needed it.
+    pub(super) fn unlink(&mut self, at: usize) -> Option<T> {
+        let key = index_of(std::mem::replace(self.leads.get_mut(at)?, NONE))?;
+        let take = |links: &mut Vec<Link>| links.get_mut(at).map_or(NONE, std::mem::take);
+        let (next, prev) = (take(&mut self.next), take(&mut self.prev));
+        if let Some(after) = index_of(next).and_then(|after| self.prev.get_mut(after)) {
+            *after = prev;
+        }
+        let frame = self.frames.get_mut(key)?;
+        match index_of(prev).and_then(|before| self.next.get_mut(before)) {
+            Some(before) => *before = next,
+            None => frame.first = next,
+        }
+        frame.entries -= 1;
         self.linked -= 1;
-        Some(reference)
+        self.drop_unused(key)
+    }
+
+    /// Forgets a frame that no entry leads to.
+    fn drop_unused(&mut self, key: usize) -> Option<T> {
+        if self.frames.get(key)?.entries != 0 {
+            return None;
+        }
+        let frame = self.frames.try_remove(key)?;
+        self.by_bfn.remove(&frame.bfn);
+        Some(frame.reference)
     }
 }
 
@@ -152,39 +209,60 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_map_of_sets(ops in prop::collection::vec((0usize..24, prop::option::of(0u64..6)), 0..400)) {
+        fn agrees_with_a_map_of_sets(
+            ops in prop::collection::vec((0usize..24, 1usize..6, prop::option::of(0u64..6)), 0..400),
+        ) {
             let mut map = ReverseMap::new(24);
-            let mut model: BTreeMap<usize, (u64, usize)> = BTreeMap::new();
-            for (serial, (at, to)) in ops.into_iter().enumerate() {
-                let before = model.remove(&at).map(|(_, serial)| serial);
-                let old = match to {
+            let mut model: BTreeMap<usize, u64> = BTreeMap::new();
+            // By serial numbers: which reference keeps each frame, and which have come back.
+            let mut keeps: BTreeMap<u64, usize> = BTreeMap::new();
+            let mut back = Vec::new();
+            for (serial, (first, count, to)) in ops.into_iter().enumerate() {
+                let range = first..(first + count).min(24);
+                match to {
                     Some(bfn) => {
-                        model.insert(at, (bfn, serial));
-                        map.link(at, Bfn(bfn), serial)
+                        map.link(range.clone(), Bfn(bfn), serial, &mut back);
+                        keeps.entry(bfn).or_insert(serial);
+                        range.for_each(|at| { model.insert(at, bfn); });
                     }
-                    None => map.unlink(at),
-                };
-                prop_assert_eq!(old, before);
+                    None => {
+                        back.extend(range.clone().filter_map(|at| map.unlink(at)));
+                        range.for_each(|at| { model.remove(&at); });
+                    }
+                }
+                let used: BTreeSet<u64> = model.values().copied().collect();
+                keeps.retain(|bfn, _| used.contains(bfn));
+                let kept: BTreeSet<usize> = keeps.values().copied().collect();
+                prop_assert!(back.iter().all(|serial| !kept.contains(serial)), "{:?} of {:?}", back, keeps);
                 prop_assert_eq!(map.linked(), model.len());
+                prop_assert_eq!(map.frames.len(), used.len());
             }
             for bfn in 0..6 {
                 let found = map.entries(Bfn(bfn));
-                let expected: BTreeSet<_> =
-                    model.iter().filter(|(_, (b, _))| *b == bfn).map(|(at, _)| *at).collect();
-                prop_assert_eq!(found.len(), expected.len());
+                let expected: BTreeSet<_> = model.iter().filter(|(_, b)| **b == bfn).map(|(at, _)| *at).collect();
+                prop_assert_eq!((found.len(), map.count(Bfn(bfn)) as usize), (expected.len(), expected.len()));
                 prop_assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
             }
             prop_assert_eq!(map.all(), model.keys().copied().collect::<Vec<_>>());
-            prop_assert_eq!(map.heads.len(), model.values().map(|(b, _)| b).collect::<BTreeSet<_>>().len());
+            // No reference is lost, and none comes back twice.
+            let left: Vec<_> = map.all().into_iter().filter_map(|at| map.unlink(at)).collect();
+            prop_assert_eq!(left.iter().copied().collect::<BTreeSet<_>>(), keeps.values().copied().collect());
+            back.extend(left);
+            back.sort_unstable();
+            let unique = back.iter().copied().collect::<BTreeSet<_>>();
+            prop_assert_eq!(unique.len(), back.len());
+            prop_assert!(map.by_bfn.is_empty() && map.frames.is_empty());
         }
     }
 
     #[test]
     fn positions_outside_lead_nowhere_and_take_nothing() {
         let mut map = ReverseMap::new(2);
-        assert_eq!(map.link(2, Bfn(1), 'x'), Some('x'), "the reference comes back");
+        let mut spare = Vec::new();
+        map.link([2, usize::MAX], Bfn(1), 'x', &mut spare);
+        assert_eq!(spare, ['x'], "the reference comes back");
         map.set_guest(7, 1);
         assert_eq!((map.target(2), map.unlink(9), map.guest(7), map.linked()), (None, None, 0, 0));
-        assert_eq!(map.entries(Bfn(1)), Vec::<usize>::new());
+        assert_eq!((map.entries(Bfn(1)), map.guests(1..3)), (vec![], &[][..]));
     }
 }

@@ -56,6 +56,16 @@ const SWEEP_LEAST: usize = 64;
 /// At most, since writers of entries wait meanwhile: one hypercall, or one foreign mapping.
 const SWEEP_MOST: usize = 256;
 
+/// An entry, and what the guest wrote there.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// In the whole table.
+    index: u32,
+    /// In the slice.
+    at: usize,
+    guest: Pte,
+}
+
 /// Who changes entries.
 struct Writers {
     /// The slice is about to be somebody else's: entries are not changed any more.
@@ -140,34 +150,41 @@ impl ShadowGgtt {
         draining.append(&mut writers.stale);
         let guest = Pte(self.table.read().guest(at) & !bits | value & bits);
         let new = if guest.present() { self.map(Gfn(guest.frame())) } else { None };
-        let mut table = self.table.write();
-        let old = self.enter(&mut table, index, at, guest, new);
-        drop((table, writers));
-        draining.extend(old.and_then(Mapped::put));
+        let mut spare = Vec::new();
+        self.enter(&mut self.table.write(), &[Entry { index, at, guest }], new, &mut spare);
+        drop(writers);
+        draining.extend(spare.into_iter().filter_map(Mapped::put));
     }
 
-    /// Makes an entry stand for what the guest wrote, and lead to `new`. What kept the old one comes back.
+    /// Makes entries stand for what the guest wrote, and lead to `new`. References that nothing needs any more are added to
+    /// `spare`.
     fn enter(
         &self,
         table: &mut ReverseMap<Mapped>,
-        index: u32,
-        at: usize,
-        guest: Pte,
+        entries: &[Entry],
         new: Option<Mapped>,
-    ) -> Option<Mapped> {
-        table.set_guest(at, guest.0);
-        let before = table.target(at);
+        spare: &mut Vec<Mapped>,
+    ) {
         let after = new.as_ref().map(Mapped::bfn);
-        let old = match new {
-            Some(mapped) => table.link(at, mapped.bfn(), mapped),
-            None => table.unlink(at),
-        };
-        if before != after {
-            self.parts.own.gpu.ggtt_write(index, Some(after.unwrap_or(self.parts.scratch)));
+        let mut moved = Vec::new();
+        for e in entries {
+            table.set_guest(e.at, e.guest.0);
+            if table.target(e.at) != after {
+                moved.push(*e);
+            }
+        }
+        let places = moved.iter().map(|e| e.at);
+        match new {
+            Some(mapped) => table.link(places, mapped.bfn(), mapped, spare),
+            None => spare.extend(places.filter_map(|at| table.unlink(at))),
+        }
+        for e in &moved {
+            self.parts.own.gpu.ggtt_write(e.index, Some(after.unwrap_or(self.parts.scratch)));
+        }
+        if !moved.is_empty() {
             self.dirty.store(true, Ordering::Release);
         }
         self.parts.stats.live_mappings.set(table.linked());
-        old
     }
 
     /// A guest can put another frame behind a number and tell nobody; then it writes the entry anew, with the value that it
@@ -279,7 +296,7 @@ impl ShadowGgtt {
         if stale.is_empty() {
             return;
         }
-        let gone = {
+        let (entries, gone) = {
             let mut table = self.table.write();
             // One that was put and is in use again is not to be revoked. Asked in this order: a mapping that is held
             // because it was revived is void from then on.
@@ -289,9 +306,9 @@ impl ShadowGgtt {
             let lent = writers.lent.as_mut().map(|lent| lent.revoke(&bfns)).unwrap_or_default();
             writers.ppgtt.put.extend(lent);
             let entries: Vec<_> = bfns.iter().flat_map(|bfn| table.entries(*bfn)).collect();
-            self.to_scratch(&mut table, entries)
+            (entries.len(), self.to_scratch(&mut table, entries))
         };
-        self.parts.stats.revoked.add((gone.len() + writers.ppgtt.put.len()) as u64);
+        self.parts.stats.revoked.add((entries + writers.ppgtt.put.len()) as u64);
         self.settle_tables(writers);
         // Behind a bus frame that stays there may be a new page now.
         self.dirty.store(true, Ordering::Release);
@@ -319,8 +336,9 @@ impl ShadowGgtt {
         draining.append(&mut writers.stale);
     }
 
+    /// Points entries at scratch. What kept them comes back.
     fn to_scratch(&self, table: &mut ReverseMap<Mapped>, entries: Vec<usize>) -> Vec<Mapped> {
-        let mut gone = Vec::with_capacity(entries.len());
+        let mut gone = Vec::new();
         for at in entries {
             if let Some(index) = self.parts.slice.index(at) {
                 self.parts.own.gpu.ggtt_write(index, Some(self.parts.scratch));

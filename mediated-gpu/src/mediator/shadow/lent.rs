@@ -1,8 +1,8 @@
 //! A table that is memory of the guest's: it writes entries there without a trap, and they count from its next flush on,
 //! as on hardware, whose translations are cached until then.
 //!
-//! At a flush the slice's part of it is compared with what the shadow stands for. A page of it that the guest has
-//! ballooned out holds nothing.
+//! At a flush the slice's part of it is compared with what the shadow stands for: by memory where nothing has changed, and by
+//! frames where something has. A page of it that the guest has ballooned out holds nothing.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use pviommu::Mapped;
 use xen_ioreq::{Bfn, Gfn, PAGE_SHIFT};
 
-use super::{ShadowGgtt, Writers};
+use super::{Entry, ShadowGgtt, Writers};
 use crate::gen8::gtt::{PTE_SIZE, Pte};
 
 /// Entries of a page.
@@ -63,38 +63,50 @@ impl ShadowGgtt {
     }
 
     fn compare_page(&self, writers: &mut Writers, lent: &mut Lent, page: u32) {
-        let entries = self.page(lent, page);
-        let first = page * IN_PAGE;
-        let changed: Vec<(u32, usize, Pte)> = {
-            let table = self.table.read();
-            let looked_at = (first..).zip(&entries).filter_map(|(index, entry)| {
-                let at = self.parts.slice.position(index)?;
-                // One that leads to scratch although it is present is tried again: its frame may be there now.
-                let stands = table.guest(at) == *entry;
-                (!stands || (Pte(*entry).present() && table.target(at).is_none())).then_some((
-                    index,
-                    at,
-                    Pte(*entry),
-                ))
-            });
-            looked_at.collect()
-        };
+        let told = self.page(lent, page);
+        let mut changed = self.changed(page * IN_PAGE, &told);
         if changed.is_empty() {
             return;
         }
-        let gfns: Vec<_> =
-            changed.iter().filter(|(_, _, e)| e.present()).map(|(_, _, e)| Gfn(e.frame())).collect();
+        // Entries that lead to the same frame, as most do to a driver's own scratch page, are entered together.
+        let frame = |e: &Entry| e.guest.present().then(|| Gfn(e.guest.frame()));
+        changed.sort_by_key(frame);
+        let groups: Vec<_> = changed.chunk_by(|a, b| frame(a) == frame(b)).collect();
+        let gfns: Vec<_> = groups.iter().filter_map(|group| group.first().and_then(frame)).collect();
         let mut mapped = self.parts.frames.map(&gfns).into_iter();
         let mut table = self.table.write();
-        let mut old = Vec::new();
-        for (index, at, entry) in changed {
-            let new = if entry.present() { mapped.next().and_then(Result::ok) } else { None };
+        let mut spare = Vec::new();
+        for group in groups {
+            let present = group.first().is_some_and(|e| e.guest.present());
+            let new = if present { mapped.next().and_then(Result::ok) } else { None };
             self.parts.stats.mappings.add(u64::from(new.is_some()));
-            self.parts.stats.map_failures.add(u64::from(entry.present() && new.is_none()));
-            old.extend(self.enter(&mut table, index, at, entry, new));
+            if present && new.is_none() {
+                self.parts.stats.map_failures.add(group.len() as u64);
+            }
+            self.enter(&mut table, group, new, &mut spare);
         }
         drop(table);
-        writers.stale.extend(old.into_iter().filter_map(Mapped::put));
+        writers.stale.extend(spare.into_iter().filter_map(Mapped::put));
+    }
+
+    /// Which entries from `first` on do not stand for what the guest's table says.
+    fn changed(&self, first: u32, told: &[u64]) -> Vec<Entry> {
+        let table = self.table.read();
+        // One that leads to scratch although it is present is tried again: its frame may be there now.
+        let waits = |at: usize, told: u64| Pte(told).present() && !table.is_linked(at);
+        let entry = |(index, told): (u32, &u64)| {
+            let at = self.parts.slice.position(index)?;
+            (table.guest(at) != *told || waits(at, *told)).then_some(Entry { index, at, guest: Pte(*told) })
+        };
+        // Mostly nothing of a page has changed, and then it is told by comparing memory.
+        if let Some(start) = self.parts.slice.position(first)
+            && table.guests(start..start + told.len()) == told
+            && self.parts.slice.position(first + IN_PAGE - 1) == Some(start + told.len() - 1)
+            && !(start..).zip(told).any(|(at, told)| waits(at, *told))
+        {
+            return Vec::new();
+        }
+        (first..).zip(told).filter_map(entry).collect()
     }
 
     /// What a page of the guest's table holds; zeros, if it is not there.

@@ -1,6 +1,7 @@
 // Work for every engine of a GPU that a stock i915 drives, by its own interface (include/uapi/drm/i915_drm.h): stores on
 // four engines, a fill and a copy on the blitter, each checked. Says a line for each, and ends with status 0 if all held.
-// i915-work [NODE [stores|blits]...]: all of it if no part is named
+// i915-work [NODE [PART...]]: stores and blits, or what is named: stream (many batches, not waited for one by one), loop
+// (a batch that goes round for ever), long (blits that take minutes); the driver has to end the last two by a reset.
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -24,6 +25,7 @@ struct execbuffer {
 	uint64_t cliprects_ptr, flags, rsvd1, rsvd2;
 };
 struct getparam { int32_t param; int *value; };
+struct reset_stats { uint32_t ctx, flags, resets, active, pending, pad; };
 
 #define I915(n) (0x40 + (n))
 #define GETPARAM _IOWR('d', I915(0x06), struct getparam)
@@ -32,6 +34,7 @@ struct getparam { int32_t param; int *value; };
 #define GEM_PWRITE _IOW('d', I915(0x1d), struct gem_pread)
 #define GEM_EXECBUFFER2 _IOW('d', I915(0x29), struct execbuffer)
 #define GEM_WAIT _IOWR('d', I915(0x2c), struct gem_wait)
+#define GET_RESET_STATS _IOWR('d', I915(0x32), struct reset_stats)
 #define PARAM_CHIPSET_ID 4
 #define OBJECT_WRITE (1 << 2)
 #define OBJECT_48BIT (1 << 3)
@@ -40,6 +43,8 @@ struct getparam { int32_t param; int *value; };
 
 // Commands (Broadwell PRM, volume 2a).
 #define MI_BATCH_BUFFER_END 0x05000000
+#define MI_BATCH_BUFFER_START 0x18800101
+#define SECOND_LEVEL (1 << 22)
 #define MI_STORE_DATA_IMM 0x10000002
 #define XY_COLOR_BLT_32 0x54300005
 #define XY_SRC_COPY_BLT_32 0x54f00008
@@ -106,12 +111,11 @@ static struct exec_object object(uint32_t handle, uint64_t address, uint64_t fla
 	};
 }
 
-// Runs a batch on an engine and waits for its end.
-static void run(int engine, struct exec_object *others, int count, const uint32_t *commands, int dwords)
+// Submits a batch to an engine; what can be waited for is the batch's handle.
+static uint32_t submit(int engine, struct exec_object *others, int count, const uint32_t *commands, int dwords)
 {
-	uint32_t batch = create(4096);
+	uint32_t batch = create((dwords * 4 + 4095) & ~4095);
 	struct exec_object objects[4];
-	struct gem_wait w = { .handle = batch, .timeout_ns = 20000000000ll };
 	put(batch, commands, dwords * 4);
 	memcpy(objects, others, count * sizeof *others);
 	objects[count] = object(batch, BATCH, 0);
@@ -122,7 +126,18 @@ static void run(int engine, struct exec_object *others, int count, const uint32_
 		.flags = engine | EXEC_NO_RELOC,
 	};
 	must(again(GEM_EXECBUFFER2, &e), "GEM_EXECBUFFER2");
+	return batch;
+}
+
+static void wait(uint32_t batch, int seconds)
+{
+	struct gem_wait w = { .handle = batch, .timeout_ns = seconds * 1000000000ll };
 	must(again(GEM_WAIT, &w), "GEM_WAIT");
+}
+
+static void run(int engine, struct exec_object *others, int count, const uint32_t *commands, int dwords)
+{
+	wait(submit(engine, others, count, commands, dwords), 20);
 }
 
 static void check(const char *what, int holds)
@@ -131,11 +146,12 @@ static void check(const char *what, int holds)
 	printf("%s %s\n", what, holds ? "ok" : "WRONG");
 }
 
+static const struct { const char *name; int engine; } engines[] = {
+	{ "RCS", 1 }, { "VCS", 2 }, { "BCS", 3 }, { "VECS", 4 },
+};
+
 static void stores(void)
 {
-	static const struct { const char *name; int engine; } engines[] = {
-		{ "RCS", 1 }, { "VCS", 2 }, { "BCS", 3 }, { "VECS", 4 },
-	};
 	for (int i = 0; i < 4; i++) {
 		uint32_t target = create(8192), words[2048] = { 0 };
 		int right = 1;
@@ -204,6 +220,73 @@ static void blits(void)
 	free(pixels);
 }
 
+// Stores, of which each is a batch; only the last of each engine is waited for.
+static void stream(void)
+{
+	enum { BATCHES = 32 };
+	for (int i = 0; i < 4; i++) {
+		uint32_t target = create(4096), words[1024] = { 0 }, last = 0;
+		struct exec_object o = object(target, TARGET, OBJECT_WRITE);
+		int right = 1;
+		for (uint32_t n = 0; n < BATCHES; n++) {
+			uint64_t at = TARGET + 4 * n;
+			uint32_t batch[] = {
+				MI_STORE_DATA_IMM, (uint32_t)at, (uint32_t)(at >> 32), n + 1,
+				MI_BATCH_BUFFER_END, 0,
+			};
+			last = submit(engines[i].engine, &o, 1, batch, 6);
+		}
+		wait(last, 20);
+		get(target, words, sizeof words);
+		for (uint32_t n = 0; n < BATCHES; n++)
+			right &= words[n] == n + 1;
+		char line[32];
+		snprintf(line, sizeof line, "stream %s", engines[i].name);
+		check(line, right);
+	}
+}
+
+// Waits until the driver has ended a batch that does not end, and looks whom it blames.
+static void hangs(const char *what, int engine, struct exec_object *others, int count, const uint32_t *batch, int dwords)
+{
+	struct reset_stats stats = { 0 };
+	char line[64];
+	wait(submit(engines[engine].engine, others, count, batch, dwords), 120);
+	must(again(GET_RESET_STATS, &stats), "GET_RESET_STATS");
+	snprintf(line, sizeof line, "%s %s ended", what, engines[engine].name);
+	check(line, stats.active == 1);
+}
+
+static void loop(void)
+{
+	uint32_t batch[] = { MI_BATCH_BUFFER_START, (uint32_t)BATCH, BATCH >> 32, MI_BATCH_BUFFER_END };
+	hangs("loop", 2, NULL, 0, batch, 4);
+}
+
+// A batch that calls another, which is in its second page, as often as fits.
+static void lengthy(void)
+{
+	uint32_t target = create(BYTES), batch[2048] = { 0 };
+	struct exec_object o = object(target, TARGET, OBJECT_WRITE);
+	int n = 0;
+	for (; n + 4 < 1024; n += 3) {
+		uint32_t call[] = {
+			MI_BATCH_BUFFER_START | SECOND_LEVEL, (uint32_t)BATCH + 4096, BATCH >> 32,
+		};
+		memcpy(batch + n, call, sizeof call);
+	}
+	batch[n] = MI_BATCH_BUFFER_END;
+	for (n = 1024; n + 8 < 2048; n += 7) {
+		uint32_t fill[] = {
+			XY_COLOR_BLT_32, DEPTH_32 | ROP_FILL | PITCH, 0, HEIGHT << 16 | WIDTH,
+			(uint32_t)TARGET, TARGET >> 32, n,
+		};
+		memcpy(batch + n, fill, sizeof fill);
+	}
+	batch[n] = MI_BATCH_BUFFER_END;
+	hangs("long", 2, &o, 1, batch, 2048);
+}
+
 int main(int argc, char **argv)
 {
 	int id = 0;
@@ -213,11 +296,12 @@ int main(int argc, char **argv)
 	must(fd, "open");
 	must(again(GETPARAM, &g), "GETPARAM");
 	printf("chipset %#x\n", id);
-	static const struct { const char *name; void (*run)(void); } parts[] = {
-		{ "stores", stores }, { "blits", blits },
+	static const struct { const char *name; void (*run)(void); int usual; } parts[] = {
+		{ "stores", stores, 1 }, { "blits", blits, 1 }, { "stream", stream, 0 },
+		{ "loop", loop, 0 }, { "long", lengthy, 0 },
 	};
 	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-		int named = argc <= 2;
+		int named = argc <= 2 && parts[i].usual;
 		for (int a = 2; a < argc; a++)
 			named |= !strcmp(argv[a], parts[i].name);
 		if (named)

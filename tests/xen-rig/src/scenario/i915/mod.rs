@@ -1,16 +1,20 @@
 //! Stock Debian guests whose unmodified i915 binds to `mgpu serve`: what their scenarios have in common, from the guest's
 //! image and its steps (`linux/i915`) to what is judged of any of them.
 
+mod hang;
 mod pvh;
 
 use std::fs;
+use std::time::Duration;
 
+pub(super) use self::hang::I915Hang;
 pub(super) use self::pvh::I915Pvh;
-use super::Checks;
+use super::{Checks, Run};
 use crate::cpio::Tree;
 use crate::error::{At as _, Result};
 use crate::kit::Kit;
 use crate::linux::{Kind, Linux};
+use crate::qemu::Machine;
 
 const INIT: &str = include_str!("../../../linux/i915");
 
@@ -39,6 +43,33 @@ fn install(kit: &Kit, files: &mut Tree, kind: Kind, steps: &str) -> Result<()> {
     let work = fs::read(&work).at(&work)?;
     let extra = [("bin/i915-work", 0o755, work.as_slice()), ("steps", 0o644, steps.as_bytes())];
     kit.install_linux(files, kind, Linux { init: INIT, modules: MODULES, files: &extra })
+}
+
+/// The machine for one such guest.
+fn machine() -> Machine {
+    Machine { memory: 1536, dom0_memory: 768, timeout: Duration::from_secs(420), ..Machine::default() }
+}
+
+/// What dom0 does with a PVH guest, with more on its command line, that mgpu serves with these options, until the guest has come
+/// to its end.
+fn script(boot: &str, options: &str) -> String {
+    format!(
+        "linux stock 320 {PVH_BOOT} {boot}\n\
+         background server mgpu serve --domid $DOMID --pci-root {options}\n\
+         ready server 20 serving\n\
+         xl unpause stock || say FAILED xl unpause\n\
+         ended stock 300 server\n\
+         finish server 10 TERM\n\
+         record destroy xl destroy stock\n"
+    )
+}
+
+/// What that script recorded ended well; the guest's log, and what mgpu said.
+fn recorded(run: &Run, checks: &mut Checks) -> (String, String) {
+    for command in ["server", "destroy"] {
+        checks.succeeded(run, command);
+    }
+    (run.text("guest-stock.log"), run.text("server.out"))
 }
 
 /// What the guest said after these words.
@@ -72,14 +103,24 @@ fn complaint<'a>(log: &'a str, expected: &[&str]) -> Option<&'a str> {
     })
 }
 
-/// What came of all parts of the guest's work that its steps called `name`.
-fn worked(log: &str, name: &str, checks: &mut Checks) {
+/// Parts of the guest's work.
+const STORES: &[&str] = &["store RCS", "store VCS", "store BCS", "store VECS"];
+const BLITS: &[&str] = &["fill BCS", "copy BCS"];
+
+/// What came of these parts of the guest's work that its steps called `name`.
+fn did(log: &str, name: &str, parts: &[&str], checks: &mut Checks) {
     let said = |text: &str| said(log, &format!("{name} {text} "));
-    checks.equal(&format!("{name}: the program finds the GPU"), said("chipset"), Some("0x1616"));
-    for part in ["store RCS", "store VCS", "store BCS", "store VECS", "fill BCS", "copy BCS"] {
+    for part in parts {
         checks.equal(&format!("{name}: {part} is right"), said(part), Some("ok"));
     }
     checks.equal(&format!("{name}: all work is done"), said("work"), Some("done"));
+}
+
+/// What came of all of it.
+fn worked(log: &str, name: &str, checks: &mut Checks) {
+    let chipset = said(log, &format!("{name} chipset "));
+    checks.equal(&format!("{name}: the program finds the GPU"), chipset, Some("0x1616"));
+    did(log, name, &[STORES, BLITS].concat(), checks);
 }
 
 /// The guest's work ends by interrupts: at least so many.

@@ -1,8 +1,6 @@
 //! The stock i915 of a PVH guest binds, and runs work on every engine of its vGPU.
 
-use std::time::Duration;
-
-use super::{Checks, PVH_BOOT, bound, figure, install, interrupted, none, worked};
+use super::{Checks, bound, figure, install, interrupted, machine, none, recorded, script, worked};
 use crate::cpio::Tree;
 use crate::error::Result;
 use crate::kit::Kit;
@@ -30,31 +28,20 @@ impl Scenario for I915Pvh {
     }
 
     fn machine(&self) -> Machine {
-        Machine { memory: 1536, dom0_memory: 768, timeout: Duration::from_secs(420), ..Machine::default() }
+        machine()
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
         install(kit, files, Kind::Pvh, "work first\n")?;
-        Ok(format!(
-            "linux stock 320 {PVH_BOOT}\n\
-             background server mgpu serve --domid $DOMID --pci-root --type {TYPE}\n\
-             ready server 20 serving\n\
-             xl unpause stock || say FAILED xl unpause\n\
-             ended stock 300 server\n\
-             finish server 10 TERM\n\
-             record destroy xl destroy stock\n"
-        ))
+        Ok(script("", &format!("--type {TYPE}")))
     }
 
     fn judge(&self, _kit: &Kit, run: &Run, checks: &mut Checks) -> Result<()> {
-        for command in ["server", "destroy"] {
-            checks.succeeded(run, command);
-        }
-        let log = run.text("guest-stock.log");
+        let (log, out) = recorded(run, checks);
         bound(&log, &[], checks);
         worked(&log, "first", checks);
         interrupted(&log, 40, checks);
-        served(&run.text("server.out"), checks);
+        served(&out, checks);
         Ok(())
     }
 }

@@ -1,14 +1,23 @@
-//! XenStore over a stream of bytes: the few requests that two ends of a channel need to find each other.
+//! XenStore over a stream of bytes: the few requests that two ends of a channel need to find each other, and to know when the
+//! other's domain has gone.
 //!
-//! One request at a time. What the store answers is checked; watches are not asked for, and events of somebody else's are
-//! passed over.
+//! One request at a time. What the store answers is checked. Events of watches that come before an answer are kept, each
+//! watch's once: an event says that something has changed, and who wants to know what has to look.
 
+#[cfg(test)]
+pub(crate) mod naive;
+mod watch;
+
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 
 use xen_ioreq::abi::xs_wire::*;
 use xen_ioreq::linux::{OpenError, Xenbus};
 use xen_ioreq::{DomId, Errno};
 use zerocopy::{FromZeros, IntoBytes};
+
+pub(crate) use watch::RELEASE;
+pub use watch::{DomainWatch, PeerWatch};
 
 /// How often a transaction is tried again that met another one.
 const TRIES: u32 = 1000;
@@ -85,6 +94,8 @@ impl Transaction {
 pub struct Store<T> {
     stream: T,
     next: u32,
+    /// Tokens of watches that have fired and were not taken yet.
+    fired: BTreeSet<String>,
 }
 
 impl Store<Xenbus> {
@@ -97,10 +108,23 @@ impl Store<Xenbus> {
     }
 }
 
+impl StoreError {
+    /// The number of what the kernel or the store said; EIO where neither said one.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::Refused { errno, .. } => *errno,
+            Self::Io(e) => e.raw_os_error().map_or(Errno::EIO, Errno),
+            Self::Open(_) | Self::Protocol { .. } | Self::Unsendable(_) | Self::NotANumber { .. } => {
+                Errno::EIO
+            }
+        }
+    }
+}
+
 impl<T: Read + Write> Store<T> {
     /// Over a stream that speaks the wire protocol.
     pub fn over(stream: T) -> Self {
-        Self { stream, next: 1 }
+        Self { stream, next: 1, fired: BTreeSet::new() }
     }
 
     /// The value of a node.
@@ -127,6 +151,30 @@ impl<T: Read + Write> Store<T> {
     /// [`StoreError::Refused`]: EACCES, ENOSPC; [`StoreError::Unsendable`].
     pub fn write(&mut self, tx: Transaction, path: &str, value: &[u8]) -> Result<(), StoreError> {
         self.request(XS_WRITE, tx, path, &[nul_ended(path)?.as_slice(), value]).map(drop)
+    }
+
+    /// Whether there is such a domain, and it is not on its way out. One that has shut down but is kept is there.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], [`StoreError::Protocol`].
+    pub fn is_introduced(&mut self, domid: DomId) -> Result<bool, StoreError> {
+        let number = domid.0.to_string();
+        let what = format!("domain {number}");
+        let answer = self.request(
+            XS_IS_DOMAIN_INTRODUCED,
+            Transaction::NONE,
+            &what,
+            &[nul_ended(&number)?.as_slice()],
+        )?;
+        match answer.as_slice() {
+            b"T\0" | b"T" => Ok(true),
+            b"F\0" | b"F" => Ok(false),
+            other => Err(StoreError::Protocol {
+                asked: XS_IS_DOMAIN_INTRODUCED,
+                kind: XS_IS_DOMAIN_INTRODUCED,
+                len: u32::try_from(other.len()).unwrap_or(u32::MAX),
+            }),
+        }
     }
 
     /// Removes a node and all below it.
@@ -210,21 +258,36 @@ impl<T: Read + Write> Store<T> {
         self.stream.write_all(&[head.as_bytes(), &payload].concat())?;
         self.stream.flush()?;
         loop {
-            let mut head = xsd_sockmsg::new_zeroed();
-            self.stream.read_exact(head.as_mut_bytes())?;
+            let Message { head, payload } = self.receive(kind)?;
             let protocol = || StoreError::Protocol { asked: kind, kind: head.r#type, len: head.len };
-            let len = usize::try_from(head.len).ok().filter(|n| *n <= XENSTORE_PAYLOAD_MAX);
-            let mut answer = vec![0; len.ok_or_else(protocol)?];
-            self.stream.read_exact(&mut answer)?;
             match head.r#type {
-                XS_WATCH_EVENT => {}
+                XS_WATCH_EVENT => self.note(kind, head, &payload)?,
                 _ if head.req_id != id => return Err(protocol()),
-                XS_ERROR => return Err(StoreError::Refused { path: path.to_owned(), errno: errno(&answer) }),
-                same if same == kind => return Ok(answer),
+                XS_ERROR => {
+                    return Err(StoreError::Refused { path: path.to_owned(), errno: errno(&payload) });
+                }
+                same if same == kind => return Ok(payload),
                 _ => return Err(protocol()),
             }
         }
     }
+
+    /// One message, whatever it is. `asked`: what this waits for an answer to.
+    fn receive(&mut self, asked: u32) -> Result<Message, StoreError> {
+        let mut head = xsd_sockmsg::new_zeroed();
+        self.stream.read_exact(head.as_mut_bytes())?;
+        let len = usize::try_from(head.len).ok().filter(|n| *n <= XENSTORE_PAYLOAD_MAX);
+        let protocol = StoreError::Protocol { asked, kind: head.r#type, len: head.len };
+        let mut payload = vec![0; len.ok_or(protocol)?];
+        self.stream.read_exact(&mut payload)?;
+        Ok(Message { head, payload })
+    }
+}
+
+/// What the store sends.
+struct Message {
+    head: xsd_sockmsg,
+    payload: Vec<u8>,
 }
 
 /// The error of this name.

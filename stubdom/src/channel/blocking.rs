@@ -1,5 +1,6 @@
 //! A channel for a thread that waits for nothing else.
 
+use std::fmt;
 use std::io;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -7,14 +8,28 @@ use xen_ioreq::Errno;
 use xen_ioreq::seam::EventChannels;
 
 use super::{Channel, ChannelError};
+use crate::xenstore::PeerWatch;
 
 /// The operations of a [`Channel`], which wait until they can go on. None ends in [`ChannelError::WouldBlock`].
-#[derive(Debug)]
-pub struct Blocking<'a, E: EventChannels>(&'a mut Channel<E>);
+pub struct Blocking<'a, E: EventChannels> {
+    channel: &'a mut Channel<E>,
+    watch: Option<&'a mut dyn PeerWatch>,
+}
 
 impl<'a, E: EventChannels> Blocking<'a, E> {
     pub(super) fn new(channel: &'a mut Channel<E>) -> Self {
-        Self(channel)
+        Self { channel, watch: None }
+    }
+
+    /// Notices, too, that the peer's domain goes. Without it an operation waits for a peer that was destroyed for ever.
+    #[must_use]
+    pub fn watching(self, watch: &'a mut dyn PeerWatch) -> Self {
+        Self { watch: Some(watch), ..self }
+    }
+
+    /// The channel.
+    pub fn channel(&self) -> &Channel<E> {
+        self.channel
     }
 
     /// As [`Channel::read`].
@@ -56,9 +71,19 @@ impl<'a, E: EventChannels> Blocking<'a, E> {
     /// Waits until the peer has done something, or has gone.
     ///
     /// # Errors
-    /// [`ChannelError::Events`].
+    /// [`ChannelError::Events`], [`ChannelError::Watch`].
     pub fn wait(&mut self) -> Result<(), ChannelError> {
-        wait(self.0)
+        let mut fds = vec![PollFd::from_borrowed_fd(self.channel.events.pollable(), PollFlags::IN)];
+        fds.extend(self.watch.iter().map(|w| PollFd::from_borrowed_fd(w.pollable(), PollFlags::IN)));
+        rustix::io::retry_on_intr(|| poll(&mut fds, None))
+            .map_err(|e| ChannelError::Events(Errno::from(e)))?;
+        let news = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+        if let Some(watch) = self.watch.as_mut().filter(|_| news)
+            && watch.has_gone().map_err(|e| ChannelError::Watch(e.errno()))?
+        {
+            self.channel.peer_died();
+        }
+        self.channel.acknowledge()
     }
 
     fn until<R>(
@@ -66,18 +91,12 @@ impl<'a, E: EventChannels> Blocking<'a, E> {
         mut work: impl FnMut(&mut Channel<E>) -> Result<R, ChannelError>,
     ) -> Result<R, ChannelError> {
         loop {
-            match work(self.0) {
-                Err(ChannelError::WouldBlock) => wait(self.0)?,
+            match work(self.channel) {
+                Err(ChannelError::WouldBlock) => self.wait()?,
                 done => return done,
             }
         }
     }
-}
-
-fn wait<E: EventChannels>(channel: &Channel<E>) -> Result<(), ChannelError> {
-    let mut fds = [PollFd::from_borrowed_fd(channel.events.pollable(), PollFlags::IN)];
-    rustix::io::retry_on_intr(|| poll(&mut fds, None)).map_err(|e| ChannelError::Events(Errno::from(e)))?;
-    channel.acknowledge()
 }
 
 impl<E: EventChannels> io::Read for Blocking<'_, E> {
@@ -96,5 +115,11 @@ impl<E: EventChannels> io::Write for Blocking<'_, E> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl<E: EventChannels + fmt::Debug> fmt::Debug for Blocking<'_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Blocking").field("channel", &self.channel).finish_non_exhaustive()
     }
 }

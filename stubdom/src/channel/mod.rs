@@ -67,6 +67,9 @@ pub enum ChannelError {
     /// the event channel fails
     #[error("the event channel of the channel: {0}")]
     Events(Errno),
+    /// the watch of the peer's domain fails
+    #[error("the watch of the peer's domain: {0}")]
+    Watch(Errno),
 }
 
 impl From<ChannelError> for io::Error {
@@ -76,7 +79,7 @@ impl From<ChannelError> for io::Error {
             ChannelError::Closed => io::ErrorKind::BrokenPipe,
             ChannelError::Protocol => io::ErrorKind::InvalidData,
             ChannelError::TooLong { .. } => io::ErrorKind::InvalidInput,
-            ChannelError::Events(errno) => return errno.into(),
+            ChannelError::Events(errno) | ChannelError::Watch(errno) => return errno.into(),
         };
         Self::new(kind, error)
     }
@@ -94,7 +97,8 @@ pub enum Role {
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// No client has come yet. What is written waits for it.
+    /// No client has come yet, or the last one has left a server that [outlives](Channel::outlive_clients) it. What is written
+    /// waits for the next.
     Awaited,
     /// It is there.
     Connected,
@@ -113,6 +117,10 @@ pub struct Channel<E: EventChannels> {
     port: Port,
     /// The peer has not kept to the protocol.
     broken: bool,
+    /// The peer's domain has gone.
+    dead: bool,
+    /// A server that takes one client after the other.
+    outlives: bool,
     memory: Memory,
 }
 
@@ -133,19 +141,33 @@ impl<E: EventChannels> Channel<E> {
     }
 
     /// Who is at the other end. Of a peer that died with its whole domain, and had not granted revokably, nothing tells but
-    /// XenStore.
+    /// XenStore: [`peer_died`](Self::peer_died), [`Blocking::watching`].
     pub fn peer(&self) -> Peer {
         let (at, not_yet) = match self.role {
             Role::Server => (CLI_LIVE, Peer::Awaited),
             Role::Client => (SRV_LIVE, Peer::Connected),
         };
         match self.page.u8(at).load(Ordering::Acquire) {
-            _ if self.broken => Peer::Gone,
+            _ if self.broken || self.dead => Peer::Gone,
+            GONE if self.outlives => Peer::Awaited,
             GONE => Peer::Gone,
             NOT_YET => not_yet,
             TAKEN_BACK if self.taken_back() => Peer::Gone,
             _ => Peer::Connected,
         }
+    }
+
+    /// Takes note that the peer's whole domain has gone, which no page and no event tells. What it had written can still be read.
+    pub fn peer_died(&mut self) {
+        self.dead = true;
+    }
+
+    /// Has a server stay when its client leaves, for the next one of the same domain, or (`false`) not any more:
+    /// libxenvchan's `server_persist`. The rings go on where they are, so that what the last one has not read the next one
+    /// reads, and a packet that the last one began to write in pieces is one that never ends: what is sent has to say where
+    /// it begins. A client has one server, and nothing changes for it.
+    pub fn outlive_clients(&mut self, outlives: bool) {
+        self.outlives = outlives && self.role == Role::Server;
     }
 
     /// Reads what is there, at most as much as `out` holds: one byte or more, unless `out` is empty.

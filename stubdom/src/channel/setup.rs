@@ -21,7 +21,7 @@ use crate::grants::{
 };
 use crate::shared::SharedBytes;
 use crate::sync::atomic::Ordering;
-use crate::xenstore::{Permission, Store, StoreError, Transaction};
+use crate::xenstore::{Permission, RELEASE, Store, StoreError, Transaction};
 
 /// Why there is no channel.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +46,21 @@ pub enum SetupError {
     /// the store does not do what it is asked for
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl SetupError {
+    /// Whether it is about a server that is not there, or not any more, and may be over when one comes.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Gone | Self::Grant(GrantError::Map { .. } | GrantError::Refused { .. }) => true,
+            // Nothing is bound there, or it is for somebody else.
+            Self::Events { errno, .. } => [Errno::EINVAL, Errno::EPERM, Errno::ESRCH].contains(errno),
+            // Not written, not for us yet, or somebody else's attempt at it.
+            Self::Store(StoreError::Refused { errno, .. }) => [Errno::ENOENT, Errno::EACCES].contains(errno),
+            Self::Store(StoreError::NotANumber { .. }) => true,
+            Self::Store(_) | Self::Layout(_) | Self::Grant(_) => false,
+        }
+    }
 }
 
 /// How large the rings are to be, at least; in bytes, at most [`MAX_RING`](super::MAX_RING) each.
@@ -89,6 +104,53 @@ impl Address {
                 store.set_permissions(tx, path, &permissions)
             })
         })?)
+    }
+
+    /// Takes what was written below `path` away again, so that no client finds a server that has gone; one that is not there
+    /// is none.
+    ///
+    /// # Errors
+    /// [`SetupError::Store`].
+    pub fn withdraw<T: Read + Write>(store: &mut Store<T>, path: &str) -> Result<(), SetupError> {
+        Ok(store.transact(|store, tx| {
+            ["ring-ref", "event-channel"].iter().try_for_each(|name| {
+                match store.remove(tx, &format!("{path}/{name}")) {
+                    Err(StoreError::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
+                    other => other,
+                }
+            })
+        })?)
+    }
+
+    /// Waits for a server of domain `server` at `path`, and does `connect`, until that is done: a server that is not there yet, or
+    /// that has left only its address, is waited for. The store's connection is for this alone meanwhile.
+    ///
+    /// # Errors
+    /// [`SetupError::Gone`]: the server's domain has gone, as far as this one is told of that. [`SetupError::Store`]. Others that
+    /// `connect` has, which waiting does not help.
+    pub fn wait<T: Read + Write, R>(
+        store: &mut Store<T>,
+        path: &str,
+        server: DomId,
+        mut connect: impl FnMut(Self) -> Result<R, SetupError>,
+    ) -> Result<R, SetupError> {
+        const PLACES: &str = "server";
+        const DEATHS: &str = "deaths";
+        store.watch(path, PLACES)?;
+        store.watch(RELEASE, DEATHS)?;
+        let done = loop {
+            // What changes after this fires again.
+            store.wait()?;
+            match Self::find(store, path, server).and_then(&mut connect) {
+                Err(e) if !e.may_pass() => break Err(e),
+                Err(_) if !store.is_introduced(server)? => break Err(SetupError::Gone),
+                Err(_) => {}
+                done => break done,
+            }
+        };
+        store.unwatch(path, PLACES)?;
+        store.unwatch(RELEASE, DEATHS)?;
+        done
     }
 
     /// Reads what a server has written below `path`. The server's domain is what the caller knows, not what it is told.
@@ -225,7 +287,18 @@ impl<E: EventChannels> Channel<E> {
         page.write(0, head.as_bytes());
         let (reads, writes) = ends(&page, Role::Server, (left, right), &head)?;
         let memory = memory(pages);
-        let channel = Self { role: Role::Server, page, reads, writes, events, port, broken: false, memory };
+        let channel = Self {
+            role: Role::Server,
+            page,
+            reads,
+            writes,
+            events,
+            port,
+            broken: false,
+            dead: false,
+            outlives: false,
+            memory,
+        };
         Ok((channel, Address { server: me, page: first, port }))
     }
 
@@ -295,7 +368,18 @@ impl<E: EventChannels> Channel<E> {
         let (reads, writes) = ends(&page, Role::Client, (left, right), &head)?;
         page.u8(CLI_LIVE).store(THERE, Ordering::Release);
         let memory = memory(mappings);
-        let channel = Self { role: Role::Client, page, reads, writes, events, port, broken: false, memory };
+        let channel = Self {
+            role: Role::Client,
+            page,
+            reads,
+            writes,
+            events,
+            port,
+            broken: false,
+            dead: false,
+            outlives: false,
+            memory,
+        };
         // The server is told when the client is there, and tells when there is something.
         channel.notify().ask(VCHAN_NOTIFY_WRITE);
         channel.events.notify(port).map_err(|errno| SetupError::Events { peer, errno })?;

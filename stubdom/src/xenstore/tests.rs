@@ -1,88 +1,22 @@
-//! Against a store that keeps its nodes in a map and answers as xenstored does.
+//! Against a naive store.
 
-use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::naive::{Manners, Naive, Nodes};
 use super::*;
 
-/// What the naive store does beside what it should.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Manners {
-    Good,
-    /// An event comes before each answer.
-    Events,
-    /// So many transactions meet others.
-    Busy(u32),
-    /// Answers have this number, type and length.
-    Wrong([u32; 3]),
-}
-
-type Nodes = BTreeMap<String, (Vec<u8>, String)>;
-
-fn store(manners: Manners, mut nodes: Nodes) -> (Store<UnixStream>, JoinHandle<Nodes>) {
-    let (ours, mut theirs) = UnixStream::pair().expect("a socket");
-    let serves = std::thread::spawn(move || {
-        let (mut inside, mut busy) = (None, if let Manners::Busy(n) = manners { n } else { 0 });
-        loop {
-            let mut head = xsd_sockmsg::default();
-            if theirs.read_exact(head.as_mut_bytes()).is_err() {
-                return nodes;
-            }
-            let mut payload = vec![0; head.len as usize];
-            theirs.read_exact(&mut payload).expect("a payload");
-            let mut parts = payload.splitn(2, |b| *b == 0);
-            let path = String::from_utf8(parts.next().expect("a path").to_vec()).expect("UTF-8");
-            let rest = parts.next().unwrap_or_default().to_vec();
-            let answer: Result<Vec<u8>, &str> = match head.r#type {
-                XS_READ => nodes.get(&path).map(|(value, _)| value.clone()).ok_or("ENOENT"),
-                XS_WRITE => {
-                    nodes.entry(path).or_default().0 = rest;
-                    Ok(b"OK\0".to_vec())
-                }
-                XS_RM => nodes.remove(&path).map(|_| b"OK\0".to_vec()).ok_or("ENOENT"),
-                XS_SET_PERMS => {
-                    let text = String::from_utf8(rest).expect("UTF-8").replace('\0', " ");
-                    nodes.get_mut(&path).map(|n| n.1 = text).map(|()| b"OK\0".to_vec()).ok_or("ESTRANGE")
-                }
-                XS_TRANSACTION_START => {
-                    inside = Some(nodes.clone());
-                    Ok(b"7\0".to_vec())
-                }
-                XS_TRANSACTION_END => {
-                    assert_eq!(head.tx_id, 7);
-                    let before = inside.take().expect("a transaction");
-                    if path == "F" {
-                        nodes = before;
-                        Ok(b"OK\0".to_vec())
-                    } else if busy > 0 {
-                        (nodes, busy) = (before, busy - 1);
-                        Err("EAGAIN")
-                    } else {
-                        Ok(b"OK\0".to_vec())
-                    }
-                }
-                _ => Err("ENOSYS"),
-            };
-            let (kind, bytes) = match answer {
-                Ok(bytes) => (head.r#type, bytes),
-                Err(name) => (XS_ERROR, format!("{name}\0").into_bytes()),
-            };
-            let mut say = |head: xsd_sockmsg, bytes: &[u8]| {
-                let _ = theirs.write_all(&[head.as_bytes(), bytes].concat());
-            };
-            let len = u32::try_from(bytes.len()).expect("short");
-            if manners == Manners::Events {
-                say(xsd_sockmsg { r#type: XS_WATCH_EVENT, req_id: 0, tx_id: 0, len: 4 }, b"a\0b\0");
-            }
-            if let Manners::Wrong([add, kind, len]) = manners {
-                say(xsd_sockmsg { r#type: kind, req_id: head.req_id + add, tx_id: 0, len }, &bytes);
-            } else {
-                say(xsd_sockmsg { r#type: kind, req_id: head.req_id, tx_id: head.tx_id, len }, &bytes);
-            }
-        }
+/// A store with these nodes, a connection to it, and the thread that serves that.
+fn store(manners: Manners, nodes: Nodes) -> (Store<UnixStream>, JoinHandle<Nodes>) {
+    let naive = Naive::new(nodes, &[DomId(0), DomId(3)]);
+    let (store, serves) = naive.connect(manners);
+    let ends = std::thread::spawn(move || {
+        serves.join().expect("no panic");
+        naive.nodes()
     });
-    (Store::over(ours), serves)
+    (store, ends)
 }
 
 const NONE: Transaction = Transaction::NONE;
@@ -161,4 +95,57 @@ fn a_store_that_goes_away_is_an_error() {
     let (ours, theirs) = UnixStream::pair().expect("a socket");
     drop(theirs);
     assert!(matches!(Store::over(ours).read(NONE, "a"), Err(StoreError::Io(_))));
+}
+
+#[test]
+fn a_watch_fires_at_once_and_at_each_change_below_and_however_often_that_was_it_is_told_once() {
+    let naive = Naive::new(Nodes::new(), &[]);
+    let (mut store, serves) = naive.connect(Manners::Good);
+    store.watch("a", "first").expect("watched");
+    assert_eq!(store.wait().expect("fires"), "first");
+    for i in 0..50 {
+        naive.write(&format!("a/{i}"), "x");
+    }
+    naive.write("ab", "not below");
+    store.watch("c", "second").expect("watched, and events of the first wait meanwhile");
+    assert_eq!(store.fired().expect("both"), ["first", "second"]);
+    assert_eq!(store.fired().expect("no more"), [""; 0]);
+    naive.write("a", "x");
+    store.unwatch("a", "first").expect("it was there");
+    assert_eq!(store.fired().expect("forgotten"), [""; 0]);
+    let error = store.unwatch("a", "first").expect_err("it was not there");
+    assert_eq!((refused(&error), error.errno()), (Some(Errno::ENOENT), Errno::ENOENT));
+    drop(store);
+    serves.join().expect("no panic");
+}
+
+#[test]
+fn a_domain_that_goes_is_known_to_have_gone_and_another_one_s_death_is_not_its() {
+    let naive = Naive::new(Nodes::new(), &[DomId(3), DomId(4)]);
+    let (store, serves) = naive.connect(Manners::Good);
+    let mut watch = DomainWatch::over(store, DomId(3)).expect("watched");
+    assert!(!watch.has_gone().expect("asked"));
+    naive.domain_goes(DomId(4));
+    assert!(!watch.has_gone().expect("asked"));
+    naive.domain_goes(DomId(3));
+    let mut fds = [PollFd::from_borrowed_fd(watch.pollable(), PollFlags::IN)];
+    assert_eq!(poll(&mut fds, None).expect("polls"), 1);
+    assert!(watch.has_gone().expect("asked") && watch.has_gone().expect("asked again"));
+    drop(watch);
+    serves.join().expect("no panic");
+}
+
+#[test]
+fn events_that_are_none_and_answers_without_a_question_are_errors() {
+    let say = |kind, payload: &[u8]| {
+        let (ours, mut theirs) = UnixStream::pair().expect("a socket");
+        let len = u32::try_from(payload.len()).expect("short");
+        let head = xsd_sockmsg { r#type: kind, req_id: 0, tx_id: 0, len };
+        theirs.write_all(&[head.as_bytes(), payload].concat()).expect("sent");
+        drop(theirs);
+        Store::over(ours).fired()
+    };
+    assert!(matches!(say(XS_WATCH_EVENT, b"path"), Err(StoreError::Protocol { kind: XS_WATCH_EVENT, .. })));
+    assert!(matches!(say(XS_READ, b"a\0b\0"), Err(StoreError::Protocol { kind: XS_READ, .. })));
+    assert!(matches!(say(XS_WATCH_EVENT, b"a\0b\0"), Err(StoreError::Io(_))), "then it ends");
 }

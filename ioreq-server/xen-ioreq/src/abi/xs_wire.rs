@@ -45,6 +45,8 @@ abi_consts! {
     XS_WATCH_EVENT: u32 = 15,
     /// The answer is an error, by name.
     XS_ERROR: u32 = 16,
+    /// Whether a domain is known and not on its way out: `T` or `F`.
+    XS_IS_DOMAIN_INTRODUCED: u32 = 17,
     /// Longest payload, in bytes.
     XENSTORE_PAYLOAD_MAX: usize = 4096,
     /// Longest absolute path, in bytes.

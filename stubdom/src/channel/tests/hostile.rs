@@ -183,7 +183,7 @@ fn a_peer_that_scribbles_all_the_time_ends_its_channel_and_no_other() {
                     Ok(())
                     | Err(ChannelError::WouldBlock | ChannelError::TooLong { .. } | ChannelError::Closed) => {
                     }
-                    Err(e @ ChannelError::Events(_)) => panic!("{e}"),
+                    Err(e @ (ChannelError::Events(_) | ChannelError::Watch(_))) => panic!("{e}"),
                 }
                 victim.acknowledge().expect("events");
                 if round % 100 == 0 {

@@ -1,5 +1,6 @@
 //! Both ends on the model hypervisor, and one end against a peer that writes what it likes.
 
+mod ends;
 mod hostile;
 mod pipe;
 mod revokable;

@@ -65,8 +65,16 @@ pub trait OwnMemory: Send + Sync {
 
     /// Address space without memory, for `host_addr` of grants to be mapped: a page of it must be touched only while a grant is
     /// mapped there. What is mapped there when it is dropped is unmapped. ENOMEM. EINVAL: none asked for. EOPNOTSUPP:
-    /// grants of this domain are mapped at guest physical addresses.
+    /// grants of this domain are mapped at guest physical addresses, see [`reserve_at`](Self::reserve_at).
     fn reserve(&self, pages: usize) -> Result<Mapping, Errno>;
+
+    /// The same for a translated (HVM, PVH) domain: a view of what is mapped at its frame numbers from `first` on, where the domain
+    /// has no memory. The `host_addr` of a grant is the guest physical address, not the view's. EBUSY: there is memory, or
+    /// another view. ENOMEM. EINVAL: none asked for, or no such numbers. EOPNOTSUPP: the domain is not translated.
+    fn reserve_at(&self, first: Gfn, pages: usize) -> Result<Mapping, Errno> {
+        let _ = (first, pages);
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// Maps frames of the own grant table, by the numbers that [`GrantTableOp::grant_table_frames`] gave. EINVAL: one is no such
     /// frame.

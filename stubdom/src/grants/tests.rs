@@ -1,15 +1,15 @@
 //! Both sides on the model hypervisor: what is granted, mapped, ended and taken back, and where the frames are.
 
-use mock_xen::{Config, DomainConfig, Fault, FaultPlan, Profile, Rule, Site, When};
+use mock_xen::{Config, Fault, FaultPlan, Profile, Rule, Site, When};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use xen_ioreq::PAGE_SIZE;
 use xen_ioreq::abi::grant_table::{
     GNTST_bad_gntref, GNTST_general_error, GNTST_no_space, GNTST_permission_denied,
 };
+use xen_ioreq::{Gfn, PAGE_SIZE, VcpuId};
 
 use super::*;
-use crate::testing::{DOM0, NOTHING, Pair};
+use crate::testing::{DOM0, MEMORY, NOTHING, Pair, WINDOW};
 
 fn byte(read: impl FnOnce(usize, &mut [u8]) -> Result<(), OutOfRange>, at: usize) -> u8 {
     let mut b = [0];
@@ -206,13 +206,74 @@ fn the_table_grows_as_far_as_it_may_and_references_are_used_again() {
 }
 
 #[test]
-fn a_translated_domain_has_no_address_space_to_map_into() {
-    let pair = Pair::new();
-    let hvm = pair.machine.create_domain(&DomainConfig::default()).expect("a domain");
-    let other = TableMapper::new(std::sync::Arc::new(pair.machine.caller(hvm).expect("a caller")));
-    let page = pair.granter.grant(hvm, 1, Prot::Read, NOTHING).expect("grants");
-    let error = other.map(pair.server, page.refs(), Prot::Read, NOTHING).expect_err("not here");
-    assert!(matches!(error, GrantError::Map { errno: Errno::EOPNOTSUPP, .. }));
+fn a_translated_domain_maps_at_its_free_frame_numbers_and_reads_what_its_cpu_reads_there() {
+    let pair = Pair::translated();
+    let free = pair.machine.free_frames();
+    let granted = pair.granter.grant(pair.client, 3, Prot::ReadWrite, NOTHING).expect("grants");
+    let mapping = pair.mapper.map(pair.server, granted.refs(), Prot::ReadWrite, NOTHING).expect("maps");
+    let second = pair.mapper.map(pair.server, granted.refs(), Prot::Read, NOTHING).expect("maps again");
+    granted.write(2 * PAGE_SIZE + 5, b"x").expect("inside");
+    assert_eq!(byte(|at, b| mapping.read(at, b), 2 * PAGE_SIZE + 5), b'x');
+    let cpu = pair.machine.vcpu(pair.client, VcpuId(0)).expect("a vCPU");
+    let mut seen = [0];
+    for first in [WINDOW.start, WINDOW.start + 3] {
+        cpu.read(Gfn(first + 2).addr() + 5, &mut seen).expect("a frame is there");
+        assert_eq!(&seen, b"x");
+    }
+    cpu.write(Gfn(WINDOW.start).addr(), b"y").expect("and it may be written");
+    assert_eq!(byte(|at, b| granted.read(at, b), 0), b'y');
+    drop(mapping);
+    let third = pair.mapper.map(pair.server, &granted.refs()[..2], Prot::Read, NOTHING).expect("maps");
+    cpu.read(Gfn(WINDOW.start).addr(), &mut seen).expect("where the first was");
+    assert_eq!(&seen, b"y");
+    pair.machine.assert_clean();
+    drop((second, third));
+    assert_eq!(granted.end().expect("nobody maps them"), Ended::Free);
+    assert_eq!(pair.machine.free_frames(), free);
+}
+
+#[test]
+fn what_a_translated_domain_has_mapped_is_switched_in_its_sight_and_in_its_cpu_s_when_it_is_revoked() {
+    let pair = Pair::translated();
+    let free = pair.machine.free_frames();
+    let granted = granter(&pair).grant_revokable(pair.client, 2, Prot::Read).expect("grants");
+    granted.write(PAGE_SIZE, b"x").expect("inside");
+    let mapping = mapper(&pair).map_revokable(pair.server, granted.refs(), Prot::Read, 0xee).expect("maps");
+    assert_eq!(byte(|at, b| mapping.read(at, b), PAGE_SIZE), b'x');
+    assert_eq!(granted.revoke(), Ok(()));
+    assert_eq!(byte(|at, b| mapping.read(at, b), PAGE_SIZE), 0xee);
+    let cpu = pair.machine.vcpu(pair.client, VcpuId(0)).expect("a vCPU");
+    let mut seen = [0];
+    cpu.read(Gfn(WINDOW.start + 1).addr(), &mut seen).expect("a frame is there");
+    assert_eq!(seen, [0xee]);
+    pair.machine.assert_clean();
+    drop(mapping);
+    assert_eq!(pair.machine.free_frames(), free);
+    pair.machine.assert_clean();
+}
+
+#[test]
+fn a_translated_domain_maps_neither_where_it_has_memory_nor_beyond_its_window_nor_without_one() {
+    let pair = Pair::translated();
+    let kernel = std::sync::Arc::new(pair.machine.caller(pair.client).expect("a caller"));
+    let granted = pair.granter.grant(pair.client, 2, Prot::Read, NOTHING).expect("grants");
+    let why = |mapper: &TableMapper<_>| {
+        let mapped = mapper.map(pair.server, granted.refs(), Prot::Read, NOTHING);
+        match mapped.expect_err("not here") {
+            GrantError::Map { errno, .. } => errno,
+            e => panic!("{e}"),
+        }
+    };
+    let at = |first, end| TableMapper::translated(kernel.clone(), Gfn(first)..Gfn(end));
+    assert_eq!(why(&TableMapper::new(kernel.clone())), Errno::EOPNOTSUPP);
+    assert_eq!(why(&at(MEMORY.end - 1, 100)), Errno::EBUSY, "its memory");
+    assert_eq!(why(&at(100, 101)), Errno::ENOSPC);
+    assert_eq!(why(&at(u64::MAX - 10, u64::MAX)), Errno::EINVAL);
+    let taken = pair.mapper.map(pair.server, granted.refs(), Prot::Read, NOTHING).expect("maps");
+    assert_eq!(why(&at(WINDOW.start - 1, WINDOW.start + 2)), Errno::EBUSY, "another one's window");
+    assert_eq!(why(&TableMapper::translated(pair.process.clone(), Gfn(0)..Gfn(9))), Errno::EOPNOTSUPP);
+    drop(taken);
+    pair.machine.assert_clean();
 }
 
 /// What the two sides do.
@@ -270,8 +331,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn frames_and_bytes_are_where_a_naive_book_says(acts in vec(act(), 1..80)) {
-        let pair = Pair::new();
+    fn frames_and_bytes_are_where_a_naive_book_says(acts in vec(act(), 1..80), translated in any::<bool>()) {
+        let pair = if translated { Pair::translated() } else { Pair::new() };
         let free = pair.machine.free_frames();
         // Index in `book`, which only grows.
         let mut grants: Vec<(usize, Either)> = Vec::new();
@@ -282,9 +343,9 @@ proptest! {
             match act {
                 Act::Grant { pages, revokable } => {
                     let grant = if revokable {
-                        Either::Revokable(granter(&pair).grant_revokable(DOM0, pages, Prot::ReadWrite).expect("grants"))
+                        Either::Revokable(granter(&pair).grant_revokable(pair.client, pages, Prot::ReadWrite).expect("grants"))
                     } else {
-                        Either::Plain(pair.granter.grant(DOM0, pages, Prot::ReadWrite, NOTHING).expect("grants"))
+                        Either::Plain(pair.granter.grant(pair.client, pages, Prot::ReadWrite, NOTHING).expect("grants"))
                     };
                     grants.push((book.len(), grant));
                     book.push(Naive { pages: pages as u64, value: 0, maps: 0, revokable, there: true, freed: false });

@@ -159,7 +159,14 @@ impl OwnMemory for Caller {
         if self.domain.hvm {
             return Err(Errno::EOPNOTSUPP);
         }
-        grant::reserve(&self.machine, &self.domain, &self.process, pages)
+        grant::reserve(&self.machine, &self.domain, &self.process, None, pages)
+    }
+
+    fn reserve_at(&self, first: Gfn, pages: usize) -> Result<Mapping, Errno> {
+        if !self.domain.hvm {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        grant::reserve(&self.machine, &self.domain, &self.process, Some(first), pages)
     }
 
     fn map_table(&self, frames: &[u64]) -> Result<Mapping, Errno> {

@@ -10,6 +10,7 @@ use xen_ioreq::{Errno, Gfn, Mfn, PAGE_SIZE};
 use crate::domain::Domain;
 use crate::foreign;
 use crate::frames::Hold;
+use crate::grant;
 use crate::history::Event;
 use crate::machine::Machine;
 use crate::process::{Held, Process};
@@ -76,15 +77,24 @@ impl OwnFrames {
                 return Err(e);
             }
         };
-        let gfns: Vec<Gfn> = frames.iter().map(|mfn| Gfn(mfn.0)).collect();
         let memory = Memory { machine: machine.clone(), domain: domain.clone(), gfns: Mutex::default() };
-        for (i, mfn) in frames.iter().enumerate() {
-            // A PV domain's frames have their machine numbers.
-            if let Err(e) = domain.put(Gfn(mfn.0), *mfn) {
-                give_back(frames.get(i..).unwrap_or(&[]), Hold::Allocation);
-                return Err(e);
+        let gfns = match domain.hvm {
+            true => {
+                grant::put_anywhere(domain, &frames).inspect_err(|_| give_back(&frames, Hold::Allocation))?
             }
-            memory.gfns.lock().push(Gfn(mfn.0));
+            // A PV domain's frames have their machine numbers.
+            false => frames.iter().map(|mfn| Gfn(mfn.0)).collect(),
+        };
+        if domain.hvm {
+            memory.gfns.lock().clone_from(&gfns);
+        } else {
+            for (i, (gfn, mfn)) in gfns.iter().zip(&frames).enumerate() {
+                if let Err(e) = domain.put(*gfn, *mfn) {
+                    give_back(frames.get(i..).unwrap_or(&[]), Hold::Allocation);
+                    return Err(e);
+                }
+                memory.gfns.lock().push(*gfn);
+            }
         }
         let memory = Arc::new(memory);
         process.keep(&memory);

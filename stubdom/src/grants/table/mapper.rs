@@ -1,6 +1,7 @@
 //! The side that maps: grants go into address space that is reserved for them, and out of it before it is given back.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,9 +9,10 @@ use xen_ioreq::abi::grant_table::*;
 use xen_ioreq::abi::revokable::{GNTTABOP_map_revokable, gnttab_map_revokable};
 use xen_ioreq::linux::UnmapNotify;
 use xen_ioreq::seam::{GrantTableOp, Mapping, MappingOwner, OwnMemory, Prot};
-use xen_ioreq::{DomId, Errno, GrantRef, PAGE_SIZE};
+use xen_ioreq::{DomId, Errno, Gfn, GrantRef, PAGE_SIZE};
 use zerocopy::IntoBytes;
 
+use super::window::{Taken, Window};
 use crate::grants::{GrantError, Mapper, PlainMapping, RevokableMapper, RevokableMapping};
 use crate::shared::SharedBytes;
 
@@ -18,14 +20,39 @@ use crate::shared::SharedBytes;
 pub struct TableMapper<H> {
     hypervisor: Arc<H>,
     revokable: bool,
+    /// Of a translated domain: where it maps.
+    window: Option<Arc<Window>>,
 }
 
 impl<H: GrantTableOp + OwnMemory + 'static> TableMapper<H> {
-    /// Asks the hypervisor what it has.
+    /// Asks the hypervisor what it has. For a PV domain: it maps at addresses of its own.
     pub fn new(hypervisor: Arc<H>) -> Self {
+        Self::with(hypervisor, None)
+    }
+
+    /// For a translated (HVM, PVH) domain, which maps at frame numbers. Those of `gfns` are for this alone, and the caller has put no
+    /// memory there: that would be lost to it.
+    pub fn translated(hypervisor: Arc<H>, gfns: Range<Gfn>) -> Self {
+        Self::with(hypervisor, Some(Arc::new(Window::new(gfns))))
+    }
+
+    fn with(hypervisor: Arc<H>, window: Option<Arc<Window>>) -> Self {
         // None of nothing: done where there is the operation at all.
         let revokable = hypervisor.grant_table_op(GNTTABOP_map_revokable, &mut [], 0).is_ok();
-        Self { hypervisor, revokable }
+        Self { hypervisor, revokable, window }
+    }
+
+    /// Where `pages` pages are mapped: a view of them, the address of the first for the hypervisor, and what keeps the numbers.
+    fn place(&self, pages: usize) -> Result<(Mapping, u64, Option<Taken>), Errno> {
+        let Some(window) = &self.window else {
+            let range = self.hypervisor.reserve(pages)?;
+            let at = range.base().as_ptr().addr() as u64;
+            return Ok((range, at, None));
+        };
+        let taken = window.take(pages)?;
+        let range = self.hypervisor.reserve_at(taken.first(), pages)?;
+        let at = taken.first().addr();
+        Ok((range, at, Some(taken)))
     }
 
     /// One hypercall for all; what was mapped of a batch that failed is unmapped with its range.
@@ -34,8 +61,8 @@ impl<H: GrantTableOp + OwnMemory + 'static> TableMapper<H> {
         let first = refs.first().copied().unwrap_or_default();
         let error = |errno| GrantError::Map { peer, pages: refs.len(), first, errno };
         let count = u32::try_from(refs.len()).map_err(|_| error(Errno::E2BIG))?;
-        let range = self.hypervisor.reserve(refs.len()).map_err(error)?;
-        let addresses = (0..refs.len()).map(|i| (range.base().as_ptr().addr() + i * PAGE_SIZE) as u64);
+        let (range, at, taken) = self.place(refs.len()).map_err(error)?;
+        let addresses = (0..refs.len()).map(|i| at + (i * PAGE_SIZE) as u64);
         let flags = GNTMAP_host_map | if prot == Prot::Read { GNTMAP_readonly } else { 0 };
         let mut ops: Vec<_> = refs
             .iter()
@@ -73,7 +100,7 @@ impl<H: GrantTableOp + OwnMemory + 'static> TableMapper<H> {
         }));
         let base = range.base();
         *mapped.held.get_mut().unwrap_or_else(PoisonError::into_inner) =
-            Some(Held { _range: range, _local: local.map(|(mapping, _)| mapping) });
+            Some(Held { _range: range, _local: local.map(|(mapping, _)| mapping), _taken: taken });
         let mapping = Mapping::new(base, refs.len(), Arc::new(mapped));
         done.map_err(error)?;
         match ops.iter().find(|op| op.status != GNTST_okay) {
@@ -88,13 +115,14 @@ struct Wanted<'a> {
     peer: DomId,
     refs: &'a [GrantRef],
     prot: Prot,
-    local: Option<(Mapping, Vec<xen_ioreq::Gfn>)>,
+    local: Option<(Mapping, Vec<Gfn>)>,
 }
 
-/// What goes when a mapping goes, after it.
+/// What goes when a mapping goes, after it, in this order.
 struct Held {
     _range: Mapping,
     _local: Option<Mapping>,
+    _taken: Option<Taken>,
 }
 
 /// The owner of a mapping.

@@ -4,6 +4,7 @@
 mod entries;
 mod granter;
 mod mapper;
+mod window;
 
 pub use granter::TableGranter;
 pub use mapper::TableMapper;

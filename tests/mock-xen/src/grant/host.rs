@@ -1,4 +1,5 @@
-//! Where a grant is mapped for the CPU: a guest physical address of a translated domain, a virtual one of a PV domain's.
+//! Where a grant is mapped for the CPU: a guest physical address of a translated domain, a virtual one of a PV domain's. What a
+//! translated domain has mapped in a range that its kernel reserved is seen there, too.
 
 use xen_ioreq::{Errno, Gfn, Mfn};
 
@@ -27,41 +28,47 @@ pub(super) fn place(machine: &Machine, mapper: &Domain, address: u64, shown: Sho
     if let Some(old) = mapper.put_as(gfn, shown.frame, ty(shown.readonly))? {
         machine.frames(|t| t.note(old, Event::Replaced { owner: mapper.id, gfn }));
     }
-    Ok(())
+    match space::find(mapper, address) {
+        Some((space, index)) => space.show(index, shown).inspect_err(|_| {
+            mapper.p2m.write().remove(gfn);
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Whether what is shown at an address is this.
 pub(super) fn shows(mapper: &Domain, address: u64, shown: Shown) -> bool {
-    if mapper.hvm {
-        mapper.p2m.read().get(Gfn::of_addr(address)) == Some((shown.frame, ty(shown.readonly)))
-    } else {
-        space::find(mapper, address).and_then(|(space, index)| space.shown(index)) == Some(shown)
+    let window = space::find(mapper, address).map(|(space, index)| space.shown(index) == Some(shown));
+    if !mapper.hvm {
+        return window == Some(true);
     }
+    let there = mapper.p2m.read().get(Gfn::of_addr(address));
+    there == Some((shown.frame, ty(shown.readonly))) && window != Some(false)
 }
 
 /// Takes away what is shown at an address.
 pub(super) fn remove(mapper: &Domain, address: u64, blank: Blank) {
     if mapper.hvm {
         mapper.p2m.write().remove(Gfn::of_addr(address));
-    } else if let Some((space, index)) = space::find(mapper, address) {
+    }
+    if let Some((space, index)) = space::find(mapper, address) {
         space.hide(index, blank);
     }
 }
 
 /// Shows another frame in the place of this one, in one step for who looks there. ENOMEM: the host does not map it.
 pub(super) fn switch(mapper: &Domain, address: u64, from: Shown, to: Mfn) -> Result<(), Errno> {
-    if !mapper.hvm {
-        let Some((space, index)) = space::find(mapper, address) else { return Ok(()) };
-        return if space.shown(index) == Some(from) {
-            space.show(index, Shown { frame: to, ..from })
-        } else {
-            Ok(())
-        };
+    if let Some((space, index)) = space::find(mapper, address)
+        && space.shown(index) == Some(from)
+    {
+        space.show(index, Shown { frame: to, ..from })?;
     }
-    let (gfn, mut p2m) = (Gfn::of_addr(address), mapper.p2m.write());
-    // Only what is still mapped there is switched.
-    if p2m.get(gfn) == Some((from.frame, ty(from.readonly))) {
-        p2m.set(gfn, to, ty(from.readonly));
+    if mapper.hvm {
+        let (gfn, mut p2m) = (Gfn::of_addr(address), mapper.p2m.write());
+        // Only what is still mapped there is switched.
+        if p2m.get(gfn) == Some((from.frame, ty(from.readonly))) {
+            p2m.set(gfn, to, ty(from.readonly));
+        }
     }
     Ok(())
 }

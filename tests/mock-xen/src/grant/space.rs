@@ -1,4 +1,5 @@
-//! Address space of a PV domain in which grants are mapped: ranges that a caller reserved, and what each page of them shows.
+//! Address space in which grants are mapped: ranges that a caller reserved, and what each page of them shows. A PV domain's addresses are
+//! those of the model's own process; a translated domain has them at guest physical addresses, of which a range is a window.
 //!
 //! A page is switched from one frame to another by one mapping over the other, so that who reads there sees the old frame or the
 //! new one and never a fault. A page without a mapping is inaccessible; with the end of its process or domain it reads as zeros.
@@ -11,10 +12,11 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use rustix::mm::{MapFlags, ProtFlags};
 use xen_ioreq::seam::{Mapping, MappingOwner};
-use xen_ioreq::{Errno, Mfn, PAGE_SIZE};
+use xen_ioreq::{Errno, Gfn, Mfn, PAGE_SIZE};
 
 use crate::domain::Domain;
 use crate::machine::Machine;
+use crate::p2m::{P2m, P2mType};
 use crate::process::{Held, Process};
 
 /// What a page shows.
@@ -30,6 +32,8 @@ pub(crate) struct Space {
     machine: Arc<Machine>,
     domain: Arc<Domain>,
     base: Base,
+    /// The domain's own address of the first page.
+    first: u64,
     pages: Mutex<Vec<Page>>,
 }
 
@@ -58,30 +62,81 @@ pub(super) enum Blank {
     Zeros,
 }
 
-/// Reserves `count` pages for `domain`. EINVAL: none. ENOMEM.
+/// Reserves `count` pages for `domain`; for a translated domain those of its address space from `at` on. EINVAL: none, or none that
+/// could be. EBUSY: there is something at `at`, or it is reserved. ENOMEM.
 pub(crate) fn reserve(
     machine: &Arc<Machine>,
     domain: &Arc<Domain>,
     process: &Arc<Process>,
+    at: Option<Gfn>,
     count: usize,
 ) -> Result<Mapping, Errno> {
     if count == 0 {
         return Err(Errno::EINVAL);
+    }
+    let end = at.map(|first| first.checked_add(count as u64).ok_or(Errno::EINVAL)).transpose()?;
+    if let (Some(first), Some(end)) = (at, end) {
+        if !P2m::addressable(Gfn(end.0 - 1)) {
+            return Err(Errno::EINVAL);
+        }
+        let p2m = domain.p2m.read();
+        if (first.0..end.0).any(|gfn| p2m.get(Gfn(gfn)).is_some()) {
+            return Err(Errno::EBUSY);
+        }
     }
     let len = count.checked_mul(PAGE_SIZE).ok_or(Errno::ENOMEM)?;
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
     // SAFETY: a fresh range at an address of the kernel's choice.
     let base = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::empty(), flags) };
     let base = NonNull::new(base.map_err(|_| Errno::ENOMEM)?.cast::<u8>()).ok_or(Errno::ENOMEM)?;
+    let first = at.map_or(base.as_ptr().addr() as u64, Gfn::addr);
     let space = Arc::new(Space {
         machine: machine.clone(),
         domain: domain.clone(),
         base: Base(base),
+        first,
         pages: Mutex::new(vec![Page::default(); count]),
     });
-    domain.grants.spaces.lock().insert(space.first(), Arc::downgrade(&space));
+    let mapping = Mapping::new(base, count, space.clone());
+    {
+        let mut spaces = domain.grants.spaces.lock();
+        if let Some(end) = end
+            && reserved(&spaces, first, end.addr())
+        {
+            drop(spaces);
+            return Err(Errno::EBUSY);
+        }
+        spaces.insert(first, Arc::downgrade(&space));
+    }
     process.keep(&space);
-    Ok(Mapping::new(base, count, space))
+    Ok(mapping)
+}
+
+/// Whether any page of `first .. end` is in a range that has not been released.
+fn reserved(spaces: &BTreeMap<u64, Weak<Space>>, first: u64, end: u64) -> bool {
+    let below = spaces.range(..end).rev().filter_map(|(_, space)| space.upgrade());
+    below.take_while(|space| space.first + space.bytes() > first).next().is_some()
+}
+
+/// Puts frames of a translated domain's own at its lowest numbers at which nothing is and no range is reserved. ENOMEM: not enough such
+/// numbers. ESRCH: the domain is dying. Either way nothing is put.
+pub(crate) fn put_anywhere(domain: &Domain, frames: &[Mfn]) -> Result<Vec<Gfn>, Errno> {
+    let spaces = domain.grants.spaces.lock();
+    let mut p2m = domain.p2m.write();
+    if domain.dying() {
+        return Err(Errno::ESRCH);
+    }
+    let free =
+        |gfn: &Gfn| p2m.get(*gfn).is_none() && !reserved(&spaces, gfn.addr(), gfn.addr() + PAGE_SIZE as u64);
+    let numbers = (0..).map(Gfn).take_while(|gfn| P2m::addressable(*gfn));
+    let gfns: Vec<Gfn> = numbers.filter(free).take(frames.len()).collect();
+    if gfns.len() < frames.len() {
+        return Err(Errno::ENOMEM);
+    }
+    for (gfn, mfn) in gfns.iter().zip(frames) {
+        p2m.set(*gfn, *mfn, P2mType::RamRw);
+    }
+    Ok(gfns)
 }
 
 /// The range of a domain in which an address lies, and the page.
@@ -95,8 +150,8 @@ pub(super) fn find(domain: &Domain, address: u64) -> Option<(Arc<Space>, usize)>
 }
 
 impl Space {
-    fn first(&self) -> u64 {
-        self.base.0.as_ptr().addr() as u64
+    fn bytes(&self) -> u64 {
+        (self.pages.lock().len() * PAGE_SIZE) as u64
     }
 
     fn at(&self, index: usize) -> *mut std::ffi::c_void {
@@ -173,8 +228,8 @@ unsafe impl MappingOwner for Space {
         };
         // Unless the kernel has given these addresses to a new range already.
         let mut spaces = self.domain.grants.spaces.lock();
-        if all && spaces.get(&self.first()).is_some_and(|s| std::ptr::eq(s.as_ptr(), self)) {
-            spaces.remove(&self.first());
+        if all && spaces.get(&self.first).is_some_and(|s| std::ptr::eq(s.as_ptr(), self)) {
+            spaces.remove(&self.first);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Shared pages by Linux's drivers, gntalloc and gntdev. Neither the drivers nor stock Xen can revoke.
 
+use std::os::fd::{AsFd, BorrowedFd};
+
 use xen_ioreq::linux::{Gntalloc, Gntdev, UnmapNotify};
 use xen_ioreq::seam::Prot;
 use xen_ioreq::{DomId, GrantRef};
@@ -18,6 +20,12 @@ impl LinuxGranter {
     /// [`GrantError::Open`].
     pub fn open() -> Result<Self, GrantError> {
         Ok(Self(Gntalloc::open()?))
+    }
+}
+
+impl AsFd for LinuxGranter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

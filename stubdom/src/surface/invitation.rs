@@ -1,8 +1,12 @@
-//! The shape of a shared picture, and what a viewer is told of it, as bytes from somebody who is not trusted.
+//! The shape of a shared picture, and what a viewer is told of it, as bytes from somebody who is not trusted: a message of a
+//! channel's, or nodes of XenStore.
 
-use xen_ioreq::{GrantRef, PAGE_SIZE};
+use std::io::{Read, Write};
+
+use xen_ioreq::{DomId, Errno, GrantRef, PAGE_SIZE};
 
 use super::SurfaceError;
+use crate::xenstore::{Permission, Store, StoreError, Transaction};
 
 /// Most pixels of a line, and most lines.
 const MOST: u32 = 16384;
@@ -10,6 +14,11 @@ const MOST: u32 = 16384;
 const PIXEL: u32 = 4;
 /// Words of an invitation before the references: a mark, width, height, stride.
 const HEAD: usize = 4;
+/// Bytes of a node: XenStore's messages have at most 4096, and its paths need some of them.
+const PIECE: usize = 2048;
+/// Nodes of the longest invitation.
+const PIECES: usize =
+    (HEAD * 4 + 4 * (1 + (MOST as usize * MOST as usize * 8).div_ceil(PAGE_SIZE))).div_ceil(PIECE);
 /// `Surf`.
 const MARK: u32 = u32::from_le_bytes(*b"Surf");
 
@@ -86,6 +95,57 @@ impl Invitation {
         [MARK, width, height, stride].into_iter().chain(refs).flat_map(u32::to_le_bytes).collect()
     }
 
+    /// Writes it below `path`, which `viewer` may read, in place of what was there; `me` is this domain.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn publish<T: Read + Write>(
+        &self,
+        store: &mut Store<T>,
+        path: &str,
+        me: DomId,
+        viewer: DomId,
+    ) -> Result<(), StoreError> {
+        let (bytes, permissions) = (self.to_bytes(), [Permission::Owner(me), Permission::Read(viewer)]);
+        store.transact(|store, tx| {
+            remove(store, tx, path)?;
+            bytes.chunks(PIECE).enumerate().try_for_each(|(i, piece)| {
+                let node = format!("{path}/{i}");
+                store.write(tx, &node, piece)?;
+                store.set_permissions(tx, &node, &permissions)
+            })
+        })
+    }
+
+    /// Takes away what is written below `path`; nothing there is no error.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn withdraw<T: Read + Write>(store: &mut Store<T>, path: &str) -> Result<(), StoreError> {
+        remove(store, Transaction::NONE, path)
+    }
+
+    /// Reads what a painter has written below `path`. `None`: nothing, or nothing for this domain.
+    ///
+    /// # Errors
+    /// [`SurfaceError::Store`]; those of [`from_bytes`](Self::from_bytes).
+    pub fn find<T: Read + Write>(store: &mut Store<T>, path: &str) -> Result<Option<Self>, SurfaceError> {
+        // All of one: it may be replaced meanwhile.
+        let bytes = store.transact(|store, tx| {
+            let mut bytes = Vec::new();
+            for i in 0..PIECES {
+                match store.read(tx, &format!("{path}/{i}")) {
+                    Ok(piece) => bytes.extend(piece),
+                    Err(StoreError::Refused { errno: Errno::ENOENT | Errno::EACCES, .. }) => break,
+                    Err(e) => return Err(e),
+                }
+            }
+            Ok(bytes)
+        });
+        let bytes = bytes.map_err(|e| SurfaceError::Store(e.errno()))?;
+        if bytes.is_empty() { Ok(None) } else { Self::from_bytes(&bytes).map(Some) }
+    }
+
     /// From bytes.
     ///
     /// # Errors
@@ -106,5 +166,12 @@ impl Invitation {
             return Err(none);
         }
         Ok(Self { shape, refs })
+    }
+}
+
+fn remove<T: Read + Write>(store: &mut Store<T>, tx: Transaction, path: &str) -> Result<(), StoreError> {
+    match store.remove(tx, path) {
+        Err(StoreError::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
+        other => other,
     }
 }

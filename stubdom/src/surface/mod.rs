@@ -1,4 +1,5 @@
-//! A picture that a domain draws and another one shows, in pages that the one who draws can take back at any time.
+//! A picture that a domain draws and another one shows: in pages that the one who draws can take back at any time, or where a
+//! hypervisor has none of those, in pages that a viewer keeps for as long as it likes.
 //!
 //! The viewer gets copies only. A copy is whole if nothing was drawn meanwhile; one that met the end of the sharing is none. What
 //! the viewer has to know is an [`Invitation`], for instance a packet of a [`channel`](crate::channel).
@@ -7,13 +8,17 @@ mod invitation;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Deref;
+
+use xen_ioreq::linux::UnmapNotify;
 use xen_ioreq::seam::Prot;
 use xen_ioreq::{DomId, Errno, PAGE_SIZE};
 
 pub use invitation::{Invitation, Shape};
 
 use crate::grants::{
-    GrantError, OutOfRange, RevokableGrant, RevokableGranter, RevokableMapper, RevokableMapping,
+    GrantError, Granted, GrantedPages, Granter, MappedPages, Mapper, OutOfRange, PlainMapping,
+    RevokableGrant, RevokableGranter, RevokableMapper, RevokableMapping,
 };
 use crate::shared::SharedBytes;
 use crate::sync::atomic::{Ordering, fence};
@@ -24,6 +29,8 @@ const SEQUENCE: usize = 0;
 const LIVE: usize = 4;
 /// The picture.
 const THERE: u8 = 1;
+/// None any more.
+const GONE: u8 = 0;
 /// What a viewer's own pages hold that take the place of those taken back.
 const STAND_IN: u8 = 0xff;
 /// Where the pixels begin: the first page is the head.
@@ -48,6 +55,9 @@ pub enum SurfaceError {
     /// the invitation is none
     #[error("an invitation of {0} bytes that is none")]
     Invitation(usize),
+    /// the invitation cannot be read from XenStore
+    #[error("XenStore: the invitation: {0}")]
+    Store(Errno),
     /// who draws has taken the picture back, or has died
     #[error("the picture was taken back")]
     TakenBack,
@@ -57,19 +67,69 @@ pub enum SurfaceError {
 #[derive(Debug)]
 #[must_use = "the picture is taken back with it"]
 pub struct Surface {
+    // Goes first: the viewer is told before the pages go.
+    farewell: Farewell,
     shape: Shape,
-    pages: RevokableGrant,
+    pages: Pages,
+}
+
+#[derive(Debug)]
+enum Pages {
+    Plain(Granted),
+    Revokable(RevokableGrant),
+}
+
+impl Deref for Pages {
+    type Target = GrantedPages;
+
+    fn deref(&self) -> &GrantedPages {
+        match self {
+            Self::Plain(pages) => pages,
+            Self::Revokable(pages) => pages,
+        }
+    }
+}
+
+/// Says in the head that there is no picture any more, when it is dropped.
+#[derive(Debug)]
+struct Farewell(SharedBytes);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.0.u8(LIVE).store(GONE, Ordering::Release);
+    }
 }
 
 impl Surface {
-    /// A black picture, which `viewer` may see.
+    /// A black picture, which `viewer` may see until it is taken back.
     ///
     /// # Errors
     /// [`SurfaceError::Grant`].
     pub fn share(granter: &dyn RevokableGranter, viewer: DomId, shape: Shape) -> Result<Self, SurfaceError> {
         let pages = granter.grant_revokable(viewer, 1 + shape.pages(), Prot::Read)?;
+        Ok(Self::over(shape, Pages::Revokable(pages)))
+    }
+
+    /// The same in plain pages: a viewer that holds on to them sees none of what is drawn later, but they are not free
+    /// before it lets go, and a page that it does not give back is lost until it dies.
+    ///
+    /// # Errors
+    /// [`SurfaceError::Grant`].
+    pub fn share_plainly(granter: &dyn Granter, viewer: DomId, shape: Shape) -> Result<Self, SurfaceError> {
+        // Also if this process dies.
+        let on_end = UnmapNotify { clear_byte: Some(LIVE), send_event: None };
+        let pages = granter.grant(viewer, 1 + shape.pages(), Prot::Read, on_end)?;
+        Ok(Self::over(shape, Pages::Plain(pages)))
+    }
+
+    fn over(shape: Shape, pages: Pages) -> Self {
         pages.bytes().u8(LIVE).store(THERE, Ordering::Release);
-        Ok(Self { shape, pages })
+        Self { farewell: Farewell(pages.bytes().clone()), shape, pages }
+    }
+
+    /// The shape of the picture.
+    pub fn shape(&self) -> Shape {
+        self.shape
     }
 
     /// What the viewer has to know.
@@ -98,12 +158,17 @@ impl Surface {
         done
     }
 
-    /// Takes the picture back and frees its pages, whatever the viewer does.
+    /// Takes the picture back and frees its pages; revokable ones whatever the viewer does.
     ///
     /// # Errors
-    /// What the hypervisor said.
+    /// What the hypervisor said. EBUSY: the viewer still maps plain ones, which the granter frees once it can.
     pub fn take_back(self) -> Result<(), Errno> {
-        self.pages.revoke()
+        let Self { farewell, pages, .. } = self;
+        drop(farewell);
+        match pages {
+            Pages::Plain(pages) => pages.end().map(drop).map_err(|_| Errno::EBUSY),
+            Pages::Revokable(pages) => pages.revoke(),
+        }
     }
 }
 
@@ -120,7 +185,24 @@ pub enum Copy {
 #[derive(Debug)]
 pub struct View {
     shape: Shape,
-    mapping: RevokableMapping,
+    mapping: Mapped,
+}
+
+#[derive(Debug)]
+enum Mapped {
+    Plain(PlainMapping),
+    Revokable(RevokableMapping),
+}
+
+impl Deref for Mapped {
+    type Target = MappedPages;
+
+    fn deref(&self) -> &MappedPages {
+        match self {
+            Self::Plain(pages) => pages,
+            Self::Revokable(pages) => pages,
+        }
+    }
 }
 
 impl View {
@@ -134,7 +216,25 @@ impl View {
         invitation: &Invitation,
     ) -> Result<Self, SurfaceError> {
         let mapping = mapper.map_revokable(painter, &invitation.refs, Prot::Read, STAND_IN)?;
-        let view = Self { shape: invitation.shape, mapping };
+        Self::over(invitation.shape, Mapped::Revokable(mapping))
+    }
+
+    /// The same of a picture in plain pages. That its painter's whole domain has died it does not say: see
+    /// [`DomainWatch`](crate::xenstore::DomainWatch).
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_plainly(
+        mapper: &dyn Mapper,
+        painter: DomId,
+        invitation: &Invitation,
+    ) -> Result<Self, SurfaceError> {
+        let mapping = mapper.map(painter, &invitation.refs, Prot::Read, UnmapNotify::default())?;
+        Self::over(invitation.shape, Mapped::Plain(mapping))
+    }
+
+    fn over(shape: Shape, mapping: Mapped) -> Result<Self, SurfaceError> {
+        let view = Self { shape, mapping };
         view.there().map(|()| view)
     }
 

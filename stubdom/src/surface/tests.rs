@@ -10,6 +10,7 @@ use super::*;
 use crate::channel::{Channel, ChannelError, Sizes};
 use crate::grants::{Ended, Granter as _, Mapper as _};
 use crate::testing::{DOM0, NOTHING, Pair};
+use crate::xenstore::naive::{Manners, Naive, Nodes};
 
 const SHAPE: (u32, u32, u32) = (100, 50, 416);
 
@@ -235,6 +236,36 @@ fn a_hostile_mapper_keeps_plain_pages_for_ever_and_loses_revokable_ones_in_one_c
 }
 
 #[test]
+fn a_plain_picture_that_is_taken_back_is_gone_for_its_viewer_but_free_only_when_that_lets_go() {
+    let pair = Pair::new();
+    let free = pair.machine.free_frames();
+    let mut surface = Surface::share_plainly(&pair.granter, DOM0, shape()).expect("shares");
+    let view = View::open_plainly(&pair.mapper, pair.server, &surface.invitation()).expect("opens");
+    surface.draw([(0, flat(7).as_slice())]).expect("inside");
+    let mut seen = Vec::new();
+    assert_eq!((view.copy(&mut seen), seen[0]), (Ok(Copy::Whole), 7));
+    assert_eq!(surface.take_back(), Err(Errno::EBUSY));
+    assert_eq!((view.copy(&mut seen), seen.len()), (Err(SurfaceError::TakenBack), 0));
+    assert_eq!(
+        (pair.granter.retry(), pair.machine.free_frames()),
+        (1 + shape().pages(), free - 1 - shape().pages() as u64)
+    );
+    drop(view);
+    assert_eq!((pair.granter.retry(), pair.machine.free_frames()), (0, free));
+    // And one that is only dropped.
+    let surface = Surface::share_plainly(&pair.granter, DOM0, shape()).expect("shares");
+    let view = View::open_plainly(&pair.mapper, pair.server, &surface.invitation()).expect("opens");
+    let late = surface.invitation();
+    drop(surface);
+    assert_eq!(view.copy(&mut seen), Err(SurfaceError::TakenBack));
+    let again = View::open_plainly(&pair.mapper, pair.server, &late);
+    assert_eq!(again.err(), Some(SurfaceError::TakenBack), "as long as the pages are there");
+    drop(view);
+    assert_eq!((pair.granter.retry(), pair.machine.free_frames()), (0, free));
+    pair.machine.assert_clean();
+}
+
+#[test]
 fn shapes_that_cannot_be_are_refused() {
     for (width, height, stride) in [
         (0, 1, 4),
@@ -252,6 +283,27 @@ fn shapes_that_cannot_be_are_refused() {
         assert_eq!(Shape::new(width, height, stride), Err(SurfaceError::Shape { width, height, stride }));
     }
     assert_eq!(Shape::new(16384, 16384, 131_072).map(Shape::bytes), Ok(1 << 31));
+}
+
+#[test]
+fn an_invitation_in_the_store_is_found_whole_however_long_it_is_and_whatever_was_there_before() {
+    let naive = Naive::new(Nodes::new(), &[]);
+    let (mut store, _serves) = naive.connect(Manners::Busy(1));
+    let path = "/local/domain/0/data/mgpu/3";
+    assert_eq!(Invitation::find(&mut store, path), Ok(None));
+    for (width, height) in [(1920, 1080), (1, 1), (16384, 16384), (1024, 768)] {
+        let shape = Shape::new(width, height, width * 4).expect("a shape");
+        let refs = (0..=shape.pages()).map(|i| GrantRef(u32::try_from(i * 3).expect("small"))).collect();
+        let invitation = Invitation { shape, refs };
+        invitation.publish(&mut store, path, DomId(0), DomId(5)).expect("published");
+        assert_eq!(Invitation::find(&mut store, path), Ok(Some(invitation)));
+    }
+    assert!(naive.nodes().values().all(|(piece, who)| piece.len() <= 2048 && who == "n0 r5 "));
+    naive.write(&format!("{path}/1"), "somebody else's");
+    assert!(matches!(Invitation::find(&mut store, path), Err(SurfaceError::Invitation(_))));
+    Invitation::withdraw(&mut store, path).expect("withdrawn");
+    assert_eq!((naive.nodes().len(), Invitation::find(&mut store, path)), (0, Ok(None)));
+    Invitation::withdraw(&mut store, path).expect("nothing is left, which is no error");
 }
 
 proptest! {

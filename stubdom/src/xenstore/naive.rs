@@ -96,9 +96,12 @@ impl Naive {
                     Ok(ok(()))
                 }
                 XS_RM => {
-                    let gone = state.nodes.remove(&path).ok_or("ENOENT");
+                    let below = format!("{path}/");
+                    let count = state.nodes.len();
+                    state.nodes.retain(|p, _| *p != path && !p.starts_with(&below));
+                    let gone = state.nodes.len() < count;
                     state.fire(&path);
-                    gone.map(|_| ok(()))
+                    if gone { Ok(ok(())) } else { Err("ENOENT") }
                 }
                 XS_SET_PERMS => {
                     let set = state.nodes.get_mut(&path).map(|n| n.1 = text(rest).replace('\0', " "));

@@ -4,7 +4,7 @@
 //! domain still maps then stays the kernel's until that ends: it is out of use here and never given to anybody else.
 #![expect(unsafe_code, reason = "ioctls and memory maps")]
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
@@ -23,6 +23,12 @@ use crate::{DomId, Errno, GrantRef, PAGE_SIZE};
 #[derive(Debug)]
 pub struct Gntalloc {
     fd: OwnedFd,
+}
+
+impl AsFd for Gntalloc {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 /// Pages of this domain, mapped side by side, and the references by which another domain reaches them.

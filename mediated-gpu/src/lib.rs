@@ -9,6 +9,7 @@ pub mod gen8;
 pub mod mediator;
 pub mod physical;
 mod privilege;
+pub mod screen;
 pub mod service;
 pub mod soft;
 pub mod vfio;

@@ -10,6 +10,9 @@ use xen_ioreq::Errno;
 use xen_ioreq::abi::evtchn::{
     IOCTL_EVTCHN_BIND_INTERDOMAIN, IOCTL_EVTCHN_NOTIFY, IOCTL_EVTCHN_RESET, IOCTL_EVTCHN_UNBIND,
 };
+use xen_ioreq::abi::gntalloc::{
+    IOCTL_GNTALLOC_ALLOC_GREF, IOCTL_GNTALLOC_DEALLOC_GREF, IOCTL_GNTALLOC_SET_UNMAP_NOTIFY,
+};
 use xen_ioreq::abi::privcmd::{
     IOCTL_PRIVCMD_DM_OP, IOCTL_PRIVCMD_HYPERCALL, IOCTL_PRIVCMD_MMAP_RESOURCE, IOCTL_PRIVCMD_MMAPBATCH_V2,
 };
@@ -156,6 +159,13 @@ pub fn starting() -> Syscalls {
         .allow(&[l::SYS_epoll_create1, l::SYS_eventfd2, l::SYS_timerfd_create])
         // mio and std keep second handles of what they share between threads
         .allow_if(l::SYS_fcntl, &[Arg::is(1, l::F_DUPFD_CLOEXEC as u32)])
+}
+
+/// Granting pages by this `/dev/xen/gntalloc`.
+pub fn granting(gntalloc: &impl AsFd) -> Syscalls {
+    [IOCTL_GNTALLOC_ALLOC_GREF, IOCTL_GNTALLOC_DEALLOC_GREF, IOCTL_GNTALLOC_SET_UNMAP_NOTIFY]
+        .iter()
+        .fold(Syscalls::none(), |set, request| set.ioctl_of(gntalloc, *request))
 }
 
 /// Hypercalls of any kind through this unrestricted privcmd, with memory for them.

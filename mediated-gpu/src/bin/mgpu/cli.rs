@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Give a guest of this Xen a vGPU, until the guest is gone or SIGTERM comes.
     Serve(Serve),
+    /// In the `--viewer` of an `mgpu serve`: write what its guest shows.
+    View(View),
     /// Send a command to the control socket of a running `mgpu serve`, and print the answer.
     Ask(Ask),
     /// List the types of vGPUs, and how many there can be.
@@ -190,6 +192,10 @@ pub(crate) struct Serve {
     /// Show what the guest shows to VNC viewers: at a port of this host's own (127.0.0.1:5900), or at a socket's file.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) vnc: Option<Address>,
+    /// This domain may see what the guest shows, as it is twice a second: see `mgpu view`. A viewer that keeps the pages keeps
+    /// them until it is gone.
+    #[arg(long, value_name = "DOMID")]
+    pub(crate) viewer: Option<u16>,
     /// Have each of the guest's writes to its translation table trap, instead of giving it 8 MiB of memory for that.
     #[arg(long)]
     pub(crate) trap_table: bool,
@@ -222,6 +228,20 @@ pub(crate) struct Types {
     /// MiB of the aperture that all vGPUs share.
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=2048))]
     pub(crate) aperture: u64,
+}
+
+/// `mgpu view`
+#[derive(Debug, clap::Args)]
+pub(crate) struct View {
+    /// The guest.
+    #[arg(long)]
+    pub(crate) domid: u16,
+    /// The domain in which `mgpu serve` runs.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) server: u16,
+    /// The PNG file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
 }
 
 /// `mgpu ask`

@@ -1,7 +1,8 @@
 //! `mgpu`: several Xen guests share one GPU, with ballooning on.
 //!
-//! `demo` runs the model hypervisor with guests that draw; `serve` gives a guest of the Xen it runs on a vGPU, and `ask` asks
-//! it how that goes; `types` lists the types of vGPUs; `probe` says what that Xen offers; `picture` renders what a guest of the demo must draw,
+//! `demo` runs the model hypervisor with guests that draw; `serve` gives a guest of the Xen it runs on a vGPU, `ask` asks it how
+//! that goes, and `view` shows another domain what it shows; `types` lists the types of vGPUs; `probe` says what that Xen offers;
+//! `picture` renders what a guest of the demo must draw,
 //! `blits` what the software GPU's blitter can do.
 
 mod blits;
@@ -14,6 +15,7 @@ mod pictures;
 mod probe;
 mod sandbox;
 mod serve;
+mod show;
 mod table;
 mod types;
 
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         cli::Command::Picture(args) => demo::reference_picture(&args),
         cli::Command::Blits(args) => blits::run(&args),
         cli::Command::Serve(args) => serve::run(&args),
+        cli::Command::View(args) => show::view(&args),
         cli::Command::Ask(args) => control::ask(&args),
         cli::Command::Types(args) => types::run(&args),
         cli::Command::Probe(args) => probe::run(&args),

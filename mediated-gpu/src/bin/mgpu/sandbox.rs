@@ -14,6 +14,7 @@ use xen_ioreq::linux::{Privcmd, RestrictedPrivcmd};
 use xen_ioreq::{DomId, PAGE_SHIFT};
 
 use crate::pictures::Pictures;
+use crate::show::Show;
 use crate::{Error, cli};
 
 /// Users of guests begin here, each has one of its own: above what systems hand out, below subordinate users (100000).
@@ -56,6 +57,8 @@ pub(crate) struct Keeps<'a> {
     pub(crate) pictures: Option<&'a Pictures>,
     /// Whether there is a control socket.
     pub(crate) controlled: bool,
+    /// What a viewer is shown through.
+    pub(crate) viewed: Option<&'a Show>,
 }
 
 /// What came of it, in a line.
@@ -123,6 +126,9 @@ fn filters(args: &cli::Sandbox, keeps: Keeps<'_>) -> Filters {
         if kind == ThreadKind::Main && keeps.controlled {
             // A vGPU that an operator has made anew has a thread.
             needs = needs.and(&control_socket()).and(&starting());
+        }
+        if let (ThreadKind::Main, Some(viewed)) = (kind, keeps.viewed) {
+            needs = needs.and(&viewed.needs());
         }
         filters.thread(kind, needs)
     })

@@ -27,6 +27,7 @@ use xen_ioreq::linux::{Evtchn, Privcmd};
 use crate::control::{self, Operator, Served};
 use crate::pictures::Pictures;
 use crate::sandbox::{self, Keeps};
+use crate::show::Show;
 use crate::{Error, cli, table};
 
 /// How often the guest is looked after.
@@ -77,10 +78,18 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     let identity = sandbox::identity(&args.sandbox, domid)?;
     let open = |out| Pictures::open(out, domid, identity);
     let pictures = args.out.as_deref().map(open).transpose()?.map(Arc::new);
+    let mut viewed = args.viewer.map(|viewer| Show::open(domid, DomId(viewer))).transpose()?;
     let (iommu, controlled) = (client.soft().is_none(), control.is_some());
     let us = identity.unwrap_or_else(Identity::current);
-    let keeps =
-        Keeps { guest_pages, raw: &raw, guest: &guest, iommu, pictures: pictures.as_deref(), controlled };
+    let keeps = Keeps {
+        guest_pages,
+        raw: &raw,
+        guest: &guest,
+        iommu,
+        pictures: pictures.as_deref(),
+        controlled,
+        viewed: viewed.as_ref(),
+    };
     println!("{}", sandbox::enter(&args.sandbox, identity, keeps)?);
     pictures.as_ref().map_or(Ok(()), |p| p.check(us))?;
 
@@ -106,8 +115,9 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     println!("serving {domid}: {}, {}", args.kind, client.mode());
 
     let pictures = pictures.as_deref();
-    let end = reasons.wait(&raw, &service, pictures)?;
+    let end = reasons.wait(&raw, &service, pictures, viewed.as_mut())?;
     let show = show(&service, pictures);
+    drop(viewed);
     let requests = service.requests();
     drop(view);
     let vgpu = service.stop();
@@ -160,7 +170,13 @@ impl Reasons {
     }
 
     /// Waits for a reason to end, and says it. Writes a picture at SIGUSR1.
-    fn wait(mut self, raw: &Privcmd, service: &Service, out: Option<&Pictures>) -> Result<String, Error> {
+    fn wait(
+        mut self,
+        raw: &Privcmd,
+        service: &Service,
+        out: Option<&Pictures>,
+        mut viewed: Option<&mut Show>,
+    ) -> Result<String, Error> {
         let mut events = Events::with_capacity(4);
         loop {
             let more = self.operator.as_ref().is_some_and(Operator::has_more);
@@ -186,6 +202,11 @@ impl Reasons {
                     }
                     _ => return Ok("stopped by a signal".into()),
                 }
+            }
+            if let Some(viewed) = &mut viewed
+                && !more
+            {
+                viewed.update(&service.vgpu());
             }
             if let Some(why) = service.lost() {
                 return Err(why.into());

@@ -32,6 +32,8 @@ pub(crate) enum Event {
     Notified { owner: DomId, bfn: Bfn, ioserver: u16 },
     Granted { by: DomId, kind: GrantUse },
     GrantEnded { by: DomId, kind: GrantUse },
+    TablePinned,
+    TableUnpinned,
     Revoked { by: DomId, from: DomId },
     Transferred { from: DomId, to: DomId },
     Freed,
@@ -70,6 +72,8 @@ impl fmt::Display for Event {
             }
             Self::Granted { by, kind } => write!(f, "grant used by {by}: {kind:?}"),
             Self::GrantEnded { by, kind } => write!(f, "use of the grant by {by} ended: {kind:?}"),
+            Self::TablePinned => write!(f, "made a page table"),
+            Self::TableUnpinned => write!(f, "no page table any more"),
             Self::Revoked { by, from } => write!(f, "{by} took its grant back from {from}"),
             Self::Transferred { from, to } => write!(f, "transferred from {from} to {to}"),
             Self::Freed => write!(f, "freed"),

@@ -45,6 +45,7 @@ mod memory_op;
 mod oracle;
 mod own_frames;
 mod p2m;
+mod page_table;
 mod process;
 #[cfg(test)]
 mod properties;

@@ -67,6 +67,10 @@ pub struct FrameInfo {
     pub m2b: Vec<(Bfn, DomId, IoServerId)>,
     /// Of [`Profile::Xs`]: a lookup holds it.
     pub looked_up: bool,
+    /// How many uses of its grants may write it. Xen counts them as those of a writable page.
+    pub written: u32,
+    /// It is one of its owner's page tables.
+    pub page_table: bool,
 }
 
 /// Counts that the model keeps for reports.
@@ -406,7 +410,14 @@ impl Machine {
             };
             let entry = |e: &M2b| (e.bfn, e.by, IoServerId(e.ioserver));
             let m2b = t.m2b(mfn).iter().map(entry).collect();
-            Some(FrameInfo { owner, references: t.refs(mfn), m2b, looked_up: t.looked_up(mfn) })
+            Some(FrameInfo {
+                owner,
+                references: t.refs(mfn),
+                m2b,
+                looked_up: t.looked_up(mfn),
+                written: t.granted(mfn).writing,
+                page_table: t.is_table(mfn),
+            })
         })
     }
 

@@ -5,7 +5,12 @@
 //! where something is done wrong.
 // The sources' own tests run where the sources are; formatting, too.
 #![cfg(not(test))]
-#![allow(dead_code, unreachable_pub, reason = "the sources are whole; a model uses a part of them")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "the sources are whole; a model uses a part of them"
+)]
 
 mod checker;
 pub mod model;
@@ -59,7 +64,7 @@ mod wire;
 #[rustfmt::skip]
 mod bus;
 mod domain;
-#[path = "../../mock-xen/src/frames.rs"]
+#[path = "../../mock-xen/src/frames/mod.rs"]
 #[rustfmt::skip]
 mod frames;
 #[path = "../../mock-xen/src/history.rs"]

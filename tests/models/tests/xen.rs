@@ -6,7 +6,7 @@ use models::{Checker, Fault};
 
 const TABLE: &str = "iommu/table.rs";
 const ENTRY: &str = "grant/entry.rs";
-const FRAMES: &str = "mock-xen/src/frames.rs";
+const FRAMES: &str = "mock-xen/src/frames/watch.rs";
 
 #[test]
 fn an_unmap_counts_exactly_the_translations_that_it_breaks_and_the_next_entry_begins_with_none() {

@@ -11,24 +11,24 @@ use super::maptrack::Tracked;
 use super::pins::{Pins, Side};
 use super::space::Shown;
 use crate::domain::Domain;
+use crate::frames::{Access, GrantUse, Uses};
 use crate::machine::Machine;
 
 #[derive(Default)]
 struct Sums {
-    /// Per frame: for the CPU, for devices, as a stand-in.
-    frames: BTreeMap<Mfn, [u32; 3]>,
+    frames: BTreeMap<Mfn, Uses>,
     /// Per granter and reference.
     pins: BTreeMap<(DomId, u32), Pins>,
 }
 
 impl Sums {
     fn add(&mut self, tracked: &Tracked) {
-        let [host, device, _] = self.frames.entry(tracked.frame).or_default();
-        *host += u32::from(tracked.host.is_some());
-        *device += u32::from(tracked.device.is_some());
-        if let Some(mfn) = tracked.stand_in {
-            let [_, _, stand_in] = self.frames.entry(mfn).or_default();
-            *stand_in += 1;
+        let mut uses = vec![];
+        uses.extend(tracked.host.map(|_| (tracked.frame, GrantUse::Host)));
+        uses.extend(tracked.device.map(|_| (tracked.frame, GrantUse::Device)));
+        uses.extend(tracked.stand_in.map(|mfn| (mfn, GrantUse::StandIn)));
+        for (mfn, kind) in uses {
+            self.frames.entry(mfn).or_default().count(kind, Access::of(tracked.readonly));
         }
         if tracked.revoked {
             return;
@@ -57,11 +57,9 @@ pub(crate) fn audit(machine: &Machine, domains: &[std::sync::Arc<Domain>]) -> Ve
     machine.frames(|t| {
         for i in 0..machine.config().frames as u64 {
             let mfn = Mfn(i);
-            let [host, device, stand_in, copies] = t.granted(mfn);
-            let wanted = sums.frames.get(&mfn).copied().unwrap_or_default();
-            if [host, device, stand_in] != wanted || copies != 0 {
-                let have = [host, device, stand_in, copies];
-                wrong.push(format!("mfn {mfn}: grants hold it {have:?} times, mappings say {wanted:?}"));
+            let (have, wanted) = (t.granted(mfn), sums.frames.get(&mfn).copied().unwrap_or_default());
+            if have != wanted {
+                wrong.push(format!("mfn {mfn}: grants hold it {have:?}, mappings say {wanted:?}"));
             }
         }
     });

@@ -16,14 +16,14 @@ use super::map::{Claimed, granted_frame};
 use super::pins::Side;
 use super::table::Part;
 use crate::domain::Domain;
-use crate::frames::{GrantUse, Hold};
+use crate::frames::{Access, GrantUse, Hold};
 use crate::machine::Machine;
 
 /// One end of a copy, held until it is done.
 pub(super) struct End {
     frame: Mfn,
     part: Part,
-    by: DomId,
+    hold: Hold,
     /// Pins, the outermost grant first; none for a page of the caller's own.
     pins: Vec<Pin>,
 }
@@ -75,9 +75,9 @@ fn end(
         let reference = u32::from_le_bytes([a, b, c, d]);
         return acquire(call.machine, domain, reference, by, readonly, true);
     }
-    let hold = Hold::Grant(GrantUse::Copy, by);
+    let hold = Hold::Grant(GrantUse::Copy, by, Access::of(readonly));
     let frame = granted_frame(call.machine, domain, ptr.u, readonly, hold)?;
-    Ok(End { frame, part: Part::WHOLE, by, pins: Vec::new() })
+    Ok(End { frame, part: Part::WHOLE, hold, pins: Vec::new() })
 }
 
 /// Pins a grant for `by`. `transitive`: it may be somebody else's that is handed on. -3: no such reference. -1: it does not
@@ -91,6 +91,7 @@ fn acquire(
     transitive: bool,
 ) -> Result<End, i16> {
     let kind = GrantUse::Copy;
+    let hold = Hold::Grant(kind, by, Access::of(readonly));
     let (frame, part, via) = {
         let table = granter.grants.table.read();
         if table.dead {
@@ -118,17 +119,18 @@ fn acquire(
             return Err(GNTST_general_error);
         }
         if claimed.held.is_none() && act.via.is_none() {
-            let held = machine.frames(|t| t.hold(act.frame, Hold::Grant(kind, by)));
+            let held = machine.frames(|t| t.hold(act.frame, hold));
             if held.is_err() {
                 claimed.undo(machine, &mut act, entry);
-                return Err(GNTST_bad_page);
+                // A page table by now, which nobody may write.
+                return Err(GNTST_general_error);
             }
         }
         act.begin_copy(readonly);
         (act.frame, act.part, act.via)
     };
     let mine = Pin { granter: granter.clone(), reference, readonly };
-    let Some((domid, inner)) = via else { return Ok(End { frame, part, by, pins: vec![mine] }) };
+    let Some((domid, inner)) = via else { return Ok(End { frame, part, hold, pins: vec![mine] }) };
     match handed_on(machine, granter, domid, inner, readonly) {
         Ok(mut end) => {
             end.pins.insert(0, mine);
@@ -166,7 +168,7 @@ impl Pin {
 
 impl End {
     fn release(self, machine: &Machine) {
-        machine.frames(|t| t.release(self.frame, Hold::Grant(GrantUse::Copy, self.by)));
+        machine.frames(|t| t.release(self.frame, self.hold));
         self.pins.iter().for_each(|pin| pin.release(machine));
     }
 }

@@ -8,7 +8,7 @@ use xen_ioreq::abi::grant_table::{
     GTF_transitive, GTF_type_mask, GTF_writing, gnttab_map_grant_ref,
 };
 use xen_ioreq::abi::revokable::GTF_revokable;
-use xen_ioreq::{Bfn, DomId, Gfn, Mfn, PAGE_SHIFT};
+use xen_ioreq::{Bfn, DomId, Errno, Gfn, Mfn, PAGE_SHIFT};
 
 use super::entry::{Ask, Entry, Purpose};
 use super::maptrack::Tracked;
@@ -17,7 +17,7 @@ use super::space::{Blank, Shown};
 use super::table::{Active, Part};
 use super::{Call, device, host};
 use crate::domain::Domain;
-use crate::frames::{GrantUse, Hold, Owner};
+use crate::frames::{Access, GrantUse, Hold, Owner};
 use crate::machine::Machine;
 use crate::p2m::P2mType;
 
@@ -51,7 +51,7 @@ pub(super) fn map(call: &Call<'_>, op: &mut gnttab_map_grant_ref, lgfn: Option<G
     let made = stand_in.and_then(|stand_in| {
         new.make(stand_in).inspect_err(|_| {
             if let Some(mfn) = stand_in {
-                machine.frames(|t| t.release(mfn, Hold::Grant(GrantUse::StandIn, mapper.id)));
+                machine.frames(|t| t.release(mfn, new.hold(GrantUse::StandIn)));
             }
         })
     });
@@ -78,7 +78,8 @@ struct New<'m> {
     device: bool,
 }
 
-/// The frame behind a number of the granter's, with one reference of this kind. -9: none that could be granted like that.
+/// The frame behind a number of the granter's, with one reference of this kind. -9: none that could be granted like that. -1: a page
+/// table, to be written.
 pub(super) fn granted_frame(
     machine: &Machine,
     granter: &Domain,
@@ -96,12 +97,16 @@ pub(super) fn granted_frame(
         if t.owner(mfn) != Some(Owner::Dom(granter.id)) {
             return Err(GNTST_bad_page);
         }
-        t.hold(mfn, hold).map_err(|_| GNTST_bad_page)
+        t.hold(mfn, hold).map_err(|e| if e == Errno::EBUSY { GNTST_general_error } else { GNTST_bad_page })
     })?;
     Ok(mfn)
 }
 
 impl New<'_> {
+    fn hold(&self, kind: GrantUse) -> Hold {
+        Hold::Grant(kind, self.mapper.id, Access::of(self.readonly))
+    }
+
     fn sides(&self) -> impl Iterator<Item = (Side, GrantUse)> {
         let host = self.host.map(|_| (Side::Host, GrantUse::Host));
         host.into_iter().chain(self.device.then_some((Side::Device, GrantUse::Device)))
@@ -109,8 +114,9 @@ impl New<'_> {
 
     /// Takes a reference on the stand-in. -9: it is not the mapper's own RAM, or not to be written.
     fn stand_in(&self, gfn: Gfn) -> Result<Mfn, i16> {
-        let hold = Hold::Grant(GrantUse::StandIn, self.mapper.id);
-        let mfn = granted_frame(self.machine, self.mapper, gfn.0, self.readonly, hold)?;
+        let hold = self.hold(GrantUse::StandIn);
+        let mfn = granted_frame(self.machine, self.mapper, gfn.0, self.readonly, hold)
+            .map_err(|_| GNTST_bad_page)?;
         if self.machine.frames(|t| t.xen_heap(mfn)) {
             self.machine.frames(|t| t.release(mfn, hold));
             return Err(GNTST_bad_page);
@@ -194,10 +200,11 @@ impl New<'_> {
     ) -> Result<(Option<Bfn>, u64), i16> {
         // What the claim holds already comes first.
         let holds = || {
-            let all = self.sides().map(|(_, kind)| (act.frame, Hold::Grant(kind, self.mapper.id)));
+            let all = self.sides().map(|(_, kind)| (act.frame, self.hold(kind)));
             all.skip(usize::from(claimed.held.is_some())).collect::<Vec<_>>().into_iter()
         };
-        self.machine.frames(|t| t.hold_all(holds())).map_err(|_| GNTST_bad_page)?;
+        // It is held already; only its being a page table stands in the way.
+        self.machine.frames(|t| t.hold_all(holds())).map_err(|_| GNTST_general_error)?;
         let shown = Shown { handle: self.handle, frame: act.frame, readonly: self.readonly };
         let placed = self.place(shown, stand_in);
         if placed.is_err() {
@@ -271,7 +278,7 @@ impl Claimed {
         if flags & GTF_type_mask == GTF_transitive {
             new.via = Some(entry.via());
         } else {
-            let hold = Hold::Grant(kind, ask.by);
+            let hold = Hold::Grant(kind, ask.by, Access::of(ask.readonly));
             new.frame = granted_frame(machine, granter, entry.frame(), ask.readonly, hold)
                 .inspect_err(|_| entry.clear(marks))?;
             claimed.held = Some(hold);

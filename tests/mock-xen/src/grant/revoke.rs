@@ -14,7 +14,7 @@ use super::space::Shown;
 use super::table::{self, Active, Mapped, Table};
 use super::{Call, device, host};
 use crate::domain::Domain;
-use crate::frames::{GrantUse, Hold};
+use crate::frames::{Access, GrantUse, Hold};
 use crate::history::Event;
 use crate::machine::Machine;
 
@@ -99,8 +99,8 @@ fn switch(machine: &Machine, granter: &Domain, act: &mut Active, mapped: Mapped)
     let parts = [(tracked.host.is_some(), GrantUse::Host), (tracked.device.is_some(), GrantUse::Device)];
     let holds = |mfn| {
         let there = parts.into_iter().filter(|(there, _)| *there);
-        let id = mapper.id;
-        there.map(move |(_, kind)| (mfn, Hold::Grant(kind, id)))
+        let (id, access) = (mapper.id, Access::of(tracked.readonly));
+        there.map(move |(_, kind)| (mfn, Hold::Grant(kind, id, access)))
     };
     machine.frames(|t| t.hold_all(holds(stand_in)))?;
     let old = Shown { handle, frame: tracked.frame, readonly: tracked.readonly };

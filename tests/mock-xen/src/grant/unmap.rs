@@ -18,7 +18,7 @@ use super::space::{self, Blank, Shown};
 use super::table::Active;
 use super::{Call, device, host};
 use crate::domain::Domain;
-use crate::frames::{GrantUse, Hold};
+use crate::frames::{Access, GrantUse, Hold};
 use crate::machine::Machine;
 
 /// Mappings that are flushed together.
@@ -33,7 +33,7 @@ pub(super) struct Gone {
 
 impl Gone {
     fn push(&mut self, mfn: Mfn, hold: Hold) {
-        self.devices |= matches!(hold, Hold::Grant(GrantUse::Device, _));
+        self.devices |= matches!(hold, Hold::Grant(GrantUse::Device, ..));
         self.holds.push((mfn, hold));
     }
 
@@ -181,12 +181,12 @@ fn parts(
             None => {}
         }
         left.host = None;
-        gone.push(tracked.frame, Hold::Grant(GrantUse::Host, mapper.id));
+        gone.push(tracked.frame, Hold::Grant(GrantUse::Host, mapper.id, Access::of(tracked.readonly)));
     }
     if let (Some(_), Some(bfn)) = (end.device, tracked.device) {
         device::remove(machine, mapper, bfn, tracked.frame);
         left.device = None;
-        gone.push(tracked.frame, Hold::Grant(GrantUse::Device, mapper.id));
+        gone.push(tracked.frame, Hold::Grant(GrantUse::Device, mapper.id, Access::of(tracked.readonly)));
     }
     Ok(left)
 }
@@ -204,7 +204,7 @@ fn settle(
         return Ok(());
     }
     if let Some(mfn) = left.stand_in {
-        gone.push(mfn, Hold::Grant(GrantUse::StandIn, mapper.id));
+        gone.push(mfn, Hold::Grant(GrantUse::StandIn, mapper.id, Access::of(left.readonly)));
     }
     track.free(handle);
     Ok(())

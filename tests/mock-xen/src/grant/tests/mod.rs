@@ -7,6 +7,7 @@ mod map;
 mod revoke;
 mod table;
 mod transfer;
+mod types;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

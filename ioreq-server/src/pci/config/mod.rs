@@ -118,6 +118,17 @@ impl ConfigSpace {
         self.update();
     }
 
+    /// Gives the guest back what it had written in another life of this function, of which `image` is the
+    /// [`bytes`](Self::bytes): as if it wrote all of it anew. What it cannot write, or only clear, stays as it is. This is what a
+    /// driver does after a reset, and it leaves the function as a reset does, but where it was.
+    pub fn restore(&mut self, image: &[u8; SIZE]) {
+        for ((to, from), mask) in self.value.iter_mut().zip(image).zip(&self.writable) {
+            *to = *to & !mask | from & mask;
+        }
+        self.change_power();
+        self.update();
+    }
+
     /// Notes what befell the function as a master or a target: bits of the status register that the guest clears
     /// ([`regs::STATUS_CLEARABLE`]); others are ignored.
     pub fn raise_status(&mut self, bits: u16) {

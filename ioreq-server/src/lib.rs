@@ -9,6 +9,7 @@
 //!   why not, or a promise ([`Outcome`]). What an error looks like to the guest is the operator's choice ([`OnError`]).
 //! - [`pci`]: functions with BARs, capabilities and MSI; [`regs`]: registers declared as a table.
 //! - [`Guest`] joins the two; [`GuestLoop`] serves guests, one or many to a thread.
+//! - [`record`]: what a process that was killed leaves in Xen, for the one that takes its place.
 //! - [`eventfd`]: doorbells and interrupts that the kernel carries where it can.
 //! - [`privilege`] (a feature, on by default): what the process gives up before it serves.
 //!
@@ -102,6 +103,7 @@ pub mod outcome;
 pub mod pci;
 #[cfg(all(feature = "privilege", target_os = "linux", target_arch = "x86_64"))]
 pub mod privilege;
+pub mod record;
 pub mod regs;
 mod request;
 mod ring;
@@ -122,6 +124,7 @@ pub use event_loop::{DEFAULT_PATIENCE, GuestInfo, GuestKey, GuestLoop, LoopHandl
 pub use guest::{Guest, GuestError, Notices, OnError, Progress};
 pub use memory::{GuestBuffer, GuestMemory, MemoryError};
 pub use outcome::{Defer, Deferred, IoError, Outcome};
+pub use record::{Incarnation, Record, RecordError};
 pub use request::{Invalidation, MAX_REPS};
 pub use server::{Created, Enabled, Endpoint, Mapped, Server, ServerError};
 pub use sources::EventSource;

@@ -4,6 +4,8 @@
 //! takes down what is there, in the order of varstored and demu: ranges, (answers to who waits), ports, state,
 //! mapping, server. The guest may run all the while: for it the devices have been unplugged.
 
+mod error;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,89 +13,18 @@ use xen_ioreq::abi::memory::{XENMEM_resource_ioreq_server, XENMEM_resource_ioreq
 use xen_ioreq::seam::{EventChannels, Mapping};
 use xen_ioreq::{DomId, Errno, IoServerId, Port, VcpuId};
 
+pub use self::error::{Endpoint, ServerError};
 use crate::claims::ServerClaims;
 use crate::connection::Connection;
 use crate::dm::{BufferedMode, Dm, DmError};
 use crate::eventfd::KernelBells;
 use crate::memory::GuestMemory;
+use crate::record::{Record, RecordError};
 use crate::ring::Ring;
 use crate::slot::{Slots, VcpuPort, remote_ports};
 
 /// Frame of the first page of sync slots (`XENMEM_resource_ioreq_server_frame_ioreq(0)`).
 const FIRST_SLOT_FRAME: u32 = 1;
-
-/// A step of a server's life that failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ServerError {
-    /// Creating it.
-    #[error("creating an IOREQ server: {0}")]
-    Create(#[source] DmError),
-    /// Xen allows 8 for each guest.
-    #[error("{domid} has as many IOREQ servers as Xen allows (8); stop one of them")]
-    TooMany {
-        /// The guest.
-        domid: DomId,
-    },
-    /// Another operation on it.
-    #[error("{server}: {source}")]
-    Dm {
-        /// The server.
-        server: IoServerId,
-        /// The operation.
-        source: DmError,
-    },
-    /// Its shared pages.
-    #[error("{domid} {server}: mapping its {what}: {errno}")]
-    Map {
-        /// The guest.
-        domid: DomId,
-        /// The server.
-        server: IoServerId,
-        /// Which pages.
-        what: &'static str,
-        /// What Xen said.
-        errno: Errno,
-    },
-    /// An event channel.
-    #[error("{domid} {server}: binding the event channel of {whose}: {errno}")]
-    Bind {
-        /// The guest.
-        domid: DomId,
-        /// The server.
-        server: IoServerId,
-        /// A vCPU, or the ring.
-        whose: Endpoint,
-        /// What Xen said.
-        errno: Errno,
-    },
-    /// No slot has an event channel.
-    #[error("{domid} {server}: the guest has no vCPU")]
-    NoVcpu {
-        /// The guest.
-        domid: DomId,
-        /// The server.
-        server: IoServerId,
-    },
-}
-
-/// Whose event channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// A vCPU's.
-    Vcpu(VcpuId),
-    /// The buffered ring's.
-    Ring,
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Vcpu(v) => v.fmt(f),
-            Self::Ring => f.write_str("the buffered ring"),
-        }
-    }
-}
 
 /// State: exists in Xen.
 #[derive(Debug)]
@@ -123,6 +54,7 @@ struct Raw {
     mode: BufferedMode,
     claims: Arc<ServerClaims>,
     bells: Arc<KernelBells>,
+    record: Option<Arc<Record>>,
     sync: Option<Mapping>,
     ring: Option<Ring>,
     slots: Option<Arc<Slots>>,
@@ -175,6 +107,7 @@ impl Server<Created> {
             mode,
             claims,
             bells,
+            record: None,
             sync: None,
             ring: None,
             slots: None,
@@ -183,6 +116,28 @@ impl Server<Created> {
             enabled: false,
         };
         Ok(Self { state: Created(()), raw })
+    }
+
+    /// As [`create`](Self::create), of a server that stands in `record` from before the guest can reach it until it has taken leave of
+    /// the guest: should this process be killed, the next one finds it there. Then call [`Server::succeed`].
+    ///
+    /// Where the guest has as many servers as Xen allows, what a predecessor has left makes room.
+    pub fn create_recorded(
+        conn: &Connection,
+        domid: DomId,
+        mode: BufferedMode,
+        record: &Arc<Record>,
+    ) -> Result<Self, ServerError> {
+        let mut created = Self::create(conn, domid, mode);
+        if matches!(created, Err(ServerError::TooMany { .. })) && !record.left().is_empty() {
+            let dm = conn.dm(domid);
+            bury_left(&dm, record).map_err(|source| ServerError::Record { domid, source })?;
+            created = Self::create(conn, domid, mode);
+        }
+        let mut server = created?;
+        record.add(server.id()).map_err(|source| ServerError::Record { domid, source })?;
+        server.raw.record = Some(record.clone());
+        Ok(server)
     }
 
     /// Maps the ring and all pages of sync slots, as many as Xen says there are.
@@ -288,14 +243,46 @@ impl Server<Enabled> {
     pub fn bury(&self, dead: IoServerId) -> Result<(), DmError> {
         let buried = self.raw.dm.destroy_server(dead);
         // Also after an error: somebody else may have destroyed it, and woken nobody.
-        self.state.slots.vcpus().iter().for_each(|v| self.raw.wake(v.vcpu, v.port));
+        self.wake_all();
         buried
+    }
+
+    /// Takes the place of a predecessor that was killed: [buries](Self::bury) the servers that it has left, by the record. Those
+    /// that are gone already are no error. Their number.
+    ///
+    /// Best called when the ranges are claimed, so that there is no moment without a device, and before or while requests
+    /// are served. Does nothing for a server without a record.
+    pub fn succeed(&self) -> Result<usize, ServerError> {
+        let domid = self.domid();
+        let Some(record) = &self.raw.record else { return Ok(0) };
+        let buried = bury_left(&self.raw.dm, record);
+        self.wake_all();
+        buried.map_err(|source| ServerError::Record { domid, source })
+    }
+
+    fn wake_all(&self) {
+        self.state.slots.vcpus().iter().for_each(|v| self.raw.wake(v.vcpu, v.port));
     }
 
     /// vCPUs that the server serves.
     pub fn vcpus(&self) -> impl Iterator<Item = VcpuId> + '_ {
         self.state.slots.vcpus().iter().map(|v| v.vcpu)
     }
+}
+
+/// Destroys the servers that a predecessor has left, and forgets them; how many were still there.
+fn bury_left(dm: &Dm, record: &Record) -> Result<usize, RecordError> {
+    let mut buried = 0;
+    for dead in record.left() {
+        match dm.destroy_server(dead) {
+            Ok(()) => buried += 1,
+            // With its guest, or by somebody else.
+            Err(e) => log::debug!("{dead} of a predecessor: {e}"),
+        }
+        // Not before: who is killed in between must find it again.
+        record.strike(dead)?;
+    }
+    Ok(buried)
 }
 
 impl Raw {
@@ -347,6 +334,10 @@ impl Drop for Raw {
         self.sync = None;
         // Unless a deferred access is being answered this moment: then that answer, which comes too late, ends first.
         self.slots = None;
+        // Nobody waits for it any more, and once it is destroyed the number may be somebody else's.
+        if let Some(Err(e)) = self.record.take().map(|record| record.strike(self.id)) {
+            log::error!("{e}: remove the file, in which {} stands as if it were there", self.id);
+        }
         hush(self.dm.destroy_server(self.id));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use ioreq_server::{Connection, Outcome};
+use ioreq_server::{BufferedMode, Connection, Incarnation, Outcome, Record, Server};
 use mock_xen::{Caller, Config, Machine, Moment, Vcpu};
 use xen_ioreq::seam::{DmOp, EventChannels, ForeignMap, ForeignPages, Mapping, Prot, ResourceMap};
 use xen_ioreq::{DomId, Errno, Gfn, IoServerId, Port};
@@ -26,6 +26,7 @@ fn process(machine: &Arc<Machine>) -> (Arc<Caller>, Connection) {
 /// A process that is killed in, before or after, one of its calls; what serves by it stops dead there.
 struct Mortal {
     caller: Caller,
+    record: Option<Arc<Record>>,
     calls: AtomicU64,
     last: (u64, Moment),
     dead: mpsc::Sender<()>,
@@ -46,6 +47,10 @@ impl Mortal {
 
     fn die(&self) -> ! {
         self.caller.kill();
+        // As its files are closed.
+        if let Some(record) = &self.record {
+            rustix::fs::flock(record, rustix::fs::FlockOperation::Unlock).unwrap();
+        }
         self.dead.send(()).unwrap();
         loop {
             std::thread::park();
@@ -103,13 +108,13 @@ impl EventChannels for Mortal {
 
 /// Serves the guest by a process that is killed at its `last` call, accesses to its device among them. Comes back when it is
 /// dead.
-fn live_and_die(machine: &Arc<Machine>, d: DomId, last: (u64, Moment)) {
+fn live_and_die(machine: &Arc<Machine>, d: DomId, last: (u64, Moment), record: Option<Arc<Record>>) {
     let (dead, died) = mpsc::channel();
     let caller = machine.caller(DOM0).unwrap();
-    let process = Arc::new(Mortal { caller, calls: AtomicU64::new(0), last, dead });
+    let process = Arc::new(Mortal { caller, record: record.clone(), calls: AtomicU64::new(0), last, dead });
     std::thread::spawn(move || {
         let conn = Connection::new(process.clone(), process.clone());
-        let guest = make_on(&conn, d, Options::default());
+        let guest = make_on(&conn, d, Options { record, ..Options::default() });
         Reads::attach(guest.bus(), MEMORY, move |_| process.call(|_| Outcome::Ok(ANSWER)));
         std::mem::forget(serve_all(vec![guest]));
     });
@@ -152,7 +157,7 @@ fn a_process_killed_at_any_of_its_calls_is_succeeded_and_no_vcpu_waits_for_ever(
         let before = m.free_frames();
         let well = Arc::new(AtomicBool::new(false));
         let vcpus: Vec<_> = (0..VCPUS).map(|id| restless(vcpu(&m, d, id), well.clone())).collect();
-        live_and_die(&m, d, (nth, moment));
+        live_and_die(&m, d, (nth, moment), None);
         // Both orders are good; the other one leaves a time without a device.
         if nth % 2 == 0 {
             bury_all(&m, d);
@@ -254,4 +259,94 @@ fn what_a_dead_server_owes_is_completed_by_xen_when_the_successor_destroys_it() 
     assert_eq!(got, Ok(0), "as it was sent");
     assert_ne!(next, id);
     assert_eq!(v.mmio_read(MEMORY, 4), Ok(ANSWER & 0xffff_ffff));
+}
+
+/// What the records of these tests say of the guest.
+fn incarnation(d: DomId) -> Incarnation {
+    Incarnation { domid: d, uuid: [1; 16], shared_info: 2, boot: [3; 16] }
+}
+
+/// The guest's servers, all of which are destroyed by asking.
+fn servers(machine: &Arc<Machine>, d: DomId) -> usize {
+    let dm = connect(machine).dm(d);
+    (0..8).filter(|id| dm.destroy_server(IoServerId(*id)).is_ok()).count()
+}
+
+#[test]
+fn a_successor_finds_by_the_record_what_a_process_killed_at_any_of_its_calls_has_left() {
+    let dir = tempfile::tempdir().unwrap();
+    for (nth, moment) in (1..=45).flat_map(|n| [(n, Moment::Before), (n, Moment::After)]) {
+        let m = Machine::new(Config { frames: 256, xen_frames: 8, ..Config::default() }).unwrap();
+        let d = guest(&m, VCPUS);
+        let path = dir.path().join(format!("{nth}-{moment:?}"));
+        // Somebody else's, which nobody may touch.
+        let (_, neighbours) = process(&m);
+        let neighbour = Server::create(&neighbours, d, BufferedMode::Off).unwrap();
+        let well = Arc::new(AtomicBool::new(false));
+        let vcpus: Vec<_> = (0..VCPUS).map(|id| restless(vcpu(&m, d, id), well.clone())).collect();
+        live_and_die(&m, d, (nth, moment), Some(Arc::new(Record::open(&path, incarnation(d)).unwrap())));
+
+        let record = Arc::new(Record::open(&path, incarnation(d)).unwrap());
+        let left = record.left();
+        // The first call creates the server; nothing can be written about it before, and without ranges it harms nobody.
+        assert_eq!(left.len(), usize::from(nth > 1), "killed {moment:?} call {nth}");
+        assert!(!left.contains(&neighbour.id()));
+        let (_, conn) = process(&m);
+        let guest = make_on(&conn, d, Options { record: Some(record.clone()), ..Options::default() });
+        Reads::attach(guest.bus(), MEMORY, |_| Outcome::Ok(ANSWER));
+        assert_eq!(guest.server().succeed(), Ok(left.len()));
+        assert!(record.left().is_empty());
+        let serving = serve_all(vec![guest]);
+        well.store(true, Ordering::SeqCst);
+        vcpus.into_iter().for_each(|v| v.join().unwrap());
+        drop((serving, record));
+        assert!(
+            Record::open(&path, incarnation(d)).unwrap().left().is_empty(),
+            "what ended well leaves nothing"
+        );
+        let unknown = usize::from((nth, moment) == (1, Moment::After));
+        assert_eq!(servers(&m, d), 1 + unknown, "the neighbour's is there");
+        drop(neighbour);
+        m.assert_clean();
+    }
+}
+
+#[test]
+fn where_a_guest_has_no_room_for_another_server_a_predecessors_makes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let m = machine();
+    let d = guest(&m, 1);
+    let (caller, conn) = process(&m);
+    let record = Arc::new(Record::open(dir.path().join("d"), incarnation(d)).unwrap());
+    let full: Vec<_> =
+        (0..8).map(|_| Server::create_recorded(&conn, d, BufferedMode::Off, &record).unwrap()).collect();
+    caller.kill();
+    std::mem::forget(full);
+    drop(record);
+    // The kernel closes the file of a process that is killed.
+    let path = dir.path().join("d");
+    std::fs::copy(&path, dir.path().join("e")).unwrap();
+    let record = Arc::new(Record::open(dir.path().join("e"), incarnation(d)).unwrap());
+    assert_eq!(record.left().len(), 8);
+    let (_, conn) = process(&m);
+    let server = Server::create_recorded(&conn, d, BufferedMode::Off, &record).unwrap();
+    assert!(record.left().is_empty());
+    drop(server);
+    assert_eq!(servers(&m, d), 0);
+}
+
+#[test]
+fn a_record_whose_servers_are_gone_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let m = machine();
+    let d = guest(&m, 1);
+    let path = dir.path().join("d");
+    live_and_die(&m, d, (6, Moment::After), Some(Arc::new(Record::open(&path, incarnation(d)).unwrap())));
+    assert_eq!(servers(&m, d), 1);
+    let record = Arc::new(Record::open(&path, incarnation(d)).unwrap());
+    assert_eq!(record.left().len(), 1);
+    let (_, conn) = process(&m);
+    let guest = make_on(&conn, d, Options { record: Some(record), ..Options::default() });
+    assert_eq!(guest.server().succeed(), Ok(0));
+    assert_eq!(guest.server().succeed(), Ok(0), "once is enough");
 }

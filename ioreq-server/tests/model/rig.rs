@@ -11,7 +11,7 @@ use std::time::Duration;
 use ioreq_server::bus::Window;
 use ioreq_server::{
     Access, BufferedMode, Bus, Connection, Device, Guest, GuestLoop, LoopHandle, MmioDevice, Notices,
-    OnError, Outcome, PioDevice, Region, Server, Snapshot, Space, Stats,
+    OnError, Outcome, PioDevice, Record, Region, Server, Snapshot, Space, Stats,
 };
 use mock_xen::{Caller, Config, DomainConfig, Machine, Profile, Vcpu};
 use parking_lot::Mutex;
@@ -66,11 +66,19 @@ pub(crate) struct Options {
     pub(crate) on_error: OnError,
     /// Pages of guest memory that stay mapped.
     pub(crate) cache: usize,
+    /// Where the server is recorded.
+    pub(crate) record: Option<Arc<Record>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { mode: BufferedMode::Atomic, notices: Arc::new(()), on_error: OnError::AllOnes, cache: 0 }
+        Self {
+            mode: BufferedMode::Atomic,
+            notices: Arc::new(()),
+            on_error: OnError::AllOnes,
+            cache: 0,
+            record: None,
+        }
     }
 }
 
@@ -79,7 +87,11 @@ pub(crate) fn make(machine: &Arc<Machine>, domid: DomId, options: Options) -> Gu
 }
 
 pub(crate) fn make_on(conn: &Connection, domid: DomId, options: Options) -> Guest {
-    let server = Server::create(conn, domid, options.mode).unwrap();
+    let server = match &options.record {
+        Some(record) => Server::create_recorded(conn, domid, options.mode, record),
+        None => Server::create(conn, domid, options.mode),
+    };
+    let server = server.unwrap();
     let bus = Bus::new(server.claims());
     let server = server.map().unwrap().enable().unwrap();
     if options.cache == 0 {

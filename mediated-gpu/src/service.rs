@@ -13,14 +13,14 @@ use std::thread::JoinHandle;
 use ioreq_server::pci::{AttachError, Cf8Latch, host_bridge};
 use ioreq_server::{
     BufferedMode, Bus, Connection, Guest, GuestError, GuestLoop, Invalidation, LoopHandle, Notices, OnError,
-    Server, ServerError, Stats,
+    Record, Server, ServerError, Stats,
 };
 use parking_lot::Mutex;
 use pviommu::{AttachError as FramesError, Client};
 use xen_ioreq::{DomId, Gfn};
 
 pub use self::slot::{Slot, SlotError};
-use crate::mediator::{Mediator, PlugError, Snapshot, Vgpu};
+use crate::mediator::{Legacy, Mediator, Place, PlugError, Seat, Snapshot, Vgpu};
 use crate::privilege::{ThreadKind, narrow};
 use crate::vgpu::slice::VgpuType;
 
@@ -98,6 +98,21 @@ impl Notices for Ears {
     }
 }
 
+/// What the record says of the function, and that it is told what becomes of it.
+fn seat(record: &Arc<Record>) -> Seat {
+    let legacy = Legacy::from_bytes(&record.note()).unwrap_or_else(|| {
+        log::warn!("{record:?}: what a predecessor has noted makes no sense; the function begins anew");
+        Legacy::default()
+    });
+    let record = record.clone();
+    let told = move |legacy: &Legacy| {
+        if let Err(e) = record.keep(&legacy.to_bytes()) {
+            log::warn!("a successor will not know where the guest has its function: {e}");
+        }
+    };
+    Seat { table: None, config: legacy.config, told: Some(Box::new(told)) }
+}
+
 impl Service {
     /// Serves a guest. `conn` is this guest's own (its event channels belong to one server).
     pub fn start(
@@ -107,16 +122,56 @@ impl Service {
         domid: DomId,
         options: Options,
     ) -> Result<Self, ServiceError> {
-        let server = Server::create(conn, domid, BufferedMode::Atomic)?.map()?.enable()?;
+        Self::begin(conn, client, mediator, domid, options, None)
+    }
+
+    /// As [`start`](Self::start), so that a successor can take our place if this process is killed, and in the place of a
+    /// predecessor that was: what it left in Xen is destroyed. Where one has served this guest before, killed or not, the
+    /// guest finds the function where it had put it, as after a reset.
+    pub fn succeed(
+        conn: &Connection,
+        client: &Client,
+        mediator: &Arc<Mediator>,
+        domid: DomId,
+        options: Options,
+        record: &Arc<Record>,
+    ) -> Result<Self, ServiceError> {
+        Self::begin(conn, client, mediator, domid, options, Some(record))
+    }
+
+    fn begin(
+        conn: &Connection,
+        client: &Client,
+        mediator: &Arc<Mediator>,
+        domid: DomId,
+        options: Options,
+        record: Option<&Arc<Record>>,
+    ) -> Result<Self, ServiceError> {
+        let server = match record {
+            Some(record) => Server::create_recorded(conn, domid, BufferedMode::Atomic, record),
+            None => Server::create(conn, domid, BufferedMode::Atomic),
+        };
+        let server = server?.map()?.enable()?;
         let frames = client.attach(domid, server.id())?;
         let bus = Bus::new(server.claims());
         if options.pci_root {
             Cf8Latch::attach(&bus).map_err(|source| ServiceError::Cf8 { domid, source })?;
             host_bridge(&bus)?;
         }
-        let (dm, table) = (conn.dm(domid), Arc::new(Mutex::new(options.table)));
-        let parts = slot::Parts { mediator: mediator.clone(), frames, bus: bus.clone(), dm, table };
-        let slot = Arc::new(Slot::new(parts, options.kind)?);
+        let Seat { config, told, .. } = record.map(seat).unwrap_or_default();
+        let (dm, place) = (conn.dm(domid), Place::new(options.table, told));
+        let parts = slot::Parts { mediator: mediator.clone(), frames, bus: bus.clone(), dm, place };
+        let slot = Arc::new(Slot::new(parts, options.kind, config.as_ref())?);
+        match server.succeed() {
+            Ok(0) => {}
+            Ok(n) => log::warn!("{domid}: {n} servers of a predecessor that was killed are gone"),
+            Err(e) => {
+                if let Err(e) = slot.destroy() {
+                    log::error!("{e}");
+                }
+                return Err(e.into());
+            }
+        }
         let lost = Arc::new(Mutex::new(None));
         let ears = Arc::new(Ears { slot: slot.clone(), lost: lost.clone() });
         let guest = Guest::new(server, bus, ears, options.on_error);

@@ -13,7 +13,7 @@ use guest::{RamRange, hostile};
 use ioreq_server::pci::{Cf8Latch, host_bridge};
 use ioreq_server::{BufferedMode, Bus, Connection, Guest, GuestLoop, LoopHandle, OnError, Server};
 use mediated_gpu::bus::{BusMaster, DmaAccess, DmaFault, Pin};
-use mediated_gpu::mediator::{Below, Config, Mediator, Snapshot, Vgpu};
+use mediated_gpu::mediator::{Below, Config, Mediator, Seat, Snapshot, Vgpu};
 use mediated_gpu::soft::{SoftGpu, SoftGpuConfig};
 use mediated_gpu::vgpu::slice::{MIB, SliceSize, VgpuType};
 use mock_xen::{
@@ -106,7 +106,10 @@ impl World {
         Cf8Latch::attach(&bus).unwrap();
         host_bridge(&bus).unwrap();
         let mediator = self.mediator.as_ref().unwrap();
-        let vgpu = mediator.plug(VgpuType::Custom(SIZE), frames, &bus, conn.dm(domid), None).unwrap().vgpu;
+        let vgpu = mediator
+            .plug(VgpuType::Custom(SIZE), frames, &bus, conn.dm(domid), Seat::default())
+            .unwrap()
+            .vgpu;
         let mut guests = GuestLoop::new().unwrap();
         guests.add(Guest::new(server, bus, vgpu.clone(), OnError::AllOnes)).unwrap();
         let handle = guests.handle();

@@ -70,6 +70,15 @@ impl World {
         let config = Config { frames: HOST_FRAMES, profile, iommu, ..Config::default() };
         let machine = Machine::new(config).expect("a machine");
         let free_before = machine.free_frames();
+        Self::on(machine, free_before, mediator, between)
+    }
+
+    /// Another process of dom0's on the same machine, with a mediator of its own.
+    pub fn another(&self) -> Self {
+        Self::on(self.machine.clone(), self.free_before, MediatorConfig::default(), None)
+    }
+
+    fn on(machine: Arc<Machine>, free_before: u64, mediator: MediatorConfig, between: Between) -> Self {
         let dom0 = Arc::new(machine.caller(DOM0).expect("dom0"));
         let ports = Ports { iommu: Some(dom0.clone()), foreign: Some(dom0.clone()) };
         let client = Client::start(ports, pviommu::Config::default()).expect("a client");
@@ -105,14 +114,14 @@ impl World {
     pub fn serve(&self, domid: DomId) -> Service {
         let events = Arc::new(self.machine.open_evtchn(DOM0).expect("event channels"));
         let conn = Connection::new(self.dom0.clone(), events);
-        let options = Options {
-            kind: VgpuType::Custom(SLICE),
-            pci_root: true,
-            table: None,
-            on_error: OnError::AllOnes,
-        };
         let mediator = self.mediator.as_ref().expect("the mediator is still there");
-        Service::start(&conn, &self.client, mediator, domid, options).expect("a service")
+        Service::start(&conn, &self.client, mediator, domid, Self::options(None)).expect("a service")
+    }
+
+    /// How guests are served, with these frames as their table.
+    pub fn options(table: Option<Gfn>) -> Options {
+        let kind = VgpuType::Custom(SLICE);
+        Options { kind, pci_root: true, table, on_error: OnError::AllOnes }
     }
 
     /// A domain's vCPU, as the driver knows it.

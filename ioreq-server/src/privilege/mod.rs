@@ -69,7 +69,7 @@ pub use filter::{Arg, Filter, FilterError, Syscalls, Verdict, Violation};
 pub use identity::{Identity, IdentityError};
 pub use limits::Limits;
 pub use profile::{
-    ThreadKind, control_socket, files_below, granting, hypercalls, polling, runtime, starting,
+    ThreadKind, control_socket, file_in_place, files_below, granting, hypercalls, polling, runtime, starting,
     starting_to_serve,
 };
 pub use report::InForce;

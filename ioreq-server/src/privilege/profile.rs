@@ -178,3 +178,8 @@ pub fn hypercalls(unrestricted: &impl AsFd) -> Syscalls {
 pub fn files_below(directory: &impl AsFd) -> Syscalls {
     Syscalls::none().allow_if(l::SYS_openat, &[super::filter::number_of(directory)])
 }
+
+/// Writing to this open file at places that it names, as a [`Record`](crate::Record) does.
+pub fn file_in_place(file: &impl AsFd) -> Syscalls {
+    Syscalls::none().allow_if(l::SYS_pwrite64, &[super::filter::number_of(file)])
+}

@@ -1,6 +1,8 @@
 //! A vGPU as a device on a guest's bus: BARs, MSI, notices, by `ioreq-server`'s traits.
 
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ioreq_server::dm::Dm;
 use ioreq_server::pci::{AttachError, ConfigSpace, Function, MsiLine, PciEndpoint};
@@ -9,7 +11,7 @@ use ioreq_server::{Access, Bus, Invalidation, IoError, Notices, Outcome};
 use parking_lot::Mutex;
 use xen_ioreq::{Gfn, PAGE_SHIFT};
 
-use super::{Mediator, MediatorError, MsiSink, Vgpu};
+use super::{Legacy, Mediator, MediatorError, MsiSink, Vgpu};
 use crate::gen8::gtt::{GGTT_ENTRIES, GTT_OFFSET, PTE_SIZE};
 use crate::vgpu::config::{self, BAR_APERTURE, BAR_MMIO};
 use crate::vgpu::slice::VgpuType;
@@ -34,34 +36,67 @@ pub struct Plugged {
     pub endpoint: Arc<PciEndpoint>,
 }
 
+/// Hears what a successor would go by.
+pub type Told = Box<dyn Fn(&Legacy) + Send + Sync>;
+
+/// How a vGPU begins on a guest's bus.
+#[derive(Default)]
+pub struct Seat {
+    /// The first of [`TABLE_FRAMES`] frames of the guest's that become its translation table: they are moved to where the
+    /// guest places the BAR, so that the guest writes entries without a trap. Without them each write traps.
+    pub table: Option<Gfn>,
+    /// What another vGPU of the guest had in its [`ConfigSpace::bytes`]: this one begins where that one was.
+    pub config: Option<[u8; 256]>,
+    /// Hears what a successor would need, before it changes and after. On the thread that answers the guest.
+    pub told: Option<Told>,
+}
+
+impl fmt::Debug for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat")
+            .field("table", &self.table)
+            .field("config", &self.config.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Mediator {
-    /// Makes a vGPU for a guest and puts it on the guest's bus; `dm` sends its interrupts. `table` is the first of
-    /// [`TABLE_FRAMES`] frames of the guest's that become its translation table: they are moved to where the guest places the
-    /// BAR, so that the guest writes entries without a trap. Without them each write traps.
+    /// Makes a vGPU for a guest and puts it on the guest's bus; `dm` sends its interrupts.
     pub fn plug(
         &self,
         kind: VgpuType,
         frames: pviommu::Guest,
         bus: &Arc<Bus>,
         dm: Dm,
-        table: Option<Gfn>,
+        seat: Seat,
     ) -> Result<Plugged, PlugError> {
-        self.plug_with(kind, frames, bus, dm, Arc::new(Mutex::new(table)))
+        let Seat { table, config, told } = seat;
+        self.plug_with(kind, frames, bus, dm, config.as_ref(), Place::new(table, told))
     }
 
-    /// The same, for a guest that may have had a vGPU before: `table` is where the frames are, now and later.
+    /// The same, for a guest that may have had a vGPU before.
     pub(crate) fn plug_with(
         &self,
         kind: VgpuType,
         frames: pviommu::Guest,
         bus: &Arc<Bus>,
         dm: Dm,
-        table: Arc<Mutex<Option<Gfn>>>,
+        image: Option<&[u8; 256]>,
+        place: Arc<Place>,
     ) -> Result<Plugged, PlugError> {
-        let config = config::config(self.aperture()).map_err(AttachError::from)?;
+        let mut config = config::config(self.aperture()).map_err(AttachError::from)?;
+        if let Some(image) = image {
+            config.restore(image);
+        }
         let line = config.msi().unwrap_or_default();
         let vgpu = self.create(kind, frames, Box::new(Msi { line, dm: dm.clone() }))?;
-        let function = Arc::new(VgpuFunction { vgpu: vgpu.clone(), dm, table });
+        let lent = AtomicBool::new(false);
+        let function = Arc::new(VgpuFunction { vgpu: vgpu.clone(), dm, place, lent });
+        function.follow(&config);
+        if vgpu.has_lent_table() {
+            // What another vGPU stood for.
+            vgpu.compare_table();
+        }
         match PciEndpoint::attach(bus, config::SBDF, config, function) {
             Ok(endpoint) => Ok(Plugged { vgpu, endpoint }),
             Err(e) => {
@@ -93,8 +128,67 @@ pub const TABLE_FRAMES: u32 = (GGTT_ENTRIES * PTE_SIZE) >> PAGE_SHIFT;
 struct VgpuFunction {
     vgpu: Arc<Vgpu>,
     dm: Dm,
-    /// Where the frames are that are the table.
-    table: Arc<Mutex<Option<Gfn>>>,
+    place: Arc<Place>,
+    /// The vGPU has been told where its table is. Changed with the place locked.
+    lent: AtomicBool,
+}
+
+/// Where the vGPUs of a guest are, one after another.
+pub(crate) struct Place {
+    table: Mutex<Table>,
+    told: Option<Told>,
+}
+
+/// The frames that are the table.
+struct Table {
+    /// Where they are, if there are any.
+    at: Option<Gfn>,
+    /// What a successor would go by.
+    said: Legacy,
+}
+
+impl Place {
+    pub(crate) fn new(table: Option<Gfn>, told: Option<Told>) -> Arc<Self> {
+        Arc::new(Self { table: Mutex::new(Table { at: table, said: Legacy::default() }), told })
+    }
+
+    /// Tells what a successor needs, if it is news.
+    fn tell(&self, table: &mut Table, places: impl IntoIterator<Item = Gfn>, config: &ConfigSpace) {
+        let Some(told) = &self.told else { return };
+        let now = Legacy { table: places.into_iter().collect(), config: Some(*config.bytes()) };
+        if table.said != now {
+            told(&now);
+            table.said = now;
+        }
+    }
+}
+
+impl VgpuFunction {
+    /// Has the table where the BAR is now.
+    fn follow(&self, config: &ConfigSpace) {
+        let mut table = self.place.table.lock();
+        // While decoding is off, as it is whenever a guest sizes BARs, the table stays where it was.
+        let bar = config.placements().find(|p| p.index == BAR_MMIO);
+        if let (Some(at), Some(bar)) = (table.at, bar) {
+            let to = Gfn((bar.start + u64::from(GTT_OFFSET)) >> PAGE_SHIFT);
+            let mut there = at == to;
+            if !there {
+                self.place.tell(&mut table, [at, to], config);
+                let moved = self.dm.relocate_memory(at, to, TABLE_FRAMES);
+                // It goes on being written by traps.
+                let why =
+                    moved.inspect_err(|e| log::warn!("{}: the table stays at {at}: {e}", self.vgpu.id()));
+                there = why.is_ok();
+            }
+            if there && (at != to || !self.lent.load(Ordering::Relaxed)) {
+                self.vgpu.lend_table(to);
+                self.lent.store(true, Ordering::Relaxed);
+                table.at = Some(to);
+            }
+        }
+        let places = table.at;
+        self.place.tell(&mut table, places, config);
+    }
 }
 
 impl Function for VgpuFunction {
@@ -129,22 +223,7 @@ impl Function for VgpuFunction {
     }
 
     fn config_written(&self, _: &Access, config: &ConfigSpace) {
-        let mut table = self.table.lock();
-        let Some(at) = *table else { return };
-        // While decoding is off, as it is whenever a guest sizes BARs, the table stays where it was.
-        let Some(bar) = config.placements().find(|p| p.index == BAR_MMIO) else { return };
-        let to = Gfn((bar.start + u64::from(GTT_OFFSET)) >> PAGE_SHIFT);
-        if at == to {
-            return;
-        }
-        match self.dm.relocate_memory(at, to, TABLE_FRAMES) {
-            Ok(()) => {
-                *table = Some(to);
-                self.vgpu.lend_table(to);
-            }
-            // It goes on being written by traps.
-            Err(e) => log::warn!("{}: the table stays at {at}: {e}", self.vgpu.id()),
-        }
+        self.follow(config);
     }
 }
 

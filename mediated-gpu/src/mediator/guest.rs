@@ -291,6 +291,10 @@ impl Vgpu {
         self.ggtt.lend_table(first);
     }
 
+    pub(super) fn has_lent_table(&self) -> bool {
+        self.ggtt.is_lent()
+    }
+
     pub(super) fn compare_table(&self) {
         self.ggtt.compare_table();
         self.maintenance.drain(self.ggtt.take_stale());

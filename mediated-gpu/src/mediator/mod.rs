@@ -6,6 +6,7 @@
 mod audit;
 mod function;
 mod guest;
+mod legacy;
 mod maintenance;
 mod memory;
 mod ppgtt;
@@ -27,8 +28,10 @@ use parking_lot::Mutex;
 use pviommu::{Client, Guest, OwnError, OwnFrames, OwnPages};
 use xen_ioreq::{Bfn, PAGE_SIZE};
 
-pub use self::function::{PlugError, Plugged, TABLE_FRAMES};
+pub(crate) use self::function::Place;
+pub use self::function::{PlugError, Plugged, Seat, TABLE_FRAMES, Told};
 pub use self::guest::{MsiSink, Usage, Vgpu};
+pub use self::legacy::Legacy;
 use self::maintenance::Maintenance;
 use self::memory::Memory;
 use self::reserve::Own;

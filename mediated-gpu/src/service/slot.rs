@@ -8,9 +8,8 @@ use std::sync::Arc;
 use ioreq_server::Bus;
 use ioreq_server::dm::Dm;
 use parking_lot::Mutex;
-use xen_ioreq::Gfn;
 
-use crate::mediator::{Mediator, MediatorError, PlugError, Plugged, Snapshot, Vgpu};
+use crate::mediator::{Mediator, MediatorError, Place, PlugError, Plugged, Snapshot, Vgpu};
 use crate::vgpu::slice::VgpuType;
 
 /// A vGPU could not be made, or taken away.
@@ -36,8 +35,8 @@ pub(super) struct Parts {
     pub(super) frames: pviommu::Guest,
     pub(super) bus: Arc<Bus>,
     pub(super) dm: Dm,
-    /// Where the frames are that are its table.
-    pub(super) table: Arc<Mutex<Option<Gfn>>>,
+    /// Where it is.
+    pub(super) place: Arc<Place>,
 }
 
 /// The slot.
@@ -56,9 +55,9 @@ struct Seat {
 }
 
 impl Slot {
-    /// Makes the first vGPU.
-    pub(super) fn new(parts: Parts, kind: VgpuType) -> Result<Self, PlugError> {
-        let plugged = parts.plug(kind)?;
+    /// Makes the first vGPU, with what the guest wrote to the configuration space of another before.
+    pub(super) fn new(parts: Parts, kind: VgpuType, config: Option<&[u8; 256]>) -> Result<Self, PlugError> {
+        let plugged = parts.plug(kind, config)?;
         let last = plugged.vgpu.clone();
         Ok(Self { parts, seat: Mutex::new(Seat { kind, plugged: Some(plugged), last }) })
     }
@@ -89,7 +88,7 @@ impl Slot {
         if seat.plugged.is_some() {
             return Err(SlotError::Taken);
         }
-        let plugged = self.parts.plug(kind)?;
+        let plugged = self.parts.plug(kind, None)?;
         *seat = Seat { kind, last: plugged.vgpu.clone(), plugged: Some(plugged) };
         Ok(())
     }
@@ -106,9 +105,9 @@ impl Slot {
 }
 
 impl Parts {
-    fn plug(&self, kind: VgpuType) -> Result<Plugged, PlugError> {
-        let table = self.table.clone();
-        self.mediator.plug_with(kind, self.frames.clone(), &self.bus, self.dm.clone(), table)
+    fn plug(&self, kind: VgpuType, config: Option<&[u8; 256]>) -> Result<Plugged, PlugError> {
+        let (frames, dm, place) = (self.frames.clone(), self.dm.clone(), self.place.clone());
+        self.mediator.plug_with(kind, frames, &self.bus, dm, config, place)
     }
 }
 

@@ -182,6 +182,11 @@ impl Gpu {
         self.write32(platform, pvinfo::DISPLAY_READY, 1);
     }
 
+    /// Whether it is on.
+    pub fn is_display_on(&self, platform: &mut impl Platform) -> bool {
+        self.read32(platform, regs::DSPACNTR) & regs::DISPLAY_PLANE_ENABLE != 0
+    }
+
     fn clear_entries(&self, platform: &mut impl Platform, slice: Slice, count: u64) {
         let page = PAGE_SIZE as u64;
         let last = self.layout.frames.last().map_or(slice.base, |r| r.gm + r.pages * page);

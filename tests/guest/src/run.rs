@@ -164,6 +164,11 @@ impl<P: Platform> Run<'_, P> {
     fn reset(&mut self) -> Result<(), DriverError> {
         self.report.resets += 1;
         self.gpu.reset_engine(self.platform)?;
+        // The whole device may have been: then its display is off, too.
+        if !self.gpu.is_display_on(self.platform) {
+            let shown = self.gpu.layout.frames[(self.back + FRAMES - 1) % FRAMES];
+            self.gpu.display_on(self.platform, shown);
+        }
         self.gpu.init_engine(self.platform)
     }
 

@@ -196,6 +196,12 @@ pub(crate) struct Serve {
     /// them until it is gone.
     #[arg(long, value_name = "DOMID")]
     pub(crate) viewer: Option<u16>,
+    /// Where a record of what is in Xen of each guest is kept, by which the next mgpu takes the place of one that was killed.
+    #[arg(long, value_name = "DIR", default_value = "/run/mediated-gpu")]
+    pub(crate) state: PathBuf,
+    /// Keep no such record: if mgpu is killed, the guest waits until it is destroyed.
+    #[arg(long, conflicts_with = "state")]
+    pub(crate) no_state: bool,
     /// Have each of the guest's writes to its translation table trap, instead of giving it 8 MiB of memory for that.
     #[arg(long)]
     pub(crate) trap_table: bool,

@@ -16,6 +16,7 @@ mod probe;
 mod sandbox;
 mod serve;
 mod show;
+mod state;
 mod table;
 mod types;
 

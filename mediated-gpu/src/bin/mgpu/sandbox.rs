@@ -1,14 +1,15 @@
 //! What `mgpu serve` gives up before the guest can reach it; see [`ioreq_server::privilege`] for what each step is for.
 //!
-//! What stays: the descriptors that are restricted to the guest, new files in `--out`, and one unrestricted privcmd, bound to
-//! the first thread: the guest's end is heard of through it, and PV-IOMMU is a raw hypercall.
+//! What stays: the descriptors that are restricted to the guest, new files in `--out`, the guest's record in `--state`, and one
+//! unrestricted privcmd, bound to the first thread: the guest's end is heard of through it, and PV-IOMMU is a raw hypercall.
 
 use std::fmt;
 use std::os::fd::AsFd;
 
+use ioreq_server::Record;
 use ioreq_server::privilege::{
-    Confinement, Filters, Identity, InForce, Limits, ThreadKind, Violation, control_socket, files_below,
-    hypercalls, starting, starting_to_serve,
+    Confinement, Filters, Identity, InForce, Limits, ThreadKind, Violation, control_socket, file_in_place,
+    files_below, hypercalls, starting, starting_to_serve,
 };
 use xen_ioreq::linux::{Privcmd, RestrictedPrivcmd};
 use xen_ioreq::{DomId, PAGE_SHIFT};
@@ -55,6 +56,8 @@ pub(crate) struct Keeps<'a> {
     pub(crate) iommu: bool,
     /// Where pictures go.
     pub(crate) pictures: Option<&'a Pictures>,
+    /// The record of what is in Xen.
+    pub(crate) record: Option<&'a Record>,
     /// Whether there is a control socket.
     pub(crate) controlled: bool,
     /// What a viewer is shown through.
@@ -122,6 +125,10 @@ fn filters(args: &cli::Sandbox, keeps: Keeps<'_>) -> Filters {
         }
         if let (ThreadKind::Main, Some(pictures)) = (kind, keeps.pictures) {
             needs = needs.and(&files_below(&pictures.as_fd()));
+        }
+        // Of a server's begin and end, and of what the guest does with its function.
+        if let (ThreadKind::Main | ThreadKind::EventLoop, Some(record)) = (kind, keeps.record) {
+            needs = needs.and(&file_in_place(record));
         }
         if kind == ThreadKind::Main && keeps.controlled {
             // A vGPU that an operator has made anew has a thread.

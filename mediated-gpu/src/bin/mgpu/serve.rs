@@ -28,7 +28,7 @@ use crate::control::{self, Operator, Served};
 use crate::pictures::Pictures;
 use crate::sandbox::{self, Keeps};
 use crate::show::Show;
-use crate::{Error, cli, table};
+use crate::{Error, cli, state, table};
 
 /// How often the guest is looked after.
 const LOOK: Duration = Duration::from_millis(500);
@@ -43,7 +43,9 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         cli::Gpu::Vfio(_) => Device::Physical,
     };
     let raw = Arc::new(Privcmd::open()?);
-    let guest_pages = check_guest(&raw, domid)?.max_pages.saturating_add(TABLE_FRAMES.into());
+    let known = check_guest(&raw, domid)?;
+    let guest_pages = known.max_pages.saturating_add(TABLE_FRAMES.into());
+    let record = state::open(args, &known)?;
     let guest = Privcmd::open()?.restrict(domid);
     let guest = Arc::new(guest.map_err(|(_, e)| format!("privcmd cannot be restricted to {domid}: {e}"))?);
     let events = Evtchn::open_blocking()?.restrict(domid);
@@ -70,7 +72,8 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         let given = table::give(&raw, domid, guest_pages);
         given.inspect_err(|e| log::warn!("each write to the translation table will trap: {e}")).ok()
     };
-    let table = if args.trap_table { None } else { give() };
+    let give = || if args.trap_table { None } else { give() };
+    let table = state::table(record.as_deref(), &*guest, domid, give)?;
     let mut reasons = Reasons::new()?;
     let control = args.control.as_deref().map(control::bind).transpose()?;
     let viewers = args.vnc.as_ref().map(|at| Listener::bind(at).map_err(|e| format!("--vnc {at}: {e}")));
@@ -87,6 +90,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         guest: &guest,
         iommu,
         pictures: pictures.as_deref(),
+        record: record.as_deref(),
         controlled,
         viewed: viewed.as_ref(),
     };
@@ -102,7 +106,11 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     let config = MediatorConfig { aperture, ..config };
     let mediator = Arc::new(Mediator::new(below, config)?);
     let options = Options { kind, pci_root: args.pci_root, table, on_error: OnError::CrashGuest };
-    let service = Service::start(&Connection::new(guest, events), &client, &mediator, domid, options)?;
+    let conn = Connection::new(guest, events);
+    let service = match &record {
+        Some(record) => Service::succeed(&conn, &client, &mediator, domid, options, record)?,
+        None => Service::start(&conn, &client, &mediator, domid, options)?,
+    };
     service.vgpu().set_share(args.share());
     if let Some(control) = control {
         let served = Served::of(&service, Instant::now(), pictures.clone());

@@ -10,7 +10,7 @@ use zerocopy::IntoBytes as _;
 use crate::Error;
 
 /// Where they wait until the guest has placed its BAR: beyond the memory that a guest of up to 60 GiB has, below a hole of PCI's.
-const PARKED: Gfn = Gfn(0xf0_0000);
+pub(crate) const PARKED: Gfn = Gfn(0xf0_0000);
 /// Frames of a page of 2 MiB: order.
 const LARGE: u32 = 9;
 

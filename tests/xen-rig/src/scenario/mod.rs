@@ -8,6 +8,7 @@ mod descriptors;
 mod grant_rows;
 mod grants;
 mod i915;
+mod killed;
 mod promise;
 mod sandbox;
 mod serve;
@@ -34,6 +35,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &conformance::Conformance,
     &serve::Serve,
     &promise::Promise,
+    &killed::Killed,
     &stock_linux::StockLinux(Kind::Pvh),
     &stock_linux::StockLinux(Kind::Hvm),
     &i915::I915Pvh,

@@ -15,7 +15,8 @@ use crate::kit::Kit;
 #[derive(Debug)]
 pub(super) struct Serve;
 
-const SEED: u64 = 7;
+/// Decides the pictures.
+pub(super) const SEED: u64 = 7;
 const FRAMES: u32 = 5;
 const BALLOON: u32 = 8;
 
@@ -144,7 +145,7 @@ fn operated(run: &Run, domid: u16, checks: &mut Checks) {
 }
 
 /// The PNG that mgpu wrote must be the one that the model's guest of that number and seed ends with.
-fn picture(kit: &Kit, run: &Run, name: &str, checks: &mut Checks) -> Result<()> {
+pub(super) fn picture(kit: &Kit, run: &Run, name: &str, checks: &mut Checks) -> Result<()> {
     let domid = run.text(&format!("{name}.domid")).trim().to_owned();
     let png = run.results.get(&format!("{name}-pictures/dom{domid}.png"));
     checks.that(png.is_some(), format!("mgpu writes {name}'s picture"));
@@ -164,7 +165,7 @@ fn picture(kit: &Kit, run: &Run, name: &str, checks: &mut Checks) -> Result<()> 
 }
 
 /// The value in a line `NAME VALUE`.
-fn figure_of(out: &str, name: &str) -> Option<u64> {
+pub(super) fn figure_of(out: &str, name: &str) -> Option<u64> {
     out.lines().filter_map(|line| line.split_once(' ')).find(|(n, _)| *n == name)?.1.trim().parse().ok()
 }
 

@@ -288,7 +288,11 @@ impl Guest {
 
     /// Looks at the slots for a while, if that has paid lately.
     fn stay(&mut self, bus: &mut bus::Session<'_>) {
-        let mut linger = std::mem::replace(&mut self.linger, Linger::new(Duration::ZERO));
+        if !self.linger.is_due() {
+            self.linger.is_left_out();
+            return;
+        }
+        let mut linger = self.linger.take();
         linger.session(|| {
             self.exec.stats.looks();
             let drained = self.ring.drain(&self.server, &self.exec, bus);

@@ -68,6 +68,12 @@ impl Linger {
     pub(crate) fn new(patience: Duration) -> Self {
         Self::with_clock(patience, RealTime { start: Instant::now(), pauses: Cell::new(0) })
     }
+
+    /// Itself, leaving one that never looks. The clock is not asked: it may be a system call.
+    pub(crate) fn take(&mut self) -> Self {
+        let clock = RealTime { start: self.clock.start, pauses: Cell::new(0) };
+        std::mem::replace(self, Self::with_clock(Duration::ZERO, clock))
+    }
 }
 
 impl<C: Clock> Linger<C> {
@@ -80,13 +86,16 @@ impl<C: Clock> Linger<C> {
         !self.patience.is_zero() && self.skip == 0
     }
 
+    /// Notes a time at which nobody looks, if this is one.
+    pub(crate) fn is_left_out(&mut self) -> bool {
+        let due = self.is_due();
+        self.skip = self.skip.saturating_sub(1);
+        !due
+    }
+
     /// Calls `look` until it has found nothing for as long as patience lasts.
     pub(crate) fn session(&mut self, mut look: impl FnMut() -> Look) {
-        if self.patience.is_zero() {
-            return;
-        }
-        if let Some(less) = self.skip.checked_sub(1) {
-            self.skip = less;
+        if self.is_left_out() {
             return;
         }
         let start = self.clock.now();

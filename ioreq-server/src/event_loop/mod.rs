@@ -24,8 +24,14 @@ use crate::sources::EventSource;
 const WAKER: Token = Token(0);
 /// How long a loop stays awake for the next request of its only guest, unless told otherwise: a few times what it takes to wake
 /// a thread on a processor that sleeps, 5 us on the machine itself and 50 inside a virtual one. With less, either side would
-/// always have gone to sleep by the time that the other one is awake.
+/// always have gone to sleep by the time that the other one is awake. On one processor a loop sleeps at once unless told otherwise.
 pub const DEFAULT_PATIENCE: Duration = Duration::from_micros(200);
+
+/// None where there is but one processor: whoever looks keeps it from all that could bring the next request.
+fn default_patience() -> Duration {
+    let several = std::thread::available_parallelism().is_ok_and(|n| n.get() > 1);
+    if several { DEFAULT_PATIENCE } else { Duration::ZERO }
+}
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 64;
@@ -91,7 +97,7 @@ impl GuestLoop {
             unfinished: Vec::new(),
             unfinished_sources: Vec::new(),
             sleeping: None,
-            patience: DEFAULT_PATIENCE,
+            patience: default_patience(),
             handle,
             commands,
         })
@@ -134,6 +140,8 @@ impl GuestLoop {
     pub fn remove(&mut self, key: GuestKey) -> Option<Guest> {
         let guest = self.guests.try_remove(key.0)?;
         self.handle.left(key);
+        // Its number may be used again.
+        self.sleeping.take_if(|asleep| *asleep == key.0).inspect(|_| self.handle.sleeps_on(None));
         let fd = guest.pollable().as_raw_fd();
         if let Err(e) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
             log::debug!("{}: leaving its event loop: {e}", guest.domid());
@@ -180,7 +188,7 @@ impl GuestLoop {
     /// Serves until [`LoopHandle::stop`].
     pub fn run(&mut self) -> io::Result<()> {
         let done = loop {
-            if self.handle.take_stop() {
+            if self.handle.stopping() && self.handle.take_stop() {
                 break Ok(());
             }
             if self.alone() {
@@ -197,21 +205,11 @@ impl GuestLoop {
     /// A turn of a loop that waits for one guest and nothing else: it sleeps on that guest's event channels, which saves
     /// a system call an access. `false`: this loop, or this guest, must poll.
     fn alone(&mut self) -> bool {
-        let only = match self.guests.iter().next() {
-            Some((key, guest)) if self.guests.len() == 1 && self.sources.is_empty() => {
-                guest.sleeps_on().map(|events| (key, events))
-            }
-            _ => None,
-        };
-        let Some((key, events)) = only else {
+        let alone = self.guests.len() == 1 && self.sources.is_empty();
+        let Some(key) = self.sleeping.filter(|_| alone).or_else(|| self.lie_down(alone)) else {
             self.sleeping.take().inspect(|_| self.handle.sleeps_on(None));
             return false;
         };
-        if self.sleeping != Some(key) {
-            self.handle.sleeps_on(Some(events));
-            self.sleeping = Some(key);
-            // Whoever called before this line woke only the poll: the next turn sees to it first.
-        }
         self.unfinished.clear();
         self.obey();
         // A command may have removed it, or brought it company.
@@ -226,6 +224,15 @@ impl GuestLoop {
             Some(Err(e)) => self.lose(key, &e),
         }
         true
+    }
+
+    /// The only guest, if this loop can sleep on its event channels: from here on who wakes the loop does it by them, too.
+    fn lie_down(&mut self, alone: bool) -> Option<usize> {
+        let (key, guest) = self.guests.iter().next().filter(|_| alone)?;
+        self.handle.sleeps_on(Some(guest.sleeps_on()?));
+        self.sleeping = Some(key);
+        // Whoever called before this line woke only the poll: this turn sees to it first.
+        Some(key)
     }
 
     fn lose(&mut self, key: usize, why: &GuestError) {

@@ -22,6 +22,10 @@ use crate::{DomId, Errno, Gfn, PAGE_SIZE};
 /// Most buffers of one dm_op that Linux passes on (`PRIVCMD_DM_OP_MAX_NUM`).
 const DM_OP_BUFFERS: usize = 16;
 
+/// Whether pages of a mapping may go together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Together(pub(super) bool);
+
 /// An open `/dev/xen/privcmd`.
 #[derive(Debug)]
 pub(super) struct Device {
@@ -70,9 +74,15 @@ impl Device {
         Ok(())
     }
 
-    /// Where mappings do not split, each page costs two system calls and one of the process's mappings, of which
+    /// Where mappings do not split, each page that may go alone costs two system calls and one of the process's mappings, of which
     /// Linux allows `vm.max_map_count` (65530): ENOMEM beyond.
-    pub(super) fn map_foreign(&self, domid: DomId, gfns: &[Gfn], prot: Prot) -> Result<ForeignPages, Errno> {
+    pub(super) fn map_foreign(
+        &self,
+        domid: DomId,
+        gfns: &[Gfn],
+        prot: Prot,
+        Together(together): Together,
+    ) -> Result<ForeignPages, Errno> {
         let prot = match prot {
             Prot::Read => ProtFlags::READ,
             Prot::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
@@ -81,11 +91,15 @@ impl Device {
             return Err(Errno::EINVAL);
         }
         let mut errors = vec![0i32; gfns.len()];
-        let base = if self.splits { self.mmap(gfns.len(), prot, None)? } else { reserve(gfns.len())? };
+        let whole = together && !self.splits;
+        let one = whole || self.splits;
+        let base = if one { self.mmap(gfns.len(), prot, None)? } else { reserve(gfns.len())? };
         // From here on the addresses are given back whatever happens.
-        // SAFETY: the mapping just made; any page of it may go alone: mappings split, or each page will be one of its own.
-        let mapping = Mapping::new(base, gfns.len(), Arc::new(unsafe { Range::pagewise(base) }));
-        if self.splits {
+        // SAFETY: the mapping just made, which is unmapped as a whole, or any page of which may go alone: mappings split, or each
+        // page will be one of its own.
+        let range = unsafe { if whole { Range::whole(base, gfns.len()) } else { Range::pagewise(base) } };
+        let mapping = Mapping::new(base, gfns.len(), Arc::new(range));
+        if one {
             self.batch(domid, gfns, base, &mut errors)?;
         } else {
             for (i, (gfn, error)) in gfns.iter().zip(&mut errors).enumerate() {

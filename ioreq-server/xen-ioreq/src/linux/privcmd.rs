@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::foreign::Device;
+use super::foreign::{Device, Together};
 use super::hypercall::Pool;
 use super::ioctl::ioctl;
 use super::{OpenError, RestrictedPrivcmd, shape};
@@ -173,7 +173,11 @@ impl DmOp for Privcmd {
 
 impl ForeignMap for Privcmd {
     fn map_foreign(&self, domid: DomId, gfns: &[Gfn], prot: Prot) -> Result<ForeignPages, Errno> {
-        self.device.map_foreign(domid, gfns, prot)
+        self.device.map_foreign(domid, gfns, prot, Together(false))
+    }
+
+    fn map_foreign_together(&self, domid: DomId, gfns: &[Gfn], prot: Prot) -> Result<ForeignPages, Errno> {
+        self.device.map_foreign(domid, gfns, prot, Together(true))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::foreign::Device;
+use super::foreign::{Device, Together};
 use crate::seam::{DmOp, ForeignMap, ForeignPages, Mapping, Prot, ResourceMap};
 use crate::{DomId, Errno, Gfn};
 
@@ -72,7 +72,11 @@ impl DmOp for RestrictedPrivcmd {
 
 impl ForeignMap for RestrictedPrivcmd {
     fn map_foreign(&self, domid: DomId, gfns: &[Gfn], prot: Prot) -> Result<ForeignPages, Errno> {
-        self.device.map_foreign(domid, gfns, prot)
+        self.device.map_foreign(domid, gfns, prot, Together(false))
+    }
+
+    fn map_foreign_together(&self, domid: DomId, gfns: &[Gfn], prot: Prot) -> Result<ForeignPages, Errno> {
+        self.device.map_foreign(domid, gfns, prot, Together(true))
     }
 }
 

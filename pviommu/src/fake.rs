@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use xen_ioreq::abi::iommu_op::*;
@@ -51,6 +51,8 @@ struct State {
     /// Errors for unmap operations to come.
     unmap_fails: Option<Errno>,
     foreign_fails: Option<Errno>,
+    /// Whether foreign mappings made together hold all their frames to the last.
+    together: bool,
 }
 
 pub(crate) struct Fake {
@@ -142,6 +144,11 @@ impl Fake {
 
     pub(crate) fn unmap_fails(&self, errno: Option<Errno>) {
         self.s.lock().unmap_fails = errno;
+    }
+
+    /// As on a Linux that does not split mappings.
+    pub(crate) fn maps_together(&self) {
+        self.s.lock().together = true;
     }
 
     pub(crate) fn foreign_fails(&self, errno: Option<Errno>) {
@@ -293,6 +300,16 @@ struct Pages {
     fake: Arc<Fake>,
     memory: Box<[Page]>,
     mfns: Vec<Option<u64>>,
+    /// Pages that are not released, if frames are held until there are none.
+    together: Option<AtomicUsize>,
+}
+
+impl Pages {
+    fn unmap(&self, first: usize, count: usize) {
+        let mut s = self.fake.s.lock();
+        self.memory[first..first + count].iter().for_each(|page| page[0].store(0, Ordering::SeqCst));
+        self.mfns[first..first + count].iter().flatten().for_each(|mfn| s.put(*mfn));
+    }
 }
 
 #[expect(unsafe_code, reason = "the contract between a mapping and who made it")]
@@ -302,9 +319,13 @@ mod owner {
     // SAFETY: the memory lives as long as this, which outlives every page of the mapping.
     unsafe impl MappingOwner for Pages {
         fn release(&self, first: usize, count: usize) {
-            let mut s = self.fake.s.lock();
-            self.memory[first..first + count].iter().for_each(|page| page[0].store(0, Ordering::SeqCst));
-            self.mfns[first..first + count].iter().flatten().for_each(|mfn| s.put(*mfn));
+            match &self.together {
+                None => self.unmap(first, count),
+                Some(left) if left.fetch_sub(count, Ordering::SeqCst) == count => {
+                    self.unmap(0, self.mfns.len())
+                }
+                Some(_) => {}
+            }
         }
     }
 }
@@ -314,6 +335,17 @@ pub(crate) struct Foreign(pub(crate) Arc<Fake>);
 
 impl ForeignMap for Foreign {
     fn map_foreign(&self, domid: DomId, gfns: &[Gfn], _prot: Prot) -> Result<ForeignPages, Errno> {
+        self.map(domid, gfns, false)
+    }
+
+    fn map_foreign_together(&self, domid: DomId, gfns: &[Gfn], _: Prot) -> Result<ForeignPages, Errno> {
+        let together = self.0.s.lock().together;
+        self.map(domid, gfns, together)
+    }
+}
+
+impl Foreign {
+    fn map(&self, domid: DomId, gfns: &[Gfn], together: bool) -> Result<ForeignPages, Errno> {
         let mut s = self.0.s.lock();
         s.calls += 1;
         if let Some(e) = s.foreign_fails {
@@ -325,7 +357,12 @@ impl ForeignMap for Foreign {
         let memory: Box<[Page]> = mfns.iter().map(page).collect();
         let base = NonNull::new(memory.as_ptr().cast_mut().cast::<u8>()).ok_or(Errno::EINVAL)?;
         let errors = mfns.iter().map(|m| m.is_none().then_some(Errno::EINVAL)).collect();
-        let owner = Arc::new(Pages { fake: self.0.clone(), memory, mfns });
+        let owner = Arc::new(Pages {
+            fake: self.0.clone(),
+            memory,
+            mfns,
+            together: together.then(|| AtomicUsize::new(gfns.len())),
+        });
         assert_eq!(owner.memory.len(), gfns.len());
         Ok(ForeignPages { mapping: Mapping::new(base, gfns.len(), owner), errors })
     }

@@ -19,6 +19,8 @@ mod own;
 #[cfg(test)]
 mod property;
 mod reclaim;
+#[cfg(test)]
+mod renewal_tests;
 mod soft;
 #[cfg(test)]
 mod stress;
@@ -34,7 +36,7 @@ pub use client::{Client, Config, Stats};
 pub use error::{
     AttachError, MapError, Operation, OwnError, ReclaimError, ReleaseError, RevalidateError, StartError,
 };
-pub use guest::{EVERYTHING, Guest, GuestStats};
+pub use guest::{Announced, EVERYTHING, Guest, GuestStats};
 pub use ledger::LedgerError;
 pub use mapping::{Cause, DeviceFlush, Draining, Mapped, Quiesced, Released};
 pub use mode::{Device, Mode, Ports};

@@ -160,6 +160,12 @@ impl World {
             if !(everything || notices.contains(&Some(e.bfn))) {
                 continue;
             }
+            if everything && self.kind == Kind::Stock && e.refs == 0 {
+                // Not worth asking about.
+                self.table.remove(&key);
+                self.out.insert(e.bfn, 0);
+                continue;
+            }
             let now = self.mfn(d, key.1);
             let fresh = if self.kind == Kind::Stock { now.is_some() } else { now == Some(e.mfn) };
             if fresh {

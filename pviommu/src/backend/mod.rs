@@ -41,6 +41,11 @@ pub(crate) trait Backend: Send + Sync {
     /// Asks again about mappings; an answer each.
     fn check(&self, peer: Peer, mappings: &[(Gfn, Bfn)]) -> Result<Vec<Verdict>, RevalidateError>;
 
+    /// Whether asking is mapping anew: then what nobody uses is better let go than asked about.
+    fn asks_by_mapping(&self) -> bool {
+        false
+    }
+
     /// Ends mappings that no device uses; an answer each. After an error the mapping is as before.
     fn remove(&self, peer: Peer, mappings: &[(Gfn, Bfn)]) -> Vec<Result<(), ReleaseError>>;
 

@@ -1,4 +1,7 @@
 //! Soft: a bus frame is a foreign mapping of this process, which holds the hypervisor's reference on the frame.
+//!
+//! Pages are mapped together, so one that was removed may hold its frame, which is the guest's, until all that was mapped with it
+//! has gone. When the guest gives frames back, all that it has mapped is checked: mapped anew, behind which the old pages go.
 
 use std::sync::Arc;
 
@@ -24,7 +27,7 @@ pub(crate) struct SoftBackend {
 impl SoftBackend {
     /// An answer a frame, or the error of the whole call.
     fn foreign(&self, domid: DomId, gfns: &[Gfn]) -> Result<Vec<Result<MappedPage, Errno>>, Errno> {
-        let pages = self.foreign.map_foreign(domid, gfns, Prot::ReadWrite)?.into_pages();
+        let pages = self.foreign.map_foreign_together(domid, gfns, Prot::ReadWrite)?.into_pages();
         if pages.len() == gfns.len() { Ok(pages) } else { Err(Errno::EIO) }
     }
 
@@ -86,6 +89,10 @@ impl Backend for SoftBackend {
             }
         }
         Ok(verdicts)
+    }
+
+    fn asks_by_mapping(&self) -> bool {
+        true
     }
 
     fn remove(&self, peer: Peer, mappings: &[(Gfn, Bfn)]) -> Vec<Result<(), ReleaseError>> {

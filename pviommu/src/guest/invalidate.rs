@@ -1,10 +1,8 @@
 //! Notices that frames have gone: recorded at once, worked off later, believed only after the hypervisor was asked.
 
-use std::mem;
-
 use xen_ioreq::Bfn;
 
-use super::{EVERYTHING, Guest, GuestInner, Notices, Slow};
+use super::{Announced, EVERYTHING, Guest, GuestInner, Notices, Slow};
 use crate::backend::Verdict;
 use crate::error::RevalidateError;
 use crate::mapping::{Cause, Drained, Draining, Mapped, What};
@@ -25,6 +23,7 @@ impl Guest {
         self.inner.client.records.prefetch(Bfn(data));
         self.inner.counts.notices.fetch_add(1, Ordering::Relaxed);
         let mut notices = self.inner.notices.lock();
+        notices.came += 1;
         if data == EVERYTHING || notices.bfns.len() >= MAX_NOTICES {
             notices.everything = true;
             notices.bfns.clear();
@@ -37,7 +36,24 @@ impl Guest {
     /// Has the mapping at `bfn` looked at as if a notice of it had come: a guest can put another frame behind a gfn without
     /// any, and its words about that gfn are a good moment to ask.
     pub fn doubt(&self, bfn: Bfn) {
-        self.inner.keep(false, vec![bfn]);
+        self.inner.keep(1, false, vec![bfn]);
+    }
+
+    /// What has come until now: of notices, and of doubts.
+    pub fn announced(&self) -> Announced {
+        Announced(self.inner.notices.lock().came)
+    }
+
+    /// Whether all of it has been worked off by [`take_draining`](Self::take_draining), which has returned since: no mapping is
+    /// live that it ended. More may have come since then.
+    pub fn is_worked_off(&self, what: Announced) -> bool {
+        self.inner.done.load(Ordering::Acquire) >= what.0
+    }
+
+    /// Whether the next [`take_draining`](Self::take_draining) will map afresh whatever is referred to then, since something has
+    /// changed and nobody says what: references that are not needed now are better put before.
+    pub fn renews_everything(&self) -> bool {
+        self.inner.client.backend.asks_by_mapping() && self.inner.notices.lock().everything
     }
 
     /// Whether [`take_draining`](Self::take_draining) has something to do. One atomic load.
@@ -54,20 +70,26 @@ impl Guest {
         let inner = &self.inner;
         let mut slow = inner.slow.lock();
         inner.work.store(false, Ordering::Release);
-        let Notices { everything, bfns, orphans } = mem::take(&mut *inner.notices.lock());
+        let Notices { came, everything, bfns, orphans } = inner.notices.lock().take();
         let mut out: Vec<Draining> =
             orphans.into_iter().map(|d| self.draining(d)).filter(|d| !d.is_void()).collect();
         let slots = if everything { inner.by_gfn.slots() } else { self.slots_of(&bfns) };
+        let slots = if everything { self.without_idle(slots, &mut out) } else { slots };
+        if everything {
+            slow.gone = 0;
+        }
         match self.revalidate(&mut slow, &slots, &mut out) {
             Ok(again) => {
                 if again {
-                    self.inner.keep(true, Vec::new());
+                    self.inner.keep(0, true, Vec::new());
+                } else {
+                    inner.done.store(came, Ordering::Release);
                 }
                 Ok(out)
             }
             Err(e) => {
                 // What is in `out` goes back to the orphans as it is dropped.
-                self.inner.keep(everything, bfns);
+                self.inner.keep(0, everything, bfns);
                 Err(e)
             }
         }
@@ -98,11 +120,27 @@ impl Guest {
         let inner = &self.inner;
         inner.dead.store(true, Ordering::Release);
         let _slow = inner.slow.lock();
-        let Notices { orphans, .. } = mem::take(&mut *inner.notices.lock());
+        let Notices { orphans, .. } = inner.notices.lock().take();
         let mut out: Vec<Draining> =
             orphans.into_iter().map(|d| self.draining(d)).filter(|d| !d.is_void()).collect();
         out.extend(inner.by_gfn.slots().into_iter().filter_map(|slot| self.make_stale(slot, Cause::Death)));
         out
+    }
+
+    /// The slots but for those of mappings that nobody refers to, where asking about them costs more than they are worth: they
+    /// must be drained.
+    fn without_idle(&self, mut slots: Vec<Slot>, out: &mut Vec<Draining>) -> Vec<Slot> {
+        let client = &self.inner.client;
+        if client.backend.asks_by_mapping() {
+            let idle = |slot: &Slot| {
+                let record = client.records.get(*slot).filter(|r| r.guest() == self.inner.id);
+                record.is_some_and(|r| r.state.get().status == Status::Idle)
+            };
+            // One that is taken into use just now ends all the same: its holder is told like any other.
+            let mut end = |slot: &Slot| self.make_stale(*slot, Cause::LastPut).map(|d| out.push(d)).is_some();
+            slots.extract_if(.., |slot| idle(slot) && end(slot)).for_each(drop);
+        }
+        slots
     }
 
     /// What may be mappings of this guest at these bus frames.
@@ -200,9 +238,15 @@ impl GuestInner {
         self.work.store(true, Ordering::Release);
     }
 
-    /// Puts notices back.
-    fn keep(&self, everything: bool, bfns: Vec<Bfn>) {
+    /// Has everything looked at.
+    pub(super) fn renew(&self) {
+        self.keep(0, true, Vec::new());
+    }
+
+    /// Adds notices, of which `new` have not been counted.
+    fn keep(&self, new: u64, everything: bool, bfns: Vec<Bfn>) {
         let mut notices = self.notices.lock();
+        notices.came += new;
         notices.everything |= everything;
         notices.bfns.extend(bfns);
         if notices.everything || notices.bfns.len() > MAX_NOTICES {

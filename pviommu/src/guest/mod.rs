@@ -8,6 +8,7 @@ mod map;
 mod release;
 
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
 
 use xen_ioreq::{Bfn, DomId, IoServerId};
@@ -38,6 +39,8 @@ pub(crate) struct GuestInner {
     notices: Mutex<Notices>,
     /// Whether [`Guest::take_draining`] would find something.
     work: AtomicBool,
+    /// Of `Notices::came`, what has been carried out.
+    done: AtomicU64,
     dead: AtomicBool,
     counts: Counts,
 }
@@ -49,14 +52,30 @@ struct Slow {
     mappings: u32,
     /// What is left of the round of [`Guest::sweep`].
     sweep: Vec<Slot>,
+    /// Pages that went since everything was last renewed: at most so many still hold frames, where they hold any.
+    gone: u32,
 }
+
+/// Notices up to some moment: what [`Guest::announced`] gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Announced(u64);
 
 #[derive(Default)]
 struct Notices {
+    /// How many came.
+    came: u64,
     everything: bool,
     bfns: Vec<Bfn>,
     /// Tokens that were dropped on the way.
     orphans: Vec<Drained>,
+}
+
+impl Notices {
+    /// All that waits; how many came stays known.
+    fn take(&mut self) -> Self {
+        let came = self.came;
+        mem::replace(self, Self { came, ..Self::default() })
+    }
 }
 
 #[derive(Default)]
@@ -95,6 +114,7 @@ impl Guest {
             slow: Mutex::default(),
             notices: Mutex::default(),
             work: AtomicBool::new(false),
+            done: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             counts: Counts::default(),
         };

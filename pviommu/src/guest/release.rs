@@ -7,6 +7,10 @@ use crate::error::ReleaseError;
 use crate::mapping::{Cause, Drained, Draining, Released, What};
 use crate::sync::atomic::Ordering;
 
+/// Pages that went, besides as many as there are mappings, after which everything is mapped anew: what was mapped with them may
+/// still keep their frames and addresses.
+const MOST_GONE: u32 = 4096;
+
 impl Guest {
     /// Releases mappings and pages of this guest that are quiesced.
     pub(crate) fn release(&self, items: Vec<Draining>, out: &mut Released) {
@@ -40,6 +44,11 @@ impl Guest {
             slots.push(slot);
             mappings.push((record.gfn(), bfn));
             client.records.withdraw(slot);
+        }
+        slow.gone = slow.gone.saturating_add(u32::try_from(mappings.len() + bfns.len()).unwrap_or(u32::MAX));
+        if client.backend.asks_by_mapping() && slow.gone > slow.mappings.saturating_add(MOST_GONE) {
+            slow.gone = 0;
+            inner.renew();
         }
         if mappings.is_empty() {
             return;

@@ -2,7 +2,8 @@
 //!
 //! A notice is urgent. References that were merely put wait for company, so that a guest that rewrites its table
 //! does not cost a flush an entry; with too many waiting, their writer waits too. Now and then, while there are
-//! mappings, some of them are asked about, since a guest can put another frame behind a number and nobody is told.
+//! mappings, some of them are asked about, since a guest can put another frame behind a number and nobody is told. A notice that
+//! names nothing has all of them asked about: it waits as long as that took the last time, since they come in hundreds.
 //!
 //! Order: no new references, entries to scratch, flush, release. The types of `pviommu` hold us to it.
 
@@ -13,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use pviommu::{Draining, Guest};
+use pviommu::{Draining, EVERYTHING, Guest};
 
 use super::guest::Vgpu;
 use super::shadow::ShadowGgtt;
@@ -29,6 +30,8 @@ const CROWD_WAIT: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_millis(1);
 /// Notices whose time of arrival is kept; there are never more than vCPUs and ring slots can bring at once.
 const NOTICES: usize = 4096;
+/// How long a round at most is put off that has to ask about everything.
+const BREATH: Duration = Duration::from_secs(1);
 /// Rounds in which a vGPU that goes must have let go of everything.
 const LAST_ROUNDS: u32 = 100;
 
@@ -51,6 +54,10 @@ struct Round {
 
 #[derive(Debug)]
 struct Todo {
+    /// Rounds for notices that name nothing begin then.
+    breathe_until: Instant,
+    /// One that names a frame waits.
+    named: bool,
     /// When the notices came that have not been carried out.
     notices: VecDeque<Instant>,
     /// What is draining, since when the longest.
@@ -67,6 +74,8 @@ struct Todo {
 impl Maintenance {
     pub(super) fn new(frames: Guest, sweep_every: Duration) -> Self {
         let todo = Todo {
+            breathe_until: Instant::now(),
+            named: false,
             notices: VecDeque::new(),
             draining: Vec::new(),
             since: None,
@@ -83,6 +92,7 @@ impl Maintenance {
         let now = Instant::now();
         self.frames.notice(data);
         let mut todo = self.todo.lock();
+        todo.named |= data != EVERYTHING;
         if todo.notices.len() < NOTICES {
             todo.notices.push_back(now);
         }
@@ -132,7 +142,11 @@ impl Maintenance {
             narrow(ThreadKind::Maintenance);
             let maintenance = vgpu.maintenance();
             while let Some(Round { came, draining, sweep }) = maintenance.next_round() {
+                let began = Instant::now();
                 let all = try_release(vgpu.ggtt(), draining);
+                if !came.is_empty() {
+                    maintenance.breathe(began.elapsed());
+                }
                 for at in came {
                     vgpu.stats().invalidated(at.elapsed());
                 }
@@ -152,10 +166,13 @@ impl Maintenance {
             }
             let now = Instant::now();
             let sweep = todo.sweep_at <= now;
-            if sweep || !todo.notices.is_empty() || todo.draining.len() >= COMPANY {
+            if sweep || todo.named || todo.draining.len() >= COMPANY {
                 break sweep;
             }
-            let due = todo.since.map_or(todo.sweep_at, |since| todo.sweep_at.min(since + PATIENCE));
+            let notice = (!todo.notices.is_empty()).then_some(todo.breathe_until);
+            // What failed is often a notice, which another came after.
+            let company = todo.since.map(|since| (since + PATIENCE).max(todo.breathe_until));
+            let due = [notice, company].into_iter().flatten().fold(todo.sweep_at, Instant::min);
             if due <= now {
                 break sweep;
             }
@@ -166,11 +183,17 @@ impl Maintenance {
         }
         todo.begun += 1;
         todo.since = None;
+        todo.named = false;
         Some(Round {
             came: std::mem::take(&mut todo.notices),
             draining: std::mem::take(&mut todo.draining),
             sweep,
         })
+    }
+
+    /// Carrying notices out took that long.
+    fn breathe(&self, took: Duration) {
+        self.todo.lock().breathe_until = Instant::now() + took.min(BREATH);
     }
 
     fn end_round(&self, all: bool) {

@@ -44,8 +44,8 @@ pub(super) struct Parts {
     pub(super) stats: Arc<Stats>,
 }
 
-/// How often an entry's writer looks whether notices have been carried out. Once is enough, unless others of the guest's
-/// CPUs go on ballooning or the hypervisor fails.
+/// How often an entry's writer looks whether notices have been carried out. Once is enough, unless what others use is in the way
+/// or the hypervisor fails.
 const NOTICE_TRIES: u32 = 100;
 
 /// A sweep asks about this part of the mappings, so that all have had their turn after as many sweeps, or more if there are
@@ -219,12 +219,18 @@ impl ShadowGgtt {
         }
     }
 
-    /// Locks `writers` in a state in which no notice waits.
+    /// Locks `writers` in a state in which no notice waits that had come before. One that comes meanwhile is for who comes after
+    /// it: on a hypervisor that only says 'something changed', a guest that balloons brings the next one before this one is done.
     fn lock_after_notices(&self) -> MutexGuard<'_, Writers> {
+        let frames = &self.parts.frames;
+        let announced = frames.announced();
         for _ in 0..NOTICE_TRIES {
             let mut writers = self.writers.lock();
+            if frames.is_worked_off(announced) {
+                return writers;
+            }
             self.carry_out(&mut writers);
-            if !self.parts.frames.has_work() {
+            if frames.is_worked_off(announced) {
                 return writers;
             }
             // A page cannot be replaced again before its predecessor is gone.
@@ -266,6 +272,10 @@ impl ShadowGgtt {
     fn carry_out(&self, writers: &mut Writers) {
         if !self.parts.frames.has_work() {
             return;
+        }
+        if self.parts.frames.renews_everything() {
+            let unneeded = writers.lent.iter_mut().flat_map(Lent::rest);
+            writers.stale.extend(unneeded.filter_map(Mapped::put));
         }
         match self.parts.frames.take_draining() {
             Ok(stale) => self.revoke(writers, stale),

@@ -88,8 +88,8 @@ pub(crate) fn enter(
     if args.no_sandbox {
         return Ok(Sandbox::Off);
     }
-    // Twice, since a page that was replaced stays mapped until nobody uses it.
-    let guest = keeps.guest_pages.checked_mul(2 << PAGE_SHIFT);
+    // Thrice: what is used, what that replaces until nobody uses it, and what went before all that was mapped with it.
+    let guest = keeps.guest_pages.checked_mul(3 << PAGE_SHIFT);
     let limits = Limits {
         descriptors: Some(DESCRIPTORS),
         locked: Some(LOCKED),

@@ -25,11 +25,20 @@ pub(super) struct Lent {
 }
 
 impl Lent {
+    fn frame(&self, page: u32) -> Gfn {
+        Gfn(self.first.0.saturating_add(page.into()))
+    }
+
     /// Takes out what keeps pages at these bus frames.
     pub(super) fn revoke(&mut self, bfns: &[Bfn]) -> Vec<Mapped> {
         let gone: Vec<_> =
             self.pages.iter().filter(|(_, m)| bfns.contains(&m.bfn())).map(|(page, _)| *page).collect();
         gone.into_iter().filter_map(|page| self.pages.remove(&page)).collect()
+    }
+
+    /// Takes out all that keeps pages: they are needed again at the next comparison.
+    pub(super) fn rest(&mut self) -> impl Iterator<Item = Mapped> {
+        std::mem::take(&mut self.pages).into_values()
     }
 
     pub(super) fn into_pages(self) -> impl Iterator<Item = Mapped> {
@@ -55,15 +64,30 @@ impl ShadowGgtt {
         let Some(mut lent) = writers.lent.take() else { return };
         let mut pages: Vec<_> = self.parts.slice.indexes().map(|index| index / IN_PAGE).collect();
         pages.dedup();
+        self.fetch(&mut lent, &pages);
         for page in pages {
-            self.compare_page(&mut writers, &mut lent, page);
+            self.compare_page(&mut writers, &lent, page);
         }
         self.count(&writers);
         writers.lent = Some(lent);
     }
 
-    fn compare_page(&self, writers: &mut Writers, lent: &mut Lent, page: u32) {
-        let told = self.page(lent, page);
+    /// Maps those pages of the table that are not mapped, all at once. What is not there is not there.
+    fn fetch(&self, lent: &mut Lent, pages: &[u32]) {
+        let missing: Vec<u32> = pages.iter().copied().filter(|page| !lent.pages.contains_key(page)).collect();
+        let gfns: Vec<Gfn> = missing.iter().map(|page| lent.frame(*page)).collect();
+        let mapped = self.parts.frames.map(&gfns).into_iter().map(Result::ok);
+        for (page, mapped) in missing.into_iter().zip(mapped) {
+            self.parts.stats.mappings.add(u64::from(mapped.is_some()));
+            self.parts.stats.map_failures.add(u64::from(mapped.is_none()));
+            lent.pages.extend(mapped.map(|mapped| (page, mapped)));
+        }
+    }
+
+    fn compare_page(&self, writers: &mut Writers, lent: &Lent, page: u32) {
+        let kept = lent.pages.get(&page).and_then(|mapped| self.parts.own.entries(mapped.bfn()));
+        // One that is not there holds nothing.
+        let told = kept.unwrap_or_else(|| vec![0; IN_PAGE as usize]);
         let mut changed = self.changed(page * IN_PAGE, &told);
         if changed.is_empty() {
             return;
@@ -107,19 +131,6 @@ impl ShadowGgtt {
             return Vec::new();
         }
         (first..).zip(told).filter_map(entry).collect()
-    }
-
-    /// What a page of the guest's table holds; zeros, if it is not there.
-    fn page(&self, lent: &mut Lent, page: u32) -> Vec<u64> {
-        let bfn = match lent.pages.get(&page) {
-            Some(mapped) => Some(mapped.bfn()),
-            None => self.map(Gfn(lent.first.0.saturating_add(page.into()))).map(|mapped| {
-                let bfn = mapped.bfn();
-                lent.pages.insert(page, mapped);
-                bfn
-            }),
-        };
-        bfn.and_then(|bfn| self.parts.own.entries(bfn)).unwrap_or_else(|| vec![0; IN_PAGE as usize])
     }
 
     /// Whether the guest's table is memory of the guest's.

@@ -15,6 +15,7 @@ use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator, Snapshot
 use mediated_gpu::service::{Options, Service};
 use mediated_gpu::soft::{SoftGpu, SoftGpuConfig};
 use mediated_gpu::vfio::VfioDevice;
+use mediated_gpu::vgpu::display::SurfaceError;
 use mediated_gpu::vnc::{Listener, View};
 use mio::{Events, Interest, Poll, Token};
 use pviommu::{Client, Config, Device, Ports, ProcessMemory};
@@ -28,6 +29,7 @@ use crate::control::{self, Operator, Served};
 use crate::pictures::Pictures;
 use crate::sandbox::{self, Keeps};
 use crate::show::Show;
+use crate::table::Limit;
 use crate::{Error, cli, state, table};
 
 /// How often the guest is looked after.
@@ -44,7 +46,8 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     };
     let raw = Arc::new(Privcmd::open()?);
     let known = check_guest(&raw, domid)?;
-    let guest_pages = known.max_pages.saturating_add(TABLE_FRAMES.into());
+    let most = known.max_pages;
+    let guest_pages = most.saturating_add(TABLE_FRAMES.into());
     let record = state::open(args, &known)?;
     let guest = Privcmd::open()?.restrict(domid);
     let guest = Arc::new(guest.map_err(|(_, e)| format!("privcmd cannot be restricted to {domid}: {e}"))?);
@@ -68,12 +71,18 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         )
         .into());
     };
-    let give = || {
-        let given = table::give(&raw, domid, guest_pages);
-        given.inspect_err(|e| log::warn!("each write to the translation table will trap: {e}")).ok()
+    // A predecessor that gave it its table has made room for it, too.
+    let mut limit = Limit::found(domid, most);
+    let mut give = || {
+        let given = table::give(&raw, domid, most);
+        let given = given.inspect_err(|e| log::warn!("each write to the translation table will trap: {e}"));
+        let (first, made) = given.ok()?;
+        limit = made;
+        Some(first)
     };
     let give = || if args.trap_table { None } else { give() };
     let table = state::table(record.as_deref(), &*guest, domid, give)?;
+    let limit = table.map(|_| limit);
     let mut reasons = Reasons::new()?;
     let control = args.control.as_deref().map(control::bind).transpose()?;
     let viewers = args.vnc.as_ref().map(|at| Listener::bind(at).map_err(|e| format!("--vnc {at}: {e}")));
@@ -123,7 +132,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     println!("serving {domid}: {}, {}", args.kind, client.mode());
 
     let pictures = pictures.as_deref();
-    let end = reasons.wait(&raw, &service, pictures, viewed.as_mut())?;
+    let end = reasons.wait(&raw, limit, &service, pictures, viewed.as_mut())?;
     let show = show(&service, pictures);
     drop(viewed);
     let requests = service.requests();
@@ -181,6 +190,7 @@ impl Reasons {
     fn wait(
         mut self,
         raw: &Privcmd,
+        mut limit: Option<Limit>,
         service: &Service,
         out: Option<&Pictures>,
         mut viewed: Option<&mut Show>,
@@ -220,7 +230,9 @@ impl Reasons {
                 return Err(why.into());
             }
             match info(raw, service.domid())? {
-                Some(d) if d.flags & XEN_DOMINF_dying == 0 => {}
+                Some(d) if d.flags & XEN_DOMINF_dying == 0 => {
+                    limit.iter_mut().for_each(|limit| limit.keep(raw, d.max_pages));
+                }
                 _ => return Ok("the guest is gone".into()),
             }
         }
@@ -230,7 +242,14 @@ impl Reasons {
 /// Writes what the guest shows.
 fn show(service: &Service, out: Option<&Pictures>) -> Result<(), Error> {
     let Some(out) = out else { return Ok(()) };
-    let surface = service.vgpu().surface()?;
+    let surface = match service.vgpu().surface() {
+        // A driver that has no display, such as i915 here, never does.
+        Err(off @ SurfaceError::Off) => {
+            println!("{off}");
+            return Ok(());
+        }
+        surface => surface?,
+    };
     if surface.missing_pages > 0 {
         log::warn!("{}: {} pages of the picture are ballooned out", service.domid(), surface.missing_pages);
     }

@@ -23,7 +23,7 @@ use crate::gen8::gtt::GTT_OFFSET;
 use crate::gen8::ppgtt::Root;
 use crate::gen8::regs::{self, GRDOM_FULL, gt};
 use crate::physical::Engine;
-use crate::vgpu::display::{PIXEL_BYTES, Surface, SurfaceError};
+use crate::vgpu::display::{MAX_SIDE, PIXEL_BYTES, Scanout, Surface, SurfaceError};
 use crate::vgpu::slice::Slice;
 use crate::vgpu::{Effect, EngineError, State, StatusEntry, Submission, VgpuId};
 
@@ -310,18 +310,19 @@ impl Vgpu {
     /// Copies what the guest shows. The copy takes as long as it takes; the guest is not stopped for it.
     pub fn surface(&self) -> Result<Surface, SurfaceError> {
         let scanout = self.state.lock().scanout()?;
-        let line = usize::try_from(scanout.width * PIXEL_BYTES).unwrap_or(0);
-        let lines = usize::try_from(scanout.height).unwrap_or(0);
-        let mut bgrx = vec![0; line * lines];
-        let mut missing = std::collections::BTreeSet::new();
-        for (y, row) in (0u64..).zip(bgrx.chunks_exact_mut(line.max(1))) {
-            let start = scanout.address.saturating_add(y * u64::from(scanout.stride));
-            self.ggtt.read_present(start, row, |page| {
-                missing.insert(page);
-            });
-        }
-        let missing_pages = u32::try_from(missing.len()).unwrap_or(u32::MAX);
-        Ok(Surface { width: scanout.width, height: scanout.height, bgrx, missing_pages })
+        Ok(copied(scanout, |at, row, missing| self.ggtt.read_present(at, row, missing)))
+    }
+
+    /// Copies a picture from the memory of a process of the guest's: of those that have memory there, the one that last gave the
+    /// GPU work. It is in the pages that the GPU reached then, or in what has taken their place. At most [`MAX_SIDE`] pixels a
+    /// side; `None` if there is no such process.
+    pub fn process_surface(&self, picture: Scanout) -> Option<Surface> {
+        let Scanout { width, height, stride, address } = picture;
+        let lines = u64::from(height.saturating_sub(1)) * u64::from(stride);
+        let bytes = lines.saturating_add(u64::from(width) * u64::from(PIXEL_BYTES));
+        let last = address.saturating_add(bytes.saturating_sub(1));
+        let root = self.ggtt.latest_process(address, last)?;
+        Some(copied(picture, |at, row, missing| self.ggtt.read_process(root, at, row, missing)))
     }
 
     fn interrupt(&self) {
@@ -452,6 +453,22 @@ impl Vgpu {
             self.interrupt();
         }
     }
+}
+
+/// A picture, read line by line with `read(address, line, missing page)`.
+fn copied(picture: Scanout, read: impl Fn(u64, &mut [u8], &mut dyn FnMut(u64))) -> Surface {
+    let Scanout { width, height, stride, address } = picture;
+    let line = width.min(MAX_SIDE) as usize * PIXEL_BYTES as usize;
+    let mut bgrx = vec![0; line * height.min(MAX_SIDE) as usize];
+    let mut missing = std::collections::BTreeSet::new();
+    for (y, row) in (0u64..).zip(bgrx.chunks_exact_mut(line.max(1))) {
+        let start = address.saturating_add(y * u64::from(stride));
+        read(start, row, &mut |page| {
+            missing.insert(page);
+        });
+    }
+    let missing_pages = u32::try_from(missing.len()).unwrap_or(u32::MAX);
+    Surface { width, height, bgrx, missing_pages }
 }
 
 impl std::fmt::Debug for Vgpu {

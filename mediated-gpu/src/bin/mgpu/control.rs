@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use ioreq_server::sources::{Control, EventSource as _, Reply};
 use ioreq_server::{LoopHandle, Progress, Stats};
 use mediated_gpu::service::{Service, Slot};
+use mediated_gpu::vgpu::display::{MAX_SIDE, PIXEL_BYTES, Scanout};
 use mio::{Registry, Token};
 
 use self::commands::{alone, create, destroy, on_vgpu, share, shares, types};
@@ -82,6 +83,36 @@ impl Served {
         let path = pictures.write(&surface).map_err(|e| e.to_string())?;
         Ok(format!("{} ({} pages ballooned out)", path.display(), surface.missing_pages))
     }
+
+    /// Where the picture is that the words name.
+    fn process_picture(&self, words: &[&str]) -> Reply {
+        let picture = picture_of(words).ok_or(SURFACE_WORDS)?;
+        let pictures = self.pictures.as_ref().ok_or("mgpu was started without --out")?;
+        let surface = self.slot.vgpu().process_surface(picture);
+        let surface = surface.ok_or("no process that has given the GPU work has memory there")?;
+        let path = pictures.write_surface(&surface).map_err(|e| e.to_string())?;
+        Ok(format!("{} ({} pages not there)", path.display(), surface.missing_pages))
+    }
+}
+
+const SURFACE_WORDS: &str = "write ADDRESS WIDTHxHEIGHT [PITCH]: address and pitch in bytes, pixels of 4 bytes, \
+    at most 4096 a side";
+
+/// `ADDRESS WIDTHxHEIGHT [PITCH]`: the address hexadecimal or not.
+fn picture_of(words: &[&str]) -> Option<Scanout> {
+    let (address, size, pitch) = match words {
+        [address, size] => (address, size, None),
+        [address, size, pitch] => (address, size, Some(pitch.parse().ok()?)),
+        _ => return None,
+    };
+    let address = match address.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok()?,
+        None => address.parse().ok()?,
+    };
+    let side = |text: &str| text.parse().ok().filter(|n| (1..=MAX_SIDE).contains(n));
+    let (width, height) = size.split_once('x').and_then(|(w, h)| Some((side(w)?, side(h)?)))?;
+    let stride = pitch.unwrap_or(width * PIXEL_BYTES);
+    (stride >= width * PIXEL_BYTES).then_some(Scanout { width, height, stride, address })
 }
 
 /// The socket, with what it knows of `mgpu`, in the poll of the thread that serves it.
@@ -103,10 +134,16 @@ impl Operator {
         token: Token,
     ) -> io::Result<Self> {
         let (status, stop) = (Arc::new(served), Arc::new(AtomicBool::new(false)));
-        let (picture, stopping, slot) = (status.clone(), stop.clone(), status.slot.clone());
+        let (picture, surface) = (status.clone(), status.clone());
+        let (stopping, slot) = (stop.clone(), status.slot.clone());
         let mut control = control
             .command("status", "which guest, and its figures, as JSON", alone(move || Ok(status.status())))
             .command("picture", "writes what the guest shows to --out", alone(move || picture.picture()))
+            .command(
+                "surface",
+                "ADDRESS WIDTHxHEIGHT [PITCH]: writes a picture from a process's graphics memory to --out",
+                move |words: &[&str], _: &LoopHandle| surface.process_picture(words),
+            )
             .command(
                 "reset",
                 "stops the guest's work and resets its vGPU, as its own driver can",

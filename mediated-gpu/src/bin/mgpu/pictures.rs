@@ -1,4 +1,4 @@
-//! The directory that a served guest's picture goes to, held open: the path may be out of reach when it is written.
+//! The directory that a served guest's pictures go to, held open: the path may be out of reach when it is written.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,6 +18,7 @@ pub(crate) struct Pictures {
     dir: OwnedFd,
     path: PathBuf,
     name: String,
+    surface: String,
 }
 
 impl Pictures {
@@ -38,7 +39,8 @@ impl Pictures {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| say(&e))?;
-        Ok(Self { dir, path: path.to_owned(), name: format!("dom{}.png", domid.0) })
+        let (name, surface) = (format!("dom{}.png", domid.0), format!("dom{}-surface.png", domid.0));
+        Ok(Self { dir, path: path.to_owned(), name, surface })
     }
 
     /// The directory, as it was written.
@@ -48,7 +50,7 @@ impl Pictures {
 
     /// Makes sure that the picture can be written by us, rather than find out when the guest is gone.
     pub(crate) fn check(&self, us: Identity) -> Result<(), Error> {
-        self.create(OFlags::empty()).map(drop).map_err(|e| {
+        self.create(&self.name, OFlags::empty()).map(drop).map_err(|e| {
             format!(
                 "--out {}: {} cannot be written by {us}: {e}: give the directory to that group \
                  (chgrp {} and chmod g+w), or choose another --user",
@@ -62,19 +64,28 @@ impl Pictures {
 
     /// Writes what the guest shows; the file.
     pub(crate) fn write(&self, surface: &Surface) -> Result<PathBuf, Error> {
-        let path = self.path.join(&self.name);
+        self.write_to(&self.name, surface)
+    }
+
+    /// Writes a picture that an operator has asked for; the file.
+    pub(crate) fn write_surface(&self, surface: &Surface) -> Result<PathBuf, Error> {
+        self.write_to(&self.surface, surface)
+    }
+
+    fn write_to(&self, name: &str, surface: &Surface) -> Result<PathBuf, Error> {
+        let path = self.path.join(name);
         let say = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-        let file = self.create(OFlags::TRUNC).map_err(|e| say(&e))?;
+        let file = self.create(name, OFlags::TRUNC).map_err(|e| say(&e))?;
         picture::encode(file, surface.width, surface.height, &picture::pixels(surface))
             .map_err(|e| say(&e))?;
         Ok(path)
     }
 
-    fn create(&self, more: OFlags) -> std::io::Result<File> {
+    fn create(&self, name: &str, more: OFlags) -> std::io::Result<File> {
         // Others may write here: what they put in our file's place is not followed.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | more;
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
-        Ok(rustix::fs::openat(&self.dir, &self.name, flags, mode)?.into())
+        Ok(rustix::fs::openat(&self.dir, name, flags, mode)?.into())
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use pviommu::{Guest, Mapped, OwnError};
 use slab::Slab;
-use xen_ioreq::{Bfn, Gfn};
+use xen_ioreq::{Bfn, Gfn, PAGE_SHIFT};
 
 use self::pages::Pages;
 use self::table::{Key, Kind, Table, To};
@@ -56,6 +56,8 @@ struct Begin {
     uses: u32,
     /// The guest has said that it goes.
     gone: bool,
+    /// The round in which a context last began with it.
+    last: u64,
 }
 
 /// The shadows of one guest.
@@ -117,7 +119,7 @@ impl Ppgtt {
             self.refresh_root(root)
         })?;
         let begin = self.roots.get_mut(&root).ok_or(TablesError::TooMany)?;
-        (begin.uses, begin.gone) = (begin.uses.saturating_add(1), false);
+        (begin.uses, begin.gone, begin.last) = (begin.uses.saturating_add(1), false, self.round);
         let mut pages = begin.tables.iter().map(|id| self.tables.get(*id).map_or(self.nothing, |t| t.page).0);
         Ok(match root {
             Root::FourLevel(_) => Root::FourLevel(pages.next().unwrap_or(self.nothing.0)),
@@ -167,6 +169,17 @@ impl Ppgtt {
         }
     }
 
+    /// Of the roots that map memory from `first` to `last`, the one with which a context began last. A driver lets a page of its
+    /// own answer for all addresses at which it has mapped nothing: memory that is one page, over and over, is not meant.
+    pub(super) fn latest(&self, first: u64, last: u64) -> Option<Root> {
+        let maps = |root: Root| {
+            let (begin, end) = (self.translate(root, first)?, self.translate(root, last)?);
+            (begin != end || first >> PAGE_SHIFT == last >> PAGE_SHIFT).then_some(root)
+        };
+        let recent = self.roots.iter().filter(|(root, _)| maps(**root).is_some());
+        recent.max_by_key(|(_, begin)| begin.last).map(|(root, _)| *root)
+    }
+
     /// Points every entry that leads to a bus frame at scratch, and empties the shadow of a table that was there.
     pub(super) fn revoke(&mut self, bfn: Bfn) {
         let places: Vec<_> =
@@ -202,7 +215,7 @@ impl Ppgtt {
                 Root::FourLevel(pml4) => (vec![pml4], Level::Pml4),
                 Root::ThreeLevel(pds) => (pds.to_vec(), Level::Pd),
             };
-            let mut begin = Begin { tables: Vec::new(), uses: 0, gone: false };
+            let mut begin = Begin { tables: Vec::new(), uses: 0, gone: false, last: 0 };
             for gfn in frames {
                 match self.table(Key { kind: Kind::of(level), gfn: Gfn(gfn) }) {
                     Ok(id) => begin.tables.extend(self.refer(id)),

@@ -2,7 +2,7 @@
 //! from both.
 
 use pviommu::Mapped;
-use xen_ioreq::PAGE_SIZE;
+use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 
 use super::{NotMapped, ShadowGgtt, Writers, to_page_end};
 use crate::gen8::ppgtt::Root;
@@ -35,6 +35,28 @@ impl ShadowGgtt {
         let mut writers = self.writers.lock();
         writers.ppgtt.destroyed(root);
         self.settle_tables(&mut writers);
+    }
+
+    /// The root of the guest's, of those that map memory from `first` to `last`, with which a context began last.
+    pub(crate) fn latest_process(&self, first: u64, last: u64) -> Option<Root> {
+        self.writers.lock().ppgtt.latest(first, last)
+    }
+
+    /// Copies from the memory of a process, as its tables were when it last gave the GPU work. Calls `missing` with the address
+    /// of each page that is not there.
+    pub(crate) fn read_process(&self, root: Root, addr: u64, buf: &mut [u8], mut missing: impl FnMut(u64)) {
+        let writers = self.writers.lock();
+        let (mut at, mut rest) = (addr, buf);
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at_mut(to_page_end(at).min(rest.len()));
+            let count = now.len() as u64;
+            let bfn = writers.ppgtt.translate(root, at);
+            let read = bfn.map(|bfn| self.parts.own.memory.read(bfn, PAGE_SIZE - to_page_end(at), now));
+            if !matches!(read, Some(Ok(()))) {
+                missing(at & !PAGE_MASK);
+            }
+            (at, rest) = (at.saturating_add(count), later);
+        }
     }
 
     /// Keeps references that no table needs any more for the next release, after the flush.

@@ -291,3 +291,16 @@ fn a_socket_that_is_in_use_is_refused_in_one_line() {
     let why = bind(&dir.path().join("none/socket")).err().unwrap().to_string();
     assert!(why.starts_with("--control ") && why.lines().count() == 1, "{why}");
 }
+
+#[test]
+fn a_surface_is_named_by_address_size_and_pitch_and_nothing_else_is_one() {
+    let of = |words: &str| picture_of(&words.split(' ').collect::<Vec<_>>());
+    let picture = |stride| Some(Scanout { width: 512, height: 256, stride, address: 0x7f00_0000_0000 });
+    assert_eq!(of("0x7f0000000000 512x256"), picture(2048));
+    assert_eq!(of("139637976727552 512x256 4096"), picture(4096));
+    for wrong in
+        ["", "0x0", "0x0 512", "0x0 0x256", "0x0 512x4097", "0x0 512x256 2047", "0xg 1x1", "0 1x1 4 4"]
+    {
+        assert_eq!(of(wrong), None, "{wrong}");
+    }
+}

@@ -9,6 +9,7 @@ use crate::gen8::cmd;
 use crate::gen8::context::{Descriptor, state};
 use crate::gen8::ppgtt::{ENTRY_SIZE, IPS_64K, Level, PS, RW, Root};
 use crate::gen8::regs;
+use crate::vgpu::display::Scanout;
 
 /// Addresses of the process: a batch and data, each under directories of its own.
 const CODE: u64 = 2 << 39 | 3 << 30 | 4 << 21 | 5 << 12;
@@ -211,6 +212,45 @@ fn root_that_is_ballooned_out_ends_the_context_and_its_frames_are_free() {
     g.emit(&start(CODE));
     g.submit_raw(g.descriptor().0 | Descriptor::PPGTT, 0);
     eventually("the context is refused", || g.vgpu.statistics().refusals > before);
+}
+
+#[test]
+fn picture_of_a_process_is_read_line_by_line_from_where_its_tables_lead() {
+    let host = Host::new();
+    let (mut g, mut p) = Process::started(&host);
+    let code = p.map_fresh(&g, CODE);
+    // Two lines, each at the end of a page of its own.
+    let pages = [p.map_fresh(&g, DATA_AT), p.map_fresh(&g, DATA_AT + 4096)];
+    for (n, page) in (0u8..).zip(pages) {
+        g.world.write(g.domid, page, 4088, &[n + 1; 8]);
+    }
+    let picture = Scanout { width: 2, height: 2, stride: 4096, address: DATA_AT + 4088 };
+    assert_eq!(g.vgpu.process_surface(picture), None, "no context has had these tables");
+    store(&mut g, code, DATA_AT, 1);
+    let seen = |g: &TestGuest| g.vgpu.process_surface(picture).map(|s| (s.missing_pages, s.bgrx));
+    assert_eq!(seen(&g), Some((0, [[1; 8], [2; 8]].concat())));
+    let middle = Scanout { height: 3, stride: 2048, ..picture };
+    g.world.write(g.domid, pages[1], 4088 - 2048, &[3; 8]);
+    balloon_out(&g, pages[0]);
+    assert_eq!(seen(&g), None, "it does not begin there any more");
+    g.world.populate(g.domid, pages[0]);
+    store(&mut g, code, DATA_AT, 1);
+    let lines = g.vgpu.process_surface(middle).map(|s| (s.missing_pages, s.bgrx));
+    assert_eq!(lines, Some((0, [[0; 8], [3; 8], [2; 8]].concat())));
+}
+
+#[test]
+fn picture_is_taken_from_the_process_that_has_memory_there_and_not_from_one_page_for_all() {
+    let host = Host::new();
+    let (mut g, mut p) = Process::started(&host);
+    let code = p.map_fresh(&g, CODE);
+    let page = p.map_fresh(&g, DATA_AT);
+    p.map(&g, DATA_AT + 4096, page);
+    store(&mut g, code, DATA_AT, 1);
+    let picture = Scanout { width: 1, height: 2, stride: 4096, address: DATA_AT };
+    assert_eq!(g.vgpu.process_surface(picture), None, "it has one page there, over and over");
+    let one = g.vgpu.process_surface(Scanout { height: 1, ..picture });
+    assert_eq!(one.map(|s| s.bgrx), Some(vec![1, 0, 0, 0]));
 }
 
 #[test]

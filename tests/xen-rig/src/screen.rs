@@ -40,6 +40,11 @@ impl Picture {
         (self.width, self.pixels.len().checked_div(self.width).unwrap_or(0))
     }
 
+    /// The pixels, line by line.
+    pub(crate) fn pixels(&self) -> &[[u8; 3]] {
+        &self.pixels
+    }
+
     /// Which pixels of a cell are not black, and their colour: black if there are none.
     fn cell(&self, column: usize, row: usize) -> Result<(Vec<bool>, [u8; 3]), String> {
         let lines = (row * CELL.1..(row + 1) * CELL.1).map(|y| y * self.width + column * CELL.0);

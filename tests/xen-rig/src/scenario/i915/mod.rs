@@ -2,6 +2,7 @@
 //! image and its steps (`linux/i915`) to what is judged of any of them.
 
 mod hang;
+mod painting;
 mod pvh;
 
 use std::fs;
@@ -39,9 +40,16 @@ const PVH_BOOT: &str = "console=hvc0 loglevel=7 pci=noacpi,noearly";
 /// Puts `mgpu` into dom0, and the guest, which loads its driver, takes `steps` and ends.
 fn install(kit: &Kit, files: &mut Tree, kind: Kind, steps: &str) -> Result<()> {
     kit.install(files, &kit.program("mediated-gpu", "mgpu")?)?;
-    let work = kit.static_program("i915-work")?;
-    let work = fs::read(&work).at(&work)?;
-    let extra = [("bin/i915-work", 0o755, work.as_slice()), ("steps", 0o644, steps.as_bytes())];
+    let program = |name| {
+        let path = kit.static_program(name)?;
+        fs::read(&path).at(&path)
+    };
+    let (work, paint) = (program("i915-work")?, program("i915-paint")?);
+    let extra = [
+        ("bin/i915-work", 0o755, work.as_slice()),
+        ("bin/i915-paint", 0o755, paint.as_slice()),
+        ("steps", 0o644, steps.as_bytes()),
+    ];
     kit.install_linux(files, kind, Linux { init: INIT, modules: MODULES, files: &extra })
 }
 
@@ -53,11 +61,17 @@ fn machine() -> Machine {
 /// What dom0 does with a PVH guest, with more on its command line, that mgpu serves with these options, until the guest has come
 /// to its end.
 fn script(boot: &str, options: &str) -> String {
+    script_while(boot, options, "")
+}
+
+/// The same with what it does while the guest runs.
+fn script_while(boot: &str, options: &str, meanwhile: &str) -> String {
     format!(
         "linux stock 320 {PVH_BOOT} {boot}\n\
          background server mgpu serve --domid $DOMID --pci-root {options}\n\
          ready server 20 serving\n\
          xl unpause stock || say FAILED xl unpause\n\
+         {meanwhile}\
          ended stock 300 server\n\
          finish server 10 TERM\n\
          record destroy xl destroy stock\n"

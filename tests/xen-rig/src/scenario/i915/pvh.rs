@@ -1,6 +1,9 @@
 //! The stock i915 of a PVH guest binds, and runs work on every engine of its vGPU.
 
-use super::{Checks, bound, figure, install, interrupted, machine, none, recorded, script, worked};
+use super::{
+    Checks, bound, figure, install, interrupted, machine, none, painting, recorded, said, script_while,
+    worked,
+};
 use crate::cpio::Tree;
 use crate::error::Result;
 use crate::kit::Kit;
@@ -32,14 +35,18 @@ impl Scenario for I915Pvh {
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
-        install(kit, files, Kind::Pvh, "work first\n")?;
-        Ok(script("", &format!("--type {TYPE}")))
+        install(kit, files, Kind::Pvh, "work first\npaint painter 3\n")?;
+        let picture = painting::taken("stock", "/run/mgpu");
+        let options = format!("--type {TYPE} --out /results/pictures --control /run/mgpu");
+        Ok(script_while("", &options, &format!("spoke stock 300 painter.pictures\n{picture}")))
     }
 
     fn judge(&self, _kit: &Kit, run: &Run, checks: &mut Checks) -> Result<()> {
         let (log, out) = recorded(run, checks);
         bound(&log, &[], checks);
         worked(&log, "first", checks);
+        checks.equal("painter: its pictures are right", said(&log, "painter pictures "), Some("3 wrong 0"));
+        painting::shown(run, "stock", "painter", "pictures", checks);
         interrupted(&log, 40, checks);
         served(&out, checks);
         Ok(())

@@ -35,6 +35,7 @@ differ from Xen's: each mapping for devices has a bus frame of its own.
   domain has reserved. `unmap_grant_ref` insists on the address that was mapped; Xen looks only at what is mapped there.
 - `GNTMAP_host_map` alone lets no device in. Xen enters such mappings of a PV domain into its IOMMU table, too.
 - The first frame of a table is there from the first call that asks for one, as zeros before.
+- Of the types of pages there is what grants notice: a page table of the granter's is never written by one.
 - Not modelled, since nothing here can lead to it: -11 (`address_too_big`), -8 by a security policy, I/O memory.
 ";
 

@@ -1,7 +1,9 @@
-//! Three domains that grant, map, copy, transfer, revoke, balloon and die at random, on the model and on a naive second one.
+//! Three domains that do to each other whatever the interface has, at random, on the model and on a naive second one: grant, hand
+//! on, map, copy, transfer, revoke, swap, change version, make page tables, balloon, lose a process and die, with calls that
+//! fail.
 //!
-//! After every step answers, marks, references, owners and what CPUs and devices see are compared, and the model's own books are
-//! audited. A life is told by its seed.
+//! After every step answers, contents, marks, references, types, owners and what CPUs and devices see are compared, and the
+//! model's own books are audited. A life is told by its seed.
 
 mod naive;
 mod world;
@@ -11,7 +13,9 @@ use self::world::World;
 
 /// Lives of a run, and steps of a life.
 const LIVES: u64 = 300;
-const STEPS: usize = 80;
+const STEPS: usize = 100;
+/// Lives in which a wrong rule must be found.
+const SEARCH: u64 = 2000;
 
 fn life(seed: u64, mutant: Option<Mutant>) -> Result<(), String> {
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -40,14 +44,7 @@ fn three_domains_do_as_the_naive_model_says() {
 
 #[test]
 fn a_wrong_rule_is_found() {
-    for mutant in [
-        Mutant::ReadonlyIsIgnored,
-        Mutant::AThirdMappingIsAllowed,
-        Mutant::RevokeSwitchesOne,
-        Mutant::BalloonFreesAtOnce,
-        Mutant::DeathRevokesNothing,
-        Mutant::StandInIsNotHeld,
-    ] {
-        assert!((0..LIVES).any(|seed| life(seed, Some(mutant)).is_err()), "{mutant:?}");
+    for mutant in Mutant::ALL {
+        assert!((0..SEARCH).any(|seed| life(seed, Some(mutant)).is_err()), "{mutant:?}");
     }
 }

@@ -6,6 +6,7 @@ mod life;
 mod map;
 mod revoke;
 mod table;
+mod threads;
 mod transfer;
 mod types;
 
@@ -87,21 +88,22 @@ impl Dom {
             self.frames(GNTTABOP_get_status_frames, 1).ok().map(|f| self.caller.map_table(&f).unwrap());
     }
 
-    /// Maps the tables of what may be a table of version 2 already.
-    pub(super) fn map_tables_of(&mut self, v2: bool) {
-        self.map_tables_at(if v2 { Some(51) } else { None });
-    }
-
-    fn map_tables_at(&mut self, status_at: Option<u64>) {
-        if let (Some(gfn), true) = (status_at, self.table.is_none()) {
-            self.put(gfn, u64::from(XENMAPIDX_grant_table_status));
-        }
-        self.map_tables();
-    }
-
     /// Has a translated domain put the first frame of its table at `gfn`.
     pub(super) fn put_table(&self, gfn: u64) {
         self.put(gfn, 0);
+    }
+
+    /// The same for its status words.
+    pub(super) fn put_status(&self, gfn: u64) {
+        self.put(gfn, u64::from(XENMAPIDX_grant_table_status));
+    }
+
+    /// Its process ends, and another one begins.
+    pub(super) fn restart(&mut self) {
+        self.caller.kill();
+        self.unmap_tables();
+        self.caller = self.caller.machine().caller(self.id).unwrap();
+        self.map_tables();
     }
 
     fn put(&self, gpfn: u64, idx: u64) {

@@ -65,7 +65,7 @@ impl Incarnation {
 #[non_exhaustive]
 pub enum RecordError {
     /// The file.
-    #[error("{path}: {op}: {errno}")]
+    #[error("{}: {op}: {errno}", .path.display())]
     File {
         /// Where it is.
         path: PathBuf,
@@ -75,7 +75,7 @@ pub enum RecordError {
         errno: Errno,
     },
     /// Another process has it.
-    #[error("{path}: another process serves {domid}")]
+    #[error("{}: another process serves {domid}", .path.display())]
     InUse {
         /// Where it is.
         path: PathBuf,
@@ -84,7 +84,8 @@ pub enum RecordError {
     },
     /// It is not what we write.
     #[error(
-        "{path}: line {line} is not what belongs there: remove the file; a server that it stood for stays in Xen"
+        "{}: line {line} is not what belongs there: remove the file; a server that it stood for stays in Xen",
+        .path.display()
     )]
     Damaged {
         /// Where it is.
@@ -93,7 +94,7 @@ pub enum RecordError {
         line: usize,
     },
     /// More than it has room for.
-    #[error("{path}: no room for {what}")]
+    #[error("{}: no room for {what}", .path.display())]
     Full {
         /// Where it is.
         path: PathBuf,

@@ -23,7 +23,7 @@ pub(crate) enum Command {
     #[cfg(feature = "embedded")]
     Demo(Demo),
     /// Give a guest of this Xen a vGPU, until the guest is gone or SIGTERM comes.
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// In the `--viewer` of an `mgpu serve`: write what its guest shows.
     View(View),
     /// Send a command to the control socket of a running `mgpu serve`, and print the answer.

@@ -127,13 +127,29 @@ impl Tlb {
         Ok(unsafe { (Page::new(dst), Page::new(src)) })
     }
 
-    /// The page that holds a graphics address, if the cache has it.
-    pub(super) fn peek(&self, addr: u64) -> Option<Page<'_>> {
+    /// The pages of several addresses, all at once. `None`: one of them leads nowhere, may not be written, or has no place in
+    /// the cache beside the others.
+    pub(super) fn together(&mut self, asked: &[(u64, DmaAccess)]) -> Option<Vec<Page<'_>>> {
+        for (addr, access) in asked {
+            self.translate(*addr, *access).ok()?;
+        }
+        // A later one may have taken an earlier one's place, and ended its pin.
+        asked.iter().map(|(addr, access)| self.held(*addr, *access)).collect()
+    }
+
+    /// The page that holds a graphics address, if the cache has it and it may be used so.
+    fn held(&self, addr: u64, access: DmaAccess) -> Option<Page<'_>> {
         let page = self.key(addr);
         let set = self.sets.get(Self::set_of(page))?;
         let way = set.ways.iter().flatten().find(|w| w.page == page)?;
-        // SAFETY: as in `page`.
-        Some(unsafe { Page::new(way.pin.ptr) })
+        let may = way.access == DmaAccess::Write || access == DmaAccess::Read;
+        // SAFETY: as in `page`; what is held now stays so while `self` is borrowed.
+        may.then(|| unsafe { Page::new(way.pin.ptr) })
+    }
+
+    /// The page that holds a graphics address, if the cache has it.
+    pub(super) fn peek(&self, addr: u64) -> Option<Page<'_>> {
+        self.held(addr, DmaAccess::Read)
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "a remainder of the number of sets")]

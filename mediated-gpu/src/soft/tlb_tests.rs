@@ -100,6 +100,26 @@ fn pair_in_one_set_stays_together_whatever_was_there() {
 }
 
 #[test]
+fn pages_together_are_all_pinned_or_there_are_none() {
+    use DmaAccess::{Read, Write};
+    let (bus, ggtt, mut tlb) = tlb(4 * SETS);
+    let at = |page: u64| page * PAGE;
+    let asked = [(at(0), Write), (at(1), Read), (at(SPAN), Read), (at(1), Read)];
+    assert_eq!(tlb.together(&asked).map(|pages| pages.len()), Some(4));
+    assert_eq!([0, 1, SPAN].map(|f| bus.pins(Bfn(f))), [1, 1, 1]);
+    // Three of one set: the third takes the first one's place.
+    let crowd = [0, SPAN, 2 * SPAN].map(|page| (at(page), Read));
+    assert!(tlb.together(&crowd).is_none());
+    // One that is read first and written later is another pin from then on.
+    assert!(tlb.together(&[(at(5), Read), (at(5), Write)]).is_some());
+    assert_eq!(bus.pins(Bfn(5)), 1);
+    ggtt.write(7, None);
+    assert!(tlb.together(&[(at(6), Read), (at(7), Read)]).is_none());
+    tlb.flush();
+    assert_eq!(bus.live_pins(), 0);
+}
+
+#[test]
 fn address_beyond_the_table_or_the_bus_faults_and_pins_nothing() {
     let (bus, ggtt, mut tlb) = tlb(8);
     let end = u64::from(ggtt.len()) * PAGE;

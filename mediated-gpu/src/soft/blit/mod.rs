@@ -4,6 +4,7 @@
 //! No piece keeps a pointer into memory. Each of the two says what overlapping surfaces come to.
 
 mod action;
+mod band;
 mod lines;
 mod tiles;
 
@@ -129,7 +130,7 @@ impl Blit {
         let walk = if linear(dst) && src.is_none_or(linear) {
             Walk::Lines(lines::Lines::new(job))
         } else {
-            Walk::Tiles(tiles::Tiles::new(job))
+            Walk::Tiles(tiles::Tiles::new(job, action.copies()))
         };
         Some(Self { walk, action })
     }

@@ -1,6 +1,7 @@
 //! Blits to or from tiled surfaces.
 //!
-//! Surfaces that do not overlap are walked tile by tile, so that a tile's page is looked up and fetched once. Where they
+//! Surfaces that do not overlap are walked tile by tile, so that a tile's page is looked up and fetched once, and in copies
+//! [bands](super::band) of tiles. Where they
 //! overlap, or the destination's lines reach into each other, it goes line by line, each read whole before it is written;
 //! within one surface from the bottom up if the destination lies lower. So a copy within a surface is as if read first.
 
@@ -8,6 +9,7 @@ use std::ops::Range;
 
 use super::super::tlb::{Fault, Tlb};
 use super::action::{Action, Place};
+use super::band::{self, Band};
 use super::{Job, Side, checked};
 use crate::gen8::tiling::Tiling;
 use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
@@ -20,8 +22,8 @@ const LINE: u64 = 128;
 const PREFETCH: usize = 512;
 
 enum Order {
-    /// Tile by tile of this side, so many lines at a time.
-    Blocks { side: Side, height: i64 },
+    /// Tile by tile of this side, so many lines at a time. With `bands` some tiles side by side, if that can be.
+    Blocks { side: Side, height: i64, bands: bool },
     /// Line by line, through a buffer.
     Lines { reversed: bool, line: Vec<u8>, read: u64 },
 }
@@ -37,7 +39,8 @@ pub(super) struct Tiles {
 }
 
 impl Tiles {
-    pub(super) fn new(job: Job) -> Self {
+    /// `copies`: bytes are copied and nothing else.
+    pub(super) fn new(job: Job, copies: bool) -> Self {
         let Job { dst, src, width, lines } = job;
         let tiled = |s: &Side| s.layout.tiling() != Tiling::Linear;
         let folds = width > u64::from(dst.layout.pitch().unsigned_abs()) && lines > 1;
@@ -49,19 +52,23 @@ impl Tiles {
         } else {
             // One of them is tiled: what is asked here only for those that are not both linear.
             let side = Some(dst).filter(tiled).or(src).unwrap_or(dst);
+            // Between Y-major tiles and others it is the Y-major ones that are walked.
+            let y_major = |s: &Side| s.layout.tiling() == Tiling::Y;
+            let side = src.filter(|s| y_major(s) && !y_major(&dst)).unwrap_or(side);
             let (width, height) = side.layout.tiling().tile();
             let alike = |s: Side| {
                 s.layout.tiling() == side.layout.tiling()
                     && (s.x - side.x) % i64::from(width) == 0
                     && (s.y - side.y) % i64::from(height) == 0
             };
+            let bands = copies && src.is_some_and(|src| Band::fits(side, dst, src));
             let height = match side.layout.tiling() {
-                _ if src.is_none_or(alike) && alike(dst) => height.into(),
+                _ if bands || src.is_none_or(alike) && alike(dst) => height.into(),
                 // As many lines as share a line of the cache, so that the other side is read in few streams.
                 Tiling::Y => 4,
                 Tiling::X | Tiling::Linear => 1,
             };
-            Order::Blocks { side, height }
+            Order::Blocks { side, height, bands }
         };
         let mut this = Self { job, order, block: (0..0, 0..0), x: 0, y: 0 };
         this.enter(0, 0);
@@ -72,8 +79,9 @@ impl Tiles {
     fn enter(&mut self, x: u64, y: u64) {
         let Job { width, lines, .. } = self.job;
         let (right, bottom) = match &self.order {
-            Order::Blocks { side, height } => {
+            Order::Blocks { side, height, bands } => {
                 let left = side.layout.left_in_tile(side.x.wrapping_add_unsigned(x)).unwrap_or(width);
+                let left = if *bands { band::WIDTH } else { left };
                 let below = height - side.y.wrapping_add_unsigned(y).rem_euclid(*height);
                 (x.saturating_add(left).min(width), y.saturating_add_signed(below).min(lines))
             }
@@ -218,6 +226,24 @@ impl Tiles {
     fn block_piece(&mut self, action: &mut Action, tlb: &mut Tlb) -> Result<Piece, Fault> {
         let Job { dst, src, .. } = self.job;
         let (columns, rows) = &self.block;
+        if let Order::Blocks { side, bands: true, .. } = self.order
+            && (self.x, self.y) == (columns.start, rows.start)
+        {
+            let (columns, rows) = self.block.clone();
+            let width = match Band::new(side, self.job, columns.clone(), rows.clone()) {
+                Some(band) => band.copy(tlb),
+                None => None,
+            };
+            if let Some(width) = width {
+                self.block.0.end = columns.start + width;
+                self.y = rows.end - 1;
+                return Ok(Piece { ahead: width, cost: width * (rows.end - rows.start) });
+            }
+            // One tile, in pieces.
+            let (tile, _) = side.layout.tiling().tile();
+            self.block.0.end = columns.end.min(columns.start + u64::from(tile));
+        }
+        let (columns, rows) = &self.block;
         let left = columns.end - self.x;
         if self.whole_tiles() {
             self.prefetch(tlb, [Some(dst), src].into_iter().flatten(), PREFETCH);
@@ -251,7 +277,7 @@ struct Piece {
 }
 
 /// Where byte `x` of line `y` of a rectangle lies, and how many bytes from there on lie in one piece.
-fn place(side: Side, x: u64, y: u64) -> Result<(Place, u64), Fault> {
+pub(super) fn place(side: Side, x: u64, y: u64) -> Result<(Place, u64), Fault> {
     let addr = checked(side.address(x, y))?;
     let columns = side.layout.tiling() == Tiling::Y;
     let room = match side.layout.left_in_tile(side.x.wrapping_add_unsigned(x)) {
@@ -276,7 +302,7 @@ fn phase(x: u64) -> usize {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "at most a page")]
-fn in_memory(n: u64) -> usize {
+pub(super) fn in_memory(n: u64) -> usize {
     n.min(PAGE_SIZE as u64) as usize
 }
 

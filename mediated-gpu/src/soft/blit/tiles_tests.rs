@@ -109,6 +109,27 @@ proptest! {
         check_fast(&b, budget);
     }
 
+    /// Whole tiles and what is beside them, where pages can be copied many at a time; each tile at its own place.
+    #[test]
+    fn copy_of_aligned_surfaces_draws_what_the_naive_one_draws(
+        to in any_tiling(), from in any_tiling(), pages in (4u64..16, 24u64..40), tiles in (1i16..6, 1i16..6),
+        at in (0i16..3, 0i16..3), y in (0i16..70, 0i16..70), size in (1i16..1500, 1i16..80), offset in 0u64..8, budget in budget(),
+    ) {
+        prop_assume!((to, from) != (FastTiling::Linear, FastTiling::Linear));
+        let aligned = |tiling, page: u64, tiles: i16| match tiling {
+            FastTiling::Linear => Any { tiling, base: page * 4096 + offset * 512, pitch: tiles * 512 },
+            FastTiling::X => Any { tiling, base: page * 4096, pitch: tiles * 512 },
+            _ => Any { tiling, base: page * 4096, pitch: tiles * 256 },
+        };
+        let (dst, src) = (aligned(to, pages.0, tiles.0), aligned(from, pages.1, tiles.1));
+        let (x1, y1) = (at.0 * 512, y.0);
+        let rect = Rect { x1, y1, x2: x1 + size.0, y2: y1 + size.1 };
+        let b = XyFastCopyBlt {
+            depth: FastDepth::Bpp8, dst: dst.fast(), rect, src: src.fast(), src_x: at.1 * 512, src_y: y.1,
+        };
+        check_fast(&b, budget);
+    }
+
     /// Within a surface: as if the whole source was read before anything was written.
     #[test]
     fn scroll_within_a_tiled_surface_is_as_if_read_first(

@@ -142,6 +142,8 @@ pub struct DomainConfig {
     pub rmrrs: Vec<RmrrRange>,
     /// Whether writes to the VGA window (0xa0000 to 0xbffff) go by the buffered ring, as Xen's stdvga does.
     pub stdvga: bool,
+    /// Whether it has an I/O APIC and two 8259s, as an HVM guest has and a PVH guest has not.
+    pub legacy_interrupts: bool,
     /// How long a vCPU that waits for a device model looks for the answer before its thread sleeps. What a vCPU waits for on
     /// hardware is an interrupt at its processor; the wake-up of a sleeping thread of the host, which stands in for it here,
     /// takes several times as long. At zero, the default, it sleeps at once; otherwise it takes a processor of the host meanwhile.
@@ -159,6 +161,7 @@ impl Default for DomainConfig {
             device_assigned: false,
             rmrrs: Vec::new(),
             stdvga: false,
+            legacy_interrupts: false,
             vcpu_patience: Duration::ZERO,
         }
     }

@@ -10,11 +10,11 @@ use xen_ioreq::abi::sched::{SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, 
 use xen_ioreq::{DomId, Errno, Gfn, Mfn};
 
 use crate::config::{Config, DomainConfig, RmrrRange};
-use crate::dm_op::InterruptLines;
 use crate::evtchn::Ports;
 use crate::grant::Grants;
 use crate::iommu::{BusTable, PvIommu};
 use crate::ioreq::Servers;
+use crate::irq::Interrupts;
 use crate::p2m::{P2m, P2mType};
 use crate::vcpu::VcpuState;
 
@@ -66,7 +66,7 @@ const RUNNING: u32 = 0;
 const DYING: u32 = u32::MAX;
 
 /// Locks, in the order in which they may be taken: those of `grants`, `servers`, `p2m`, then the machine's frame table;
-/// `lines`, `pinned` and the port table are leaves.
+/// `interrupts`, `pinned` and the port table are leaves.
 pub(crate) struct Domain {
     pub(crate) id: DomId,
     pub(crate) hvm: bool,
@@ -90,7 +90,7 @@ pub(crate) struct Domain {
     pub(crate) grants: Grants,
     /// The frame that Xen shares with it, once it has asked for it.
     pub(crate) shared_info: Mutex<Option<Mfn>>,
-    pub(crate) lines: Mutex<InterruptLines>,
+    pub(crate) interrupts: Mutex<Interrupts>,
     /// Frames whose caching is pinned: first, last, how.
     pub(crate) pinned: Mutex<Vec<(u64, u64, u32)>>,
     /// The latch of port 0xcf8.
@@ -133,7 +133,7 @@ impl Domain {
             pv_iommu: PvIommu::default(),
             grants: Grants::new(machine),
             shared_info: Mutex::new(None),
-            lines: Mutex::default(),
+            interrupts: Mutex::new(Interrupts::new(config.legacy_interrupts)),
             pinned: Mutex::default(),
             cf8: AtomicU32::new(0),
             paused: AtomicUsize::new(0),

@@ -12,7 +12,6 @@ use xen_ioreq::{Bfn, DomId, Errno, Gfn, IoServerId, Mfn, PAGE_MASK, PAGE_SIZE, V
 use crate::bus::BusPort;
 use crate::caller::Caller;
 use crate::config::{Config, DomainConfig, Iommu, Profile};
-use crate::dm_op::InterruptLines;
 use crate::domain::{Domain, DomainInfo};
 use crate::evtchn::{self, EvtchnDevice};
 use crate::faults::{FaultPlan, Faults};
@@ -21,6 +20,7 @@ use crate::grant;
 use crate::history::Event;
 use crate::iommu::{self, BFN_BITS_MAX, BusTable};
 use crate::ioreq;
+use crate::irq::InterruptLines;
 use crate::memory::HostMemory;
 use crate::oracle::{Oracle, Violation};
 use crate::p2m::P2m;
@@ -129,6 +129,7 @@ impl Machine {
             device_assigned: true,
             rmrrs: machine.config.rmrrs.clone(),
             stdvga: false,
+            legacy_interrupts: false,
             vcpu_patience: Duration::ZERO,
         };
         machine.insert(&dom0, DomId(0), true);
@@ -398,7 +399,7 @@ impl Machine {
 
     /// A domain's interrupt lines, as its device models have set them. ESRCH: no such domain.
     pub fn interrupt_lines(&self, domid: DomId) -> Result<InterruptLines, Errno> {
-        Ok(*self.domain(domid).ok_or(Errno::ESRCH)?.lines.lock())
+        Ok(self.domain(domid).ok_or(Errno::ESRCH)?.interrupts.lock().lines)
     }
 
     /// What holds a machine frame: `None` where there is no RAM.

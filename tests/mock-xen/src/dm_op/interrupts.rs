@@ -1,4 +1,4 @@
-//! Interrupt lines, MSIs and injected events.
+//! Interrupt lines, MSIs and injected events, as calls.
 
 use xen_ioreq::Errno;
 use xen_ioreq::abi::dm_op::{
@@ -7,39 +7,7 @@ use xen_ioreq::abi::dm_op::{
 };
 
 use super::{Call, must};
-
-/// Levels of a domain's interrupt lines, as device models have set them.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct InterruptLines {
-    /// By PCI pin, INTA first: one bit for each device of bus 0.
-    pub intx: [u32; 4],
-    /// One bit for each ISA line.
-    pub isa: u16,
-    /// By PCI link: the ISA line that it is routed to, 0 for none.
-    pub link_route: [u8; 4],
-}
-
-impl InterruptLines {
-    /// Whether anybody asserts that global interrupt: ISA lines are the first 16 (line 0 is number 2, as on a PC), pins of
-    /// PCI devices those from 16 on, and, where their link is routed there, ISA lines too.
-    pub fn asserted(&self, gsi: u32) -> bool {
-        let pins = || {
-            (0u32..4).zip(self.intx).flat_map(|(pin, devices)| {
-                (0u32..32).filter(move |d| devices & 1 << d != 0).map(move |d| (d, pin))
-            })
-        };
-        let isa = match gsi {
-            0 => false,
-            2 => self.isa & (1 << 0 | 1 << 2) != 0,
-            n => n < 16 && self.isa & 1 << n != 0,
-        };
-        let routed = |(device, pin): (u32, u32)| {
-            let link = usize::try_from((device + pin) & 3).unwrap_or(0);
-            self.link_route.get(link).is_some_and(|to| *to != 0 && u32::from(*to) == gsi)
-        };
-        isa || pins().any(routed) || pins().any(|(d, pin)| (((d << 2) + (d >> 3) + pin) & 31) + 16 == gsi)
-    }
-}
+use crate::irq::Message;
 
 /// An event that a device model has injected into a vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,25 +27,27 @@ pub struct InjectedEvent {
 impl Call<'_> {
     pub(super) fn intx(&self, data: &xen_dm_op_set_pci_intx_level) -> Result<(), Errno> {
         must(data.domain == 0 && data.bus == 0 && data.device < 32 && data.intx < 4 && data.level < 2)?;
-        let mut lines = self.domain.lines.lock();
-        if let Some(pin) = lines.intx.get_mut(usize::from(data.intx)) {
-            *pin = *pin & !(1 << data.device) | u32::from(data.level) << data.device;
-        }
-        Ok(())
+        self.domain.change_lines(None, |lines| {
+            if let Some(pin) = lines.intx.get_mut(usize::from(data.intx)) {
+                *pin = *pin & !(1 << data.device) | u32::from(data.level) << data.device;
+            }
+        })
     }
 
     pub(super) fn isa(&self, data: &xen_dm_op_set_isa_irq_level) -> Result<(), Errno> {
         must(data.isa_irq < 16 && data.level < 2)?;
-        let mut lines = self.domain.lines.lock();
-        lines.isa = lines.isa & !(1 << data.isa_irq) | u16::from(data.level) << data.isa_irq;
-        Ok(())
+        self.domain.change_lines(Some(data.isa_irq), |lines| {
+            lines.isa = lines.isa & !(1 << data.isa_irq) | u16::from(data.level) << data.isa_irq;
+        })
     }
 
     pub(super) fn link(&self, data: &xen_dm_op_set_pci_link_route) -> Result<(), Errno> {
-        must(data.isa_irq < 16)?;
-        let mut lines = self.domain.lines.lock();
-        *lines.link_route.get_mut(usize::from(data.link)).ok_or(Errno::EINVAL)? = data.isa_irq;
-        Ok(())
+        must(data.isa_irq < 16 && data.link < 4)?;
+        self.domain.change_lines(None, |lines| {
+            if let Some(route) = lines.link_route.get_mut(usize::from(data.link)) {
+                *route = data.isa_irq;
+            }
+        })
     }
 
     /// Delivers a message-signalled interrupt: fixed or lowest-priority, physical destination; the APIC id of a vCPU
@@ -92,15 +62,10 @@ impl Call<'_> {
         }
         must(mode & 7 < 2)?;
         let lowest_priority = mode & 7 == 1;
-        let matches = |id: u32| destination == 0xff || destination == u64::from(id) * 2;
-        let mut targets = self.domain.vcpus.iter().filter(|v| v.has_run() && matches(v.id.0)).peekable();
-        if lowest_priority && targets.peek().is_none() {
-            return Err(Errno::ESRCH);
-        }
-        // A local APIC drops vectors below 16.
-        let wanted = if lowest_priority { 1 } else { usize::MAX };
-        targets.take(wanted).filter(|_| vector >= 16).for_each(|v| v.interrupt(vector));
-        Ok(())
+        let [destination, ..] = destination.to_le_bytes();
+        let message = Message { vector, destination, lowest_priority, level: mode & 0x80 != 0 };
+        let reached = self.domain.message(message);
+        if lowest_priority && reached == 0 { Err(Errno::ESRCH) } else { Ok(()) }
     }
 
     pub(super) fn inject_event(&self, data: &xen_dm_op_inject_event) -> Result<(), Errno> {

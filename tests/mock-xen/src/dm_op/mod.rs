@@ -3,7 +3,7 @@
 mod interrupts;
 mod memory;
 
-pub use interrupts::{InjectedEvent, InterruptLines};
+pub use interrupts::InjectedEvent;
 
 use std::sync::Arc;
 

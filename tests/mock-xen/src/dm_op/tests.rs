@@ -258,7 +258,8 @@ fn types_change_only_as_xen_allows() {
 #[test]
 fn interrupt_lines_keep_their_levels_and_refuse_what_does_not_exist() {
     let m = machine(Config::default());
-    let d = guest(&m, 1);
+    let config = DomainConfig { legacy_interrupts: true, ..DomainConfig::default() };
+    let d = m.create_domain(&config).unwrap();
     let c = m.caller(DOM0).unwrap();
     let intx = |domain, bus, device, intx, level| {
         let mut data = xen_dm_op_set_pci_intx_level { domain, bus, device, intx, level };
@@ -273,7 +274,7 @@ fn interrupt_lines_keep_their_levels_and_refuse_what_does_not_exist() {
     assert_eq!([intx(0, 0, 2, 1, 1), isa(5, 1), link(2, 11)], [Ok(()); 3]);
     {
         let domain = m.domain(d).unwrap();
-        let lines = domain.lines.lock();
+        let lines = domain.interrupts.lock().lines;
         assert_eq!((lines.intx, lines.isa, lines.link_route), ([0, 4, 0, 0], 1 << 5, [0, 0, 11, 0]));
     }
     // INTB of device 2 is GSI 16 + 9, and its link is number 3, which goes nowhere.
@@ -285,7 +286,7 @@ fn interrupt_lines_keep_their_levels_and_refuse_what_does_not_exist() {
     assert_eq!(link(3, 10), Ok(()));
     assert_eq!(asserted(&m), [5, 10, 25]);
     assert_eq!([intx(0, 0, 2, 1, 0), isa(5, 0)], [Ok(()); 2]);
-    assert_eq!(m.domain(d).unwrap().lines.lock().intx, [0; 4]);
+    assert_eq!(m.interrupt_lines(d).unwrap().intx, [0; 4]);
     let bad = [
         intx(1, 0, 2, 1, 1),
         intx(0, 1, 2, 1, 1),

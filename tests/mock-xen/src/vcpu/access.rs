@@ -386,8 +386,12 @@ impl Vcpu {
         Ok(())
     }
 
-    /// One access through a server. What nobody claims reads as all-ones.
+    /// One access that RAM has no part in: to an interrupt controller, or through a server. What nobody claims reads as
+    /// all-ones.
     fn io(&self, r: &Request) -> Result<u64, VcpuError> {
+        if let Some(value) = self.domain.controller_access(r) {
+            return Ok(value);
+        }
         match select(&self.domain, r) {
             Some((server, sent)) => self.send(&server, &sent),
             None => Ok(u64::MAX),

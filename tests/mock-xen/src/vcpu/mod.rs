@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use xen_ioreq::{DomId, Errno, VcpuId};
 
+use self::interrupt::Vectors;
 pub(crate) use self::wake::Wake;
 use crate::dm_op::InjectedEvent;
 use crate::domain::{Domain, ShutdownReason};
@@ -63,8 +64,14 @@ pub(crate) struct VcpuState {
     /// Something has changed in the guest's memory: tell every server (`mapcache_invalidate` in Xen).
     invalidate_all: AtomicBool,
     notices: Mutex<VecDeque<Notice>>,
-    /// Interrupts that wait, one bit a vector.
-    irr: [AtomicU64; 4],
+    /// Interrupts that wait in its local APIC.
+    requested: Vectors,
+    /// Taken and not ended.
+    in_service: Vectors,
+    /// Those whose end the I/O APIC wants to know.
+    level: Vectors,
+    /// Whether the 8259s interrupt it.
+    wired: AtomicBool,
     /// What a device model has injected and the guest has not met yet.
     event: Mutex<Option<InjectedEvent>>,
     taken: AtomicBool,
@@ -83,7 +90,10 @@ impl VcpuState {
             attention: AtomicBool::new(true),
             invalidate_all: AtomicBool::new(false),
             notices: Mutex::new(VecDeque::new()),
-            irr: Default::default(),
+            requested: Vectors::default(),
+            in_service: Vectors::default(),
+            level: Vectors::default(),
+            wired: AtomicBool::new(false),
             event: Mutex::new(None),
             taken: AtomicBool::new(false),
             ran: AtomicBool::new(false),
@@ -132,11 +142,27 @@ impl VcpuState {
         free
     }
 
-    pub(crate) fn interrupt(&self, vector: u8) {
-        let [word, bit] = [vector / 64, vector % 64];
-        if let Some(w) = self.irr.get(usize::from(word)) {
-            w.fetch_or(1 << bit, Ordering::SeqCst);
+    /// The number of its local APIC.
+    pub(crate) fn apic(&self) -> u32 {
+        self.id.0 * 2
+    }
+
+    /// Whether the 8259s interrupt it.
+    pub(crate) fn is_wired(&self) -> bool {
+        self.wired.load(Ordering::SeqCst)
+    }
+
+    /// An interrupt arrives at its local APIC, which drops vectors below 16.
+    pub(crate) fn interrupt(&self, vector: u8, level: bool) {
+        if vector < 16 {
+            return;
         }
+        if level {
+            self.level.insert(vector);
+        } else {
+            self.level.remove(vector);
+        }
+        self.requested.insert(vector);
         self.wake.notify();
     }
 }

@@ -256,7 +256,20 @@ impl Bench {
 /// # Errors
 /// The machine is too small.
 pub fn model_guest(machine: &Machine, frames: u64, vcpus: u32) -> Result<DomId, BenchError> {
-    let config = DomainConfig { max_pages: frames + 16, vcpus, ..DomainConfig::default() };
+    build(machine, frames, DomainConfig { vcpus, ..DomainConfig::default() })
+}
+
+/// The same as an HVM guest: with interrupt controllers and a VGA window.
+///
+/// # Errors
+/// The machine is too small.
+pub fn model_hvm_guest(machine: &Machine, frames: u64, vcpus: u32) -> Result<DomId, BenchError> {
+    let config = DomainConfig { vcpus, legacy_interrupts: true, stdvga: true, ..DomainConfig::default() };
+    build(machine, frames, config)
+}
+
+fn build(machine: &Machine, frames: u64, config: DomainConfig) -> Result<DomId, BenchError> {
+    let config = DomainConfig { max_pages: frames + 16, ..config };
     let guest = machine.create_domain(&config)?;
     let fill = |errno| BenchError::Call { what: "the guest's memory", errno };
     machine.populate(guest, Gfn(0), frames).map_err(fill)?;

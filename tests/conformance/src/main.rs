@@ -21,6 +21,10 @@ struct Args {
     /// On Xen, of area ioreq: a second such guest, with two vCPUs. Without it, rows of two vCPUs are left out.
     #[arg(long, requires = "domid", value_name = "DOMID")]
     pair: Option<u16>,
+    /// On Xen, of area ioreq: an HVM guest with three vCPUs and the same kernel, where nobody else serves it. Without it, rows
+    /// of interrupt lines and of vCPUs at work together are left out.
+    #[arg(long, requires = "domid", value_name = "DOMID")]
+    hvm: Option<u16>,
     /// Writes the tables of the area as a document to this file, in place of running them.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["on", "domid", "destroy", "log"])]
     render: Option<PathBuf>,
@@ -69,6 +73,7 @@ fn main() -> ExitCode {
         (On::Xen, Some(domid)) => conformance::On::Xen(DomId(domid)),
         _ => conformance::On::Model,
     };
+    let others = ioreq::Others { pair: args.pair.map(DomId), hvm: args.hvm.map(DomId) };
     let (mut passed, mut failed) = (0u32, 0u32);
     let mut show = |area, rows: Result<Vec<Row>, String>| match rows {
         Ok(rows) => {
@@ -83,7 +88,7 @@ fn main() -> ExitCode {
         }
     };
     for &area in &areas {
-        show(area, rows(area, on, args.pair.map(DomId), args.log.as_deref()));
+        show(area, rows(area, on, others, args.log.as_deref()));
     }
     // After everything that needs the guest.
     if areas.contains(&Area::Iommu) && (args.destroy || on == conformance::On::Model) {
@@ -114,13 +119,13 @@ fn render(area: Area, path: &Path) -> ExitCode {
 fn rows(
     area: Area,
     on: conformance::On,
-    pair: Option<DomId>,
+    others: ioreq::Others,
     log: Option<&Path>,
 ) -> Result<Vec<Row>, String> {
     match area {
         Area::Abi => abi::rows().map_err(|e| e.to_string()),
         Area::Ioreq => {
-            let report = ioreq::run_all(on, pair).map_err(|e| e.to_string())?;
+            let report = ioreq::run_all(on, others).map_err(|e| e.to_string())?;
             if let Some(path) = log {
                 std::fs::write(path, report.logs.concat()).map_err(|e| format!("{}: {e}", path.display()))?;
             }

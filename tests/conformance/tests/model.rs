@@ -5,7 +5,7 @@ use std::process::Command;
 use std::rc::Rc;
 
 use conformance::bench::{Bench, model_guest};
-use conformance::ioreq::access;
+use conformance::ioreq::{Others, access};
 use conformance::{On, Row, grants, iommu, ioreq};
 use guest::rows::Table;
 use mock_xen::{Config, Machine, Profile};
@@ -24,12 +24,14 @@ fn bench() -> Rc<Bench> {
 
 #[test]
 fn every_row_of_ioreq_holds_and_every_access_has_one() {
-    let report = ioreq::run_all(On::Model, None).expect("runs");
+    let report = ioreq::run_all(On::Model, Others::default()).expect("runs");
     assert!(failed(&report.rows).is_empty(), "{:#?}", failed(&report.rows));
     let of = |area: &str| report.rows.iter().filter(|r| r.name.starts_with(area)).count();
     assert_eq!(of("access"), 3 * Table::Accesses.rows().len(), "of a vCPU alone, and of each of two");
     assert_eq!(of("move"), Table::Moves.rows().len());
-    let accesses = of("access") + of("move");
+    assert_eq!(of("line"), Table::Lines.rows().len());
+    assert_eq!(of("together"), 3 * Table::Together.rows().len(), "of each of three vCPUs");
+    let accesses = of("access") + of("move") + of("line") + of("together");
     let calls: usize = ioreq::tables().iter().map(|(_, cases)| cases.len()).sum();
     let others = ioreq::notices() + ioreq::last_table().1.len();
     assert_eq!(report.rows.len(), accesses + calls + others);
@@ -51,7 +53,7 @@ fn every_row_of_grants_holds() {
 fn names_of_rows_are_unique() {
     let rows = [
         grants::rows(On::Model).expect("runs"),
-        ioreq::run_all(On::Model, None).expect("runs").rows,
+        ioreq::run_all(On::Model, Others::default()).expect("runs").rows,
         iommu::rows(On::Model).expect("runs"),
         iommu::last_rows(On::Model).expect("runs"),
     ]
@@ -70,9 +72,11 @@ fn file(table: Table) -> String {
 
 #[test]
 fn the_files_of_expected_accesses_are_the_logs_of_a_run() {
-    let logs = ioreq::run_all(On::Model, None).expect("runs").logs;
-    let tables = [Table::Accesses, Table::Moves, Table::Accesses, Table::Accesses];
-    assert_eq!(logs, tables.map(file), "whichever vCPU makes the accesses");
+    let logs = ioreq::run_all(On::Model, Others::default()).expect("runs").logs;
+    let (single, together) = logs.split_at(5);
+    let tables = [Table::Accesses, Table::Moves, Table::Accesses, Table::Accesses, Table::Lines];
+    assert_eq!(single, tables.map(file), "whichever vCPU makes the accesses");
+    assert_eq!(together.concat(), file(Table::Together));
 }
 
 #[test]
@@ -110,10 +114,11 @@ fn a_state_that_cannot_be_made_is_no_answer() {
 #[test]
 fn each_change_of_the_expected_accesses_fails_the_row_of_that_name() {
     let expected = file(Table::Accesses);
-    let seen = ioreq::accesses(&bench(), Table::Accesses, VcpuId(0)).expect("runs");
+    let mut all = ioreq::accesses(&bench(), Table::Accesses, &[VcpuId(0)]).expect("runs");
+    let seen = all.remove(0);
     let rows_without = |from: &str, to: &str| {
         assert!(expected.contains(from), "{from}");
-        access::judge("access", Table::Accesses, &seen, &expected.replacen(from, to, 1))
+        access::judge("access", "", Table::Accesses, &seen, &expected.replacen(from, to, 1))
     };
     for (from, to, name) in [
         ("in_of_one_byte = 0xef", "in_of_one_byte = 0xee", "in_of_one_byte"),
@@ -129,7 +134,7 @@ fn each_change_of_the_expected_accesses_fails_the_row_of_that_name() {
     }
     // A guest that stopped half-way: the rows that it did not come to have failed.
     let half = seen.len() / 2;
-    let rows = access::judge("access", Table::Accesses, &seen[..half], &expected);
+    let rows = access::judge("access", "", Table::Accesses, &seen[..half], &expected);
     assert_eq!(failed(&rows).len(), rows.len() - half);
 }
 

@@ -397,6 +397,19 @@ impl Platform for Fake {
         std::mem::take(&mut self.interrupts)
     }
 
+    fn vcpu(&self) -> u32 {
+        0
+    }
+
+    // There is no interrupt line.
+    fn arrived(&mut self, _: u8) -> u32 {
+        0
+    }
+
+    fn end_of_interrupt(&mut self) {}
+
+    fn set_extint(&mut self, _: bool) {}
+
     fn log(&mut self, line: std::fmt::Arguments<'_>) {
         self.logged.push(line.to_string());
     }

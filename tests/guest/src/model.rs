@@ -22,6 +22,9 @@ use crate::run::Report;
 /// Where the model's guests have their device memory: from 3 GiB up to 4 GiB, and no RAM.
 pub const MMIO_WINDOW: Range<u64> = 0xc000_0000..0xfec0_0000;
 
+/// Of MSIs. Above those of lines, which do not hold it off.
+const MSI_VECTOR: u8 = 0x41;
+
 /// The longest that [`Platform::wait`] sleeps.
 const MOMENT: Duration = Duration::from_millis(2);
 
@@ -35,18 +38,33 @@ pub struct ModelCpu {
     stop: Arc<AtomicBool>,
     progress: Progress,
     interrupts: u32,
+    /// Those that lines have raised, by their vector.
+    arrived: [u32; 256],
     lost: Option<VcpuError>,
 }
 
 impl ModelCpu {
     /// A platform on `vcpu`, whose domain has RAM at `ram`. The run ends after `stop` is set.
     pub fn new(vcpu: Vcpu, ram: Vec<RamRange>, stop: Arc<AtomicBool>, progress: Progress) -> Self {
-        Self { vcpu, ram, stop, progress, interrupts: 0, lost: None }
+        Self { vcpu, ram, stop, progress, interrupts: 0, arrived: [0; 256], lost: None }
     }
 
     /// What took the vCPU away, if something did.
     pub fn lost(&self) -> Option<&VcpuError> {
         self.lost.as_ref()
+    }
+
+    /// Takes an interrupt that comes within that time, as a handler would; whether there was one.
+    fn enter(&mut self, timeout: Duration) -> bool {
+        let r = self.vcpu.enter_interrupt(Some(timeout));
+        let Some(Some(vector)) = self.keep(r) else { return false };
+        if vector == MSI_VECTOR {
+            self.end_of_interrupt();
+            self.interrupts += 1;
+        } else {
+            self.arrived[usize::from(vector)] += 1;
+        }
+        true
     }
 
     fn keep<T>(&mut self, result: Result<T, VcpuError>) -> Option<T> {
@@ -85,9 +103,9 @@ impl Platform for ModelCpu {
     }
 
     fn msi(&self) -> Option<MsiMessage> {
-        // The APIC's number is twice the vCPU's; vector 0x41.
+        // The APIC's number is twice the vCPU's.
         let apic = u64::from(self.vcpu.id().0) * 2;
-        Some(MsiMessage { address: 0xfee0_0000 | apic << 12, data: 0x41 })
+        Some(MsiMessage { address: 0xfee0_0000 | apic << 12, data: MSI_VECTOR.into() })
     }
 
     fn pio_read(&mut self, port: u16, width: Width) -> u32 {
@@ -157,17 +175,31 @@ impl Platform for ModelCpu {
     }
 
     fn wait(&mut self) {
-        let r = self.vcpu.wait_interrupt(Some(MOMENT));
-        if let Some(Some(_)) = self.keep(r) {
-            self.interrupts += 1;
-        }
+        self.enter(MOMENT);
     }
 
     fn take_interrupts(&mut self) -> u32 {
-        while let Ok(Some(_)) = self.vcpu.take_interrupt() {
-            self.interrupts += 1;
-        }
+        while self.enter(Duration::ZERO) {}
         core::mem::take(&mut self.interrupts)
+    }
+
+    fn vcpu(&self) -> u32 {
+        self.vcpu.id().0
+    }
+
+    fn arrived(&mut self, vector: u8) -> u32 {
+        while self.enter(Duration::ZERO) {}
+        core::mem::take(&mut self.arrived[usize::from(vector)])
+    }
+
+    fn end_of_interrupt(&mut self) {
+        let r = self.vcpu.end_of_interrupt();
+        self.keep(r);
+    }
+
+    fn set_extint(&mut self, on: bool) {
+        let r = self.vcpu.set_extint(on);
+        self.keep(r);
     }
 
     fn stop_requested(&self) -> bool {

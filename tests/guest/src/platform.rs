@@ -126,6 +126,15 @@ pub trait Platform {
     fn wait(&mut self);
     /// Takes the MSIs that have arrived since the last call: how many.
     fn take_interrupts(&mut self) -> u32;
+    /// Number of this CPU in its domain.
+    fn vcpu(&self) -> u32;
+    /// Takes the interrupts that have come at a vector from 0x20 to 0x3f since the last call: how many. A local APIC keeps each
+    /// in service until its [end](Self::end_of_interrupt).
+    fn arrived(&mut self, vector: u8) -> u32;
+    /// Writes the local APIC's EOI register.
+    fn end_of_interrupt(&mut self);
+    /// Wires the local APIC's LINT0 to the 8259s (ExtINT), or masks it.
+    fn set_extint(&mut self, on: bool);
     /// Whether a run without a number of frames is to end.
     fn stop_requested(&self) -> bool {
         false

@@ -13,12 +13,12 @@ mod stage;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use guest::rows::Table;
+use guest::rows::{PERFORMERS, Table};
 use mock_xen::{Config, Machine, Profile};
 use xen_ioreq::{DomId, VcpuId};
 
 use crate::Row;
-use crate::bench::{Bench, BenchError, On, model_guest};
+use crate::bench::{Bench, BenchError, On, model_guest, model_hvm_guest};
 use crate::case::Case;
 use crate::running;
 use access::{AccessError, Seen};
@@ -40,19 +40,32 @@ pub struct Report {
     pub logs: Vec<String>,
 }
 
-/// Runs every row of the area. On Xen `pair` is a second guest as the first, with two vCPUs; without one, rows of two
-/// vCPUs are left out.
+/// The guests of the area beside the first one; rows that want one that is not there are left out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Others {
+    /// As the first, with two vCPUs.
+    pub pair: Option<DomId>,
+    /// An HVM guest with three.
+    pub hvm: Option<DomId>,
+}
+
+/// Runs every row of the area. `others` are guests on Xen; the model has its own.
 ///
 /// # Errors
 /// Nothing to run on.
-pub fn run_all(on: On, pair: Option<DomId>) -> Result<Report, BenchError> {
-    let (bench, pair) = match on {
+pub fn run_all(on: On, others: Others) -> Result<Report, BenchError> {
+    let (bench, pair, hvm) = match on {
         On::Model => {
             let machine = stock_machine()?;
-            let guest = |vcpus| Bench::on_model(&machine, model_guest(&machine, FRAMES_OF_GUEST, vcpus)?);
-            (guest(1)?, Some(guest(PAIR)?))
+            let bench = |guest| Bench::on_model(&machine, guest);
+            let pvh = |vcpus| bench(model_guest(&machine, FRAMES_OF_GUEST, vcpus)?);
+            let hvm = model_hvm_guest(&machine, FRAMES_OF_GUEST, PERFORMERS)?;
+            (pvh(1)?, Some(pvh(PAIR)?), Some(bench(hvm)?))
         }
-        On::Xen(guest) => (Bench::on_xen(guest)?, pair.map(Bench::on_xen).transpose()?),
+        On::Xen(guest) => {
+            let bench = |guest: Option<DomId>| guest.map(Bench::on_xen).transpose();
+            (Bench::on_xen(guest)?, bench(others.pair)?, bench(others.hvm)?)
+        }
     };
     let bench = Rc::new(bench);
     let mut report = Report { rows: Vec::new(), logs: Vec::new() };
@@ -60,13 +73,18 @@ pub fn run_all(on: On, pair: Option<DomId>) -> Result<Report, BenchError> {
         report.rows.extend(run(area, cases, &bench));
     }
     report.rows.extend(notices::run_fresh(&bench));
-    report.perform("access", &bench, Table::Accesses, VcpuId(0));
-    report.perform("move", &bench, Table::Moves, VcpuId(0));
+    report.perform("access", &bench, Table::Accesses, &[VcpuId(0)]);
+    report.perform("move", &bench, Table::Moves, &[VcpuId(0)]);
     report.rows.extend(notices::run(&bench));
     if let Some(pair) = &pair {
         for n in 0..PAIR {
-            report.perform(&format!("access by vCPU {n} of 2"), pair, Table::Accesses, VcpuId(n));
+            report.perform(&format!("access by vCPU {n} of 2"), pair, Table::Accesses, &[VcpuId(n)]);
         }
+    }
+    if let Some(hvm) = &hvm {
+        report.perform("line", hvm, Table::Lines, &[VcpuId(0)]);
+        let all: Vec<VcpuId> = (0..PERFORMERS).map(VcpuId).collect();
+        report.perform("together", hvm, Table::Together, &all);
     }
     let (area, cases) = last_table();
     report.rows.extend(run(area, cases, &bench));
@@ -74,12 +92,15 @@ pub fn run_all(on: On, pair: Option<DomId>) -> Result<Report, BenchError> {
 }
 
 impl Report {
-    fn perform(&mut self, area: &str, bench: &Bench, table: Table, vcpu: VcpuId) {
+    fn perform(&mut self, area: &str, bench: &Bench, table: Table, performers: &[VcpuId]) {
         let expected = access::expected(table).unwrap_or_default();
-        match accesses(bench, table, vcpu) {
-            Ok(seen) => {
-                self.rows.extend(access::judge(area, table, &seen, expected));
-                self.logs.push(access::text(table, &seen));
+        match accesses(bench, table, performers) {
+            Ok(all) => {
+                for (vcpu, seen) in performers.iter().zip(all) {
+                    let label = access::label(performers, *vcpu);
+                    self.rows.extend(access::judge(area, &label, table, &seen, expected));
+                    self.logs.push(access::text(&label, table, &seen));
+                }
             }
             Err(e) => {
                 let name = format!("{area}: the rows' server");
@@ -89,14 +110,13 @@ impl Report {
     }
 }
 
-/// Has a vCPU of the guest perform a table, and gives what was seen of it.
+/// Has vCPUs of the guest perform a table, and gives what was seen of each.
 ///
 /// # Errors
 /// The server could not be made or the guest not be started.
-pub fn accesses(bench: &Bench, table: Table, vcpu: VcpuId) -> Result<Vec<Seen>, AccessError> {
-    let serve = || access::serve(bench, table, &[vcpu]);
-    let seen = running::run(bench, serve).map_err(AccessError::Start)??;
-    Ok(seen.into_iter().flatten().collect())
+pub fn accesses(bench: &Bench, table: Table, performers: &[VcpuId]) -> Result<Vec<Vec<Seen>>, AccessError> {
+    let serve = || access::serve(bench, table, performers);
+    running::run(bench, serve).map_err(AccessError::Start)?
 }
 
 /// The tables of calls.

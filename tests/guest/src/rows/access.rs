@@ -2,9 +2,14 @@
 
 use xen_ioreq::Gfn;
 
-use super::{MSI, ORDER, Order, SCRATCH_FRAMES};
+use super::together::{self, Together};
+use super::{LINE, Line, MSI, ORDER, Order, SCRATCH_FRAMES};
 use crate::platform::{Platform, Way, Width};
 use crate::words::lo32;
+
+/// Where a PC has its I/O APIC: a register that chooses one of those behind the window.
+const IOAPIC: u64 = 0xfec0_0000;
+const IOAPIC_WINDOW: u64 = 0x10;
 
 /// One access. `ram` is a byte offset in the scratch RAM, `port` and `gpa` are absolute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +58,20 @@ pub enum Access {
     BalloonOut { frame: u64, frames: u32 },
     /// Takes frames back; the answer is how many came.
     BalloonIn { frame: u64, frames: u32 },
+    /// Has the server change an interrupt line; the answer is what came of it.
+    Line(Line),
+    /// Waits until an interrupt has come at this vector, at most so many moments; the answer is how many have.
+    Arrived { vector: u8, moments: u32 },
+    /// Ends the interrupt in service at the local APIC; the answer is 0.
+    EndOfInterrupt,
+    /// Lets the 8259s interrupt this CPU, or not; the answer is 0.
+    ExtInt { on: bool },
+    /// A read of a register of the I/O APIC; the answer is the value.
+    IoapicRead { register: u8 },
+    /// A write of it; the answer is 0.
+    IoapicWrite { register: u8, value: u32 },
+    /// What a CPU does while others do the same.
+    Together(Together),
 }
 
 /// Performs one access; `scratch` is the first of [`SCRATCH_FRAMES`] frames.
@@ -109,15 +128,7 @@ pub fn perform(platform: &mut impl Platform, scratch: Gfn, access: Access) -> u6
             None => return u64::MAX,
         },
         Access::Interrupts { moments } => {
-            let mut came = platform.take_interrupts();
-            for _ in 0..moments {
-                if came > 0 {
-                    break;
-                }
-                platform.wait();
-                came = platform.take_interrupts();
-            }
-            return came.into();
+            return come(platform, moments, |p| p.take_interrupts()).into();
         }
         Access::Scratch => return base,
         Access::BalloonOut { frame, frames } => {
@@ -126,8 +137,37 @@ pub fn perform(platform: &mut impl Platform, scratch: Gfn, access: Access) -> u6
         Access::BalloonIn { frame, frames } => {
             return balloon(scratch, frame, frames, |l| platform.populate_physmap(l));
         }
+        Access::Line(line) => {
+            platform.pio_write(LINE, Width::B4, line.word());
+            return platform.pio_read(LINE, Width::B4).into();
+        }
+        Access::Arrived { vector, moments } => return come(platform, moments, |p| p.arrived(vector)).into(),
+        Access::EndOfInterrupt => platform.end_of_interrupt(),
+        Access::ExtInt { on } => platform.set_extint(on),
+        Access::IoapicRead { register } => {
+            platform.mmio_write(IOAPIC, Width::B4, register.into());
+            return platform.mmio_read(IOAPIC + IOAPIC_WINDOW, Width::B4);
+        }
+        Access::IoapicWrite { register, value } => {
+            platform.mmio_write(IOAPIC, Width::B4, register.into());
+            platform.mmio_write(IOAPIC + IOAPIC_WINDOW, Width::B4, value.into());
+        }
+        Access::Together(what) => return together::perform(platform, base, what),
     }
     0
+}
+
+/// Waits until something has come, at most so many moments; how many.
+fn come<P: Platform>(platform: &mut P, moments: u32, mut take: impl FnMut(&mut P) -> u32) -> u32 {
+    let mut came = take(platform);
+    for _ in 0..moments {
+        if came > 0 {
+            break;
+        }
+        platform.wait();
+        came = take(platform);
+    }
+    came
 }
 
 fn balloon(scratch: Gfn, frame: u64, frames: u32, mut f: impl FnMut(&[Gfn]) -> usize) -> u64 {

@@ -7,9 +7,13 @@
 mod access;
 mod accesses;
 mod give;
+mod lines;
 mod moves;
+mod together;
 
 pub use access::{Access, perform};
+pub use lines::Line;
+pub use together::{BEGUN, COUNT, GO, HOLD, MEET, PERFORMERS, RINGED, VGA, VGA_BYTES};
 
 use crate::platform::{Platform, Width};
 use crate::words::{hi32, lo32};
@@ -31,6 +35,9 @@ pub const MSI: u16 = 0x1014;
 /// A four-byte write here has the server do something with a frame: an [`Order`], above it the frame's number times 16. A
 /// four-byte read tells what came of the last one: a number, or 0x80000000 and the error's number.
 pub const ORDER: u16 = 0x1010;
+/// A four-byte write here has the server change an interrupt line: [`Line::word`]. A four-byte read tells what came of the last
+/// one, as at [`ORDER`].
+pub const LINE: u16 = 0x100c;
 /// First byte of the device's memory, one page.
 pub const MMIO: u64 = 0xfe00_0000;
 /// The device's PCI function on bus 0: device 4, function 0.
@@ -111,11 +118,15 @@ pub enum Table {
     Give = 2,
     /// String moves that meet write-protected frames.
     Moves = 3,
+    /// Interrupt lines of an HVM guest.
+    Lines = 4,
+    /// What several CPUs do at once: each of them performs it.
+    Together = 5,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Accesses, Self::Give, Self::Moves];
+    pub const ALL: [Self; 5] = [Self::Accesses, Self::Give, Self::Moves, Self::Lines, Self::Together];
 
     /// Its rows.
     pub const fn rows(self) -> &'static [Row] {
@@ -123,6 +134,8 @@ impl Table {
             Self::Accesses => accesses::ROWS,
             Self::Give => give::ROWS,
             Self::Moves => moves::ROWS,
+            Self::Lines => lines::ROWS,
+            Self::Together => together::ROWS,
         }
     }
 

@@ -32,10 +32,13 @@ impl Scenario for Conformance {
         Ok(format!(
             "VCPUS=2\n\
              guest pair 16 mode=rows\n\
-             PAIR=$DOMID VCPUS=1\n\
+             PAIR=$DOMID VCPUS=3\n\
+             guest_hvm hvm 16\n\
+             HVM=$DOMID VCPUS=1\n\
              guest rows 16 mode=rows\n\
-             record ioreq conformance ioreq {on} $DOMID --pair $PAIR --log /results/accesses\n\
+             record ioreq conformance ioreq {on} $DOMID --pair $PAIR --hvm $HVM --log /results/accesses\n\
              xl destroy pair\n\
+             xl destroy hvm\n\
              record nobody conformance ioreq {on} 999\n\
              record dom0 conformance ioreq {on} 0\n\
              guest frames 16 mode=rows\n\
@@ -69,7 +72,7 @@ impl Scenario for Conformance {
         for (name, says) in [
             ("nobody", "d999 is not there: create the guest first"),
             ("dom0", "d0 is no HVM"),
-            ("runs", "d3 runs: rows begin with a guest that does not"),
+            ("runs", "d4 runs: rows begin with a guest that does not"),
         ] {
             checks.equal(&format!("{name}: status"), run.status(name), Some(1));
             checks.that(

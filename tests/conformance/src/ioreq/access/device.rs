@@ -5,10 +5,14 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use guest::rows::{MSI, NEXT, ORDER, Order, PORT, PORTS, Table};
-use ioreq_server::dm::{DirtyVram, DmError, MemType};
+use guest::rows::{LINE, Line, MSI, NEXT, ORDER, Order, PORT, PORTS, Table};
+use ioreq_server::device::Region;
+use ioreq_server::dm::{DirtyVram, DmError, IsaIrq, MemType, PciLink, Pin};
+use ioreq_server::pci::Sbdf;
 use ioreq_server::{Access, Device, Dm, IoError, MmioDevice, Outcome, PciConfigDevice, PioDevice, Width};
-use xen_ioreq::{Gfn, IoServerId, PAGE_SIZE, VcpuId};
+use xen_ioreq::{Errno, Gfn, IoServerId, PAGE_SIZE, VcpuId};
+
+use super::together::Together;
 
 /// Offset of the stream among the ports.
 const STREAM: u64 = 8;
@@ -18,6 +22,14 @@ const ASK_NEXT: u64 = (NEXT - PORT) as u64;
 const ASK: u64 = (MSI - PORT) as u64;
 /// Offset of the port at which something is to be done with a frame.
 const DO: u64 = (ORDER - PORT) as u64;
+/// Offset of the port at which an interrupt line is to be changed.
+const DRIVE: u64 = (LINE - PORT) as u64;
+/// Its memory.
+pub(super) const MEMORY: Region = Region(0);
+/// The VGA window.
+pub(super) const WINDOW: Region = Region(1);
+/// Offsets in the memory at which CPUs meet.
+const MEETINGS: std::ops::Range<u64> = 0x400..0x800;
 /// Vendor 8086, device 1616, class 0300.
 const CONFIG: [(usize, u8); 6] = [(0, 0x86), (1, 0x80), (2, 0x16), (3, 0x16), (10, 0), (11, 3)];
 /// Where the local APIC with number 0 takes messages; a vCPU's has twice its number, which goes into bits 12 to 19.
@@ -28,6 +40,7 @@ pub(super) struct RowsDevice {
     dm: Dm,
     server: IoServerId,
     table: Table,
+    together: Together,
     state: Mutex<State>,
 }
 
@@ -56,17 +69,30 @@ impl RowsDevice {
             tracked: None,
             performers: performers.to_vec(),
         };
-        Self { dm, server, table, state: Mutex::new(state) }
+        Self { dm, server, table, together: Together::new(performers.len()), state: Mutex::new(state) }
     }
 
-    /// Does what the guest asks for; what came of it, as the guest is told.
+    /// Does what the guest asks for with a frame; what came of it, as the guest is told.
     fn obey(&self, word: u32) -> u32 {
         let gfn = Gfn((word >> 4).into());
         let Some(order) = Order::ALL.into_iter().find(|o| *o as u32 == word & 0xf) else { return u32::MAX };
-        match self.perform(order, gfn) {
-            Ok(n) => n,
-            Err(e) => 1 << 31 | e.errno.0.unsigned_abs(),
-        }
+        told(self.perform(order, gfn))
+    }
+
+    /// The same with an interrupt line.
+    fn drive(&self, word: u32) -> u32 {
+        let Some(line) = Line::of_word(word) else { return u32::MAX };
+        let done = match line {
+            Line::Isa { irq, up } => IsaIrq::new(irq).map(|irq| self.dm.set_isa_irq(irq, up)),
+            Line::Intx { device, pin, up } => [Pin::A, Pin::B, Pin::C, Pin::D]
+                .get(usize::from(pin))
+                .map(|pin| self.dm.set_pci_intx(Sbdf::new(0, 0, device, 0), *pin, up)),
+            Line::Link { link, irq } => {
+                let to = IsaIrq::new(irq).filter(|i| i.number() != 0);
+                PciLink::new(link).map(|link| self.dm.set_pci_link_route(link, to))
+            }
+        };
+        done.map_or(REFUSED | Errno::EINVAL.0.unsigned_abs(), |done| told(done.map(|()| 0)))
     }
 
     fn perform(&self, order: Order, gfn: Gfn) -> Result<u32, DmError> {
@@ -94,6 +120,14 @@ impl RowsDevice {
     fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
         f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Above an error's number.
+const REFUSED: u32 = 1 << 31;
+
+/// What came of something, as the guest is told.
+fn told(done: Result<u32, DmError>) -> u32 {
+    done.unwrap_or_else(|e| REFUSED | e.errno.0.unsigned_abs())
 }
 
 fn part(bytes: &mut [u8], offset: u64, width: Width) -> Option<&mut [u8]> {
@@ -150,9 +184,10 @@ impl PioDevice for RowsDevice {
             let _ = self.dm.inject_msi(APIC | apic << 12, vector.into());
             return Outcome::Ok(());
         }
-        if a.offset == DO && a.width == Width::Dword {
+        if matches!(a.offset, DO | DRIVE) && a.width == Width::Dword {
             let [b0, b1, b2, b3, ..] = value.to_le_bytes();
-            let done = self.obey(u32::from_le_bytes([b0, b1, b2, b3]));
+            let word = u32::from_le_bytes([b0, b1, b2, b3]);
+            let done = if a.offset == DO { self.obey(word) } else { self.drive(word) };
             return self.with(|s| store(&mut s.ports, a, done.into()));
         }
         self.with(|s| store(&mut s.ports, a, value))
@@ -161,10 +196,23 @@ impl PioDevice for RowsDevice {
 
 impl MmioDevice for RowsDevice {
     fn mmio_read(&self, a: &Access) -> Outcome<u64> {
+        if a.region == WINDOW {
+            return Outcome::Err(IoError::NoRegister);
+        }
+        if MEETINGS.contains(&a.offset) {
+            return self.together.read(a);
+        }
         self.with(|s| load(&mut s.memory, a))
     }
 
     fn mmio_write(&self, a: &Access, value: u64) -> Outcome<()> {
+        if a.region == WINDOW {
+            self.together.vga(a, value);
+            return Outcome::Ok(());
+        }
+        if MEETINGS.contains(&a.offset) {
+            return self.together.write(a, value);
+        }
         self.with(|s| store(&mut s.memory, a, value))
     }
 }

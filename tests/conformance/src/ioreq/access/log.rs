@@ -5,11 +5,22 @@
 
 use std::fmt::Write as _;
 
-use guest::rows::{END, END_VALUE, MSI, NEXT, ORDER, Order, RESULT, SCRATCH_FRAMES, Table};
+use guest::rows::{
+    END, END_VALUE, LINE, Line, MSI, NEXT, ORDER, Order, RESULT, SCRATCH_FRAMES, Table, VGA, VGA_BYTES,
+};
 use xen_ioreq::abi::ioreq::{
     Bits, IOREQ_TYPE_COPY, IOREQ_TYPE_INVALIDATE, IOREQ_TYPE_PCI_CONFIG, IOREQ_TYPE_PIO, ioreq,
 };
 use xen_ioreq::{PAGE_SHIFT, PAGE_SIZE};
+
+/// A row of more requests than these shows their number and a digest of their lines.
+const SHOWN: usize = 12;
+
+/// FNV-1a, 64 bits.
+fn digest(lines: &[String]) -> u64 {
+    let bytes = lines.iter().flat_map(|l| l.bytes().chain([b'\n']));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
+}
 
 /// How a request came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +71,10 @@ impl Log {
                 _ => {}
             }
         }
+        // It is chance which of several vCPUs' writes there find the ring full; the device keeps the account.
+        if r.r#type == IOREQ_TYPE_COPY && (VGA..VGA + VGA_BYTES).contains(&r.addr) {
+            return;
+        }
         self.open.push(*r);
         self.ways.push(way);
     }
@@ -83,6 +98,9 @@ impl Log {
                 continue;
             }
             requests.push(line);
+        }
+        if requests.len() > SHOWN {
+            requests = vec![format!("{} requests, {:#018x}", requests.len(), digest(&requests))];
         }
         self.done.push(Seen { answer, requests });
     }
@@ -136,6 +154,12 @@ fn words(r: &ioreq, way: Way, scratch: u64) -> String {
             Some((order, frame)) => write!(line, " {order:?} frame {frame}"),
             None => write!(line, " no order {:#x}", r.data),
         },
+        (false, _) if r.r#type == IOREQ_TYPE_PIO && r.addr == u64::from(LINE) && !bits.read => {
+            match u32::try_from(r.data & 0xffff_ffff).ok().and_then(Line::of_word) {
+                Some(of) => write!(line, " {of:?}"),
+                None => write!(line, " no line {:#x}", r.data),
+            }
+        }
         (false, _) => write!(line, " data {:#x}", r.data),
     };
     match way {
@@ -146,11 +170,11 @@ fn words(r: &ioreq, way: Way, scratch: u64) -> String {
     line
 }
 
-/// A log as text: `name = answer`, and indented below it one line a request.
-pub fn text(table: Table, seen: &[Seen]) -> String {
+/// A log as text: `name = answer`, and indented below it one line a request. `label` stands before each name.
+pub fn text(label: &str, table: Table, seen: &[Seen]) -> String {
     let mut out = String::new();
     for (row, seen) in table.rows().iter().zip(seen) {
-        let _ = writeln!(out, "{} = {:#x}", row.name, seen.answer);
+        let _ = writeln!(out, "{label}{} = {:#x}", row.name, seen.answer);
         for line in &seen.requests {
             let _ = writeln!(out, "    {line}");
         }

@@ -6,12 +6,13 @@
 mod device;
 mod log;
 mod tap;
+mod together;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guest::rows::{MMIO, PCI_DEVICE, PORT, PORTS, Table};
+use guest::rows::{MMIO, PCI_DEVICE, PORT, PORTS, Table, VGA, VGA_BYTES};
 use ioreq_server::bus::Window;
 use ioreq_server::device::Region;
 use ioreq_server::pci::Sbdf;
@@ -19,17 +20,24 @@ use ioreq_server::{BufferedMode, Bus, Connection, Guest, GuestLoop, OnError, Ser
 use xen_ioreq::abi::memory::XENMEM_resource_ioreq_server;
 use xen_ioreq::{Errno, PAGE_SIZE, VcpuId};
 
-use self::device::RowsDevice;
+use self::device::{MEMORY, RowsDevice, WINDOW};
 use self::tap::Tap;
 use crate::Row;
 use crate::bench::{Bench, Handle};
 pub use log::{Seen, parse, text};
+
+/// What stands before the names of rows in the log of one vCPU of those that performed a table.
+pub fn label(performers: &[VcpuId], vcpu: VcpuId) -> String {
+    if performers.len() > 1 { format!("vCPU {}: ", vcpu.0) } else { String::new() }
+}
 
 /// What real Xen was seen to do when a guest performed this table; `None`: no rows here are about it.
 pub fn expected(table: Table) -> Option<&'static str> {
     match table {
         Table::Accesses => Some(include_str!("expected/accesses.txt")),
         Table::Moves => Some(include_str!("expected/moves.txt")),
+        Table::Lines => Some(include_str!("expected/lines.txt")),
+        Table::Together => Some(include_str!("expected/together.txt")),
         Table::Give => None,
     }
 }
@@ -75,12 +83,13 @@ pub fn serve(bench: &Bench, table: Table, performers: &[VcpuId]) -> Result<Vec<V
     let bus = Bus::new(server.claims());
     let device = bus.attach(Arc::new(RowsDevice::new(server.dm().clone(), server.id(), table, performers)));
     let pci = u64::from(Sbdf::new(0, 0, PCI_DEVICE, 0).0);
-    for (space, start, last) in [
-        (Space::Pio, u64::from(PORT), u64::from(PORT + PORTS - 1)),
-        (Space::Mmio, MMIO, MMIO + PAGE_SIZE as u64 - 1),
-        (Space::Pci, pci, pci),
+    for (space, start, last, region) in [
+        (Space::Pio, u64::from(PORT), u64::from(PORT + PORTS - 1), Region(0)),
+        (Space::Mmio, MMIO, MMIO + PAGE_SIZE as u64 - 1, MEMORY),
+        (Space::Mmio, VGA, VGA + VGA_BYTES - 1, WINDOW),
+        (Space::Pci, pci, pci, Region(0)),
     ] {
-        bus.map(device, Window { space, start, last, region: Region(0) })?;
+        bus.map(device, Window { space, start, last, region })?;
     }
     let mut events = GuestLoop::new()?;
     // A server that looks at the slots before it is told would take requests that the tap has not seen.
@@ -96,12 +105,13 @@ pub fn serve(bench: &Bench, table: Table, performers: &[VcpuId]) -> Result<Vec<V
     Ok(tap.take())
 }
 
-/// Judges a log against a text as of [`text`]: one row for each of the table, whose names begin with `area`.
-pub fn judge(area: &str, table: Table, seen: &[Seen], expected: &str) -> Vec<Row> {
+/// Judges a log against a text as of [`text`]: one row for each of the table, whose names begin with `area` and, as there, `label`.
+pub fn judge(area: &str, label: &str, table: Table, seen: &[Seen], expected: &str) -> Vec<Row> {
     let expected: BTreeMap<String, Seen> = parse(expected).into_iter().collect();
     let mut rows = Vec::new();
     for (index, row) in table.rows().iter().enumerate() {
-        let (ok, detail) = match (seen.get(index), expected.get(row.name)) {
+        let name = format!("{label}{}", row.name);
+        let (ok, detail) = match (seen.get(index), expected.get(&name)) {
             (None, _) => (false, "the guest did not come to it".to_owned()),
             (Some(seen), None) => (false, format!("nobody has said what is right; seen {}", show(seen))),
             (Some(seen), Some(wanted)) if row.expect.is_some_and(|e| e != seen.answer) => {
@@ -110,7 +120,7 @@ pub fn judge(area: &str, table: Table, seen: &[Seen], expected: &str) -> Vec<Row
             (Some(seen), Some(wanted)) if seen == wanted => (true, show(seen)),
             (Some(seen), Some(wanted)) => (false, format!("{}, wanted {}", show(seen), show(wanted))),
         };
-        rows.push(Row { name: format!("{area}: {}", row.name), ok, detail });
+        rows.push(Row { name: format!("{area}: {name}"), ok, detail });
     }
     rows
 }

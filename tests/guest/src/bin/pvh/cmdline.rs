@@ -6,6 +6,7 @@ use guest::run::Config;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cmdline<'a> {
     /// `draw` a picture (the default), `hostile`, `rows` that a server asks for, `bench`, or `hello`: come up and no more.
+    /// Without any command line, which libxl gives no firmware of an HVM guest: `rows`.
     pub(crate) mode: &'a str,
     /// Of pictures, ballooning and harm.
     pub(crate) seed: u64,
@@ -36,7 +37,7 @@ impl<'a> Cmdline<'a> {
     pub(crate) fn parse(line: &'a str) -> Self {
         let d = Config::default();
         let mut o = Self {
-            mode: "draw",
+            mode: if line.is_empty() { "rows" } else { "draw" },
             seed: d.seed,
             frames: d.frames.unwrap_or(1),
             balloon: d.balloon,

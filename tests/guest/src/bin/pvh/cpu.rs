@@ -11,29 +11,41 @@ use xen_ioreq::abi::hvm_vcpu::vcpu_hvm_x86_64;
 use crate::console::println;
 use crate::xen;
 
+/// Vectors of interrupt lines. Below the others: what is in service there must not hold off the tick.
+pub(crate) const LINE_VECTORS: usize = 32;
+/// The first of them.
+pub(crate) const FIRST_LINE_VECTOR: u8 = 0x20;
 /// Vector of the GPU's MSI.
 pub(crate) const MSI_VECTOR: u8 = 0x40;
+/// Bytes between the entries of line vectors.
+const LINE_STUB: u64 = 64;
 /// Vector of the tick that ends a wait.
 const TICK_VECTOR: u8 = 0x41;
 const SPURIOUS_VECTOR: u8 = 0xff;
 
 /// Virtual CPUs that this kernel can run on.
-pub(crate) const CPUS: usize = 2;
+pub(crate) const CPUS: usize = 4;
 
 /// MSIs of each CPU since they were last taken.
 pub(crate) static MSIS: [AtomicU32; CPUS] = [const { AtomicU32::new(0) }; CPUS];
+/// Interrupts of lines, by CPU and vector, since they were last taken.
+pub(crate) static LINES: [[AtomicU32; LINE_VECTORS]; CPUS] =
+    [const { [const { AtomicU32::new(0) }; LINE_VECTORS] }; CPUS];
 /// Ticks of all of them since the start.
 pub(crate) static TICKS: AtomicU32 = AtomicU32::new(0);
 
 const X2APIC_ID: u32 = 0x802;
+const X2APIC_EOI: u32 = 0x80b;
 const X2APIC_SPURIOUS: u32 = 0x80f;
 const X2APIC_LVT_TIMER: u32 = 0x832;
+const X2APIC_LVT_LINT0: u32 = 0x835;
 const X2APIC_INITIAL_COUNT: u32 = 0x838;
 const X2APIC_DIVIDE: u32 = 0x83e;
 const APIC_BASE: u32 = 0x1b;
 const EFER: u32 = 0xc000_0080;
 const LVT_PERIODIC: u64 = 1 << 17;
 const LVT_MASKED: u64 = 1 << 16;
+const LVT_EXTINT: u64 = 7 << 8;
 /// Xen's APIC timer counts 100 MHz; divided by 16, this is 5 ms.
 const TICK_COUNT: u64 = 100_000_000 / 16 / 200;
 
@@ -108,8 +120,8 @@ static TABLES: [Once<Tables>; CPUS] = [const {
 
 unsafe extern "C" {
     static exception_stubs: u8;
-    static msi_entry_0: u8;
-    static msi_entry_1: u8;
+    static line_stubs: u8;
+    static msi_entry: u8;
     static tick_entry: u8;
     static cpu_start: u8;
     static spurious_entry: u8;
@@ -132,8 +144,9 @@ pub(crate) fn init(index: usize) {
     };
     let stubs = &raw const exception_stubs as u64;
     (0..32).for_each(|n| gate(n, stubs + 16 * n as u64, 2));
-    let msi = if index == 0 { &raw const msi_entry_0 } else { &raw const msi_entry_1 };
-    gate(MSI_VECTOR.into(), msi as u64, 1);
+    let lines = &raw const line_stubs as u64;
+    (0..LINE_VECTORS).for_each(|n| gate(usize::from(FIRST_LINE_VECTOR) + n, lines + LINE_STUB * n as u64, 1));
+    gate(MSI_VECTOR.into(), &raw const msi_entry as u64, 1);
     gate(TICK_VECTOR.into(), &raw const tick_entry as u64, 1);
     gate(SPURIOUS_VECTOR.into(), &raw const spurious_entry as u64, 1);
 
@@ -171,6 +184,22 @@ pub(crate) fn others_registers(stack: u64, arguments: [u64; 2]) -> vcpu_hvm_x86_
         efer: rdmsr(EFER),
         ..Default::default()
     }
+}
+
+/// Takes the interrupts that a CPU has had at the vector of a line.
+pub(crate) fn arrived(index: usize, vector: u8) -> u32 {
+    let line = usize::from(vector.wrapping_sub(FIRST_LINE_VECTOR));
+    LINES[index].get(line).map_or(0, |n| n.swap(0, Ordering::Relaxed))
+}
+
+/// Ends the interrupt in service.
+pub(crate) fn end_of_interrupt() {
+    wrmsr(X2APIC_EOI, 0);
+}
+
+/// Lets the 8259s interrupt this CPU, or not.
+pub(crate) fn set_extint(on: bool) {
+    wrmsr(X2APIC_LVT_LINT0, if on { LVT_EXTINT } else { LVT_MASKED });
 }
 
 /// The local APIC's number.

@@ -122,26 +122,54 @@ exception_common:
     call {exception}
     ud2
 
-/* an interrupt counts itself and acknowledges the local APIC (x2APIC EOI) */
-.macro interrupt name, counter
-.global \name
-\name:
+/* interrupts count themselves, in the table of this CPU, whose APIC (x2APIC ID) has twice its number; shift: log2 of the
+   table's bytes, less that doubling */
+.macro count counters, shift
     push %rax
     push %rcx
     push %rdx
-    lock incl \counter(%rip)
-    mov $0x80b, %ecx
-    xor %eax, %eax
-    xor %edx, %edx
-    wrmsr
+    mov $0x802, %ecx
+    rdmsr
+    shl $\shift, %eax
+    lea \counters(%rip), %rcx
+    lock incl (%rcx, %rax)
+.endm
+.macro counted
     pop %rdx
     pop %rcx
     pop %rax
     iretq
 .endm
-interrupt msi_entry_0, {msis}
-interrupt msi_entry_1, {msis}+4
-interrupt tick_entry, {ticks}
+.macro end_of_interrupt
+    mov $0x80b, %ecx
+    xor %eax, %eax
+    xor %edx, %edx
+    wrmsr
+.endm
+.global msi_entry
+msi_entry:
+    count {msis}, 1
+    end_of_interrupt
+    counted
+.global tick_entry
+tick_entry:
+    push %rax
+    push %rcx
+    push %rdx
+    lock incl {ticks}(%rip)
+    end_of_interrupt
+    counted
+/* those of lines leave their end to whom they interrupt */
+.p2align 6
+.global line_stubs
+line_stubs:
+.set n, 0
+.rept 32
+.p2align 6
+    count {lines}+4*n, 6
+    counted
+.set n, n + 1
+.endr
 .global spurious_entry
 spurious_entry:
     iretq
@@ -164,6 +192,7 @@ stack_top:
     other = sym crate::other_main,
     exception = sym crate::cpu::exception,
     msis = sym crate::cpu::MSIS,
+    lines = sym crate::cpu::LINES,
     ticks = sym crate::cpu::TICKS,
     options(att_syntax)
 );

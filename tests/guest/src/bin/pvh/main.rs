@@ -1,5 +1,5 @@
 //! The guest driver as a PVH kernel: boots on Xen by `xl create`, does what its command line says ([`cmdline`] has the
-//! modes and options), writes lines to Xen's debug console. Built by
+//! modes and options), writes lines to Xen's debug console. libxl also takes it for the firmware of an HVM guest. Built by
 //! `cargo build -p guest --bin pvh --features kernel --profile kernel`.
 #![no_std]
 #![no_main]

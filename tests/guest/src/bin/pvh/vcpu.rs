@@ -110,6 +110,22 @@ impl Platform for Vcpu {
         cpu::MSIS[self.index].swap(0, Ordering::Relaxed)
     }
 
+    fn vcpu(&self) -> u32 {
+        u32::try_from(self.index).unwrap_or(u32::MAX)
+    }
+
+    fn arrived(&mut self, vector: u8) -> u32 {
+        cpu::arrived(self.index, vector)
+    }
+
+    fn end_of_interrupt(&mut self) {
+        cpu::end_of_interrupt();
+    }
+
+    fn set_extint(&mut self, on: bool) {
+        cpu::set_extint(on);
+    }
+
     fn log(&mut self, line: fmt::Arguments<'_>) {
         console::line(line);
     }

@@ -19,9 +19,11 @@ use parking_lot::Mutex;
 use pviommu::{AttachError as FramesError, Client};
 use xen_ioreq::{DomId, Gfn};
 
+use self::slot::First;
 pub use self::slot::{Slot, SlotError};
 use crate::mediator::{Legacy, Mediator, Place, PlugError, Seat, Snapshot, Vgpu};
 use crate::privilege::{ThreadKind, narrow};
+use crate::saved::SavedGuest;
 use crate::vgpu::slice::VgpuType;
 
 /// How a guest is served.
@@ -122,7 +124,7 @@ impl Service {
         domid: DomId,
         options: Options,
     ) -> Result<Self, ServiceError> {
-        Self::begin(conn, client, mediator, domid, options, None)
+        Self::begin(conn, client, mediator, domid, options, None, None)
     }
 
     /// As [`start`](Self::start), so that a successor can take our place if this process is killed, and in the place of a
@@ -136,7 +138,21 @@ impl Service {
         options: Options,
         record: &Arc<Record>,
     ) -> Result<Self, ServiceError> {
-        Self::begin(conn, client, mediator, domid, options, Some(record))
+        Self::begin(conn, client, mediator, domid, options, Some(record), None)
+    }
+
+    /// Serves a guest that was saved and restored, and that has not run since, with the vGPU that it had: of the type and
+    /// the table that are saved, whatever the options say. With a record, a successor can take our place.
+    pub fn restore(
+        conn: &Connection,
+        client: &Client,
+        mediator: &Arc<Mediator>,
+        domid: DomId,
+        options: Options,
+        saved: &SavedGuest,
+        record: Option<&Arc<Record>>,
+    ) -> Result<Self, ServiceError> {
+        Self::begin(conn, client, mediator, domid, options, record, Some(saved))
     }
 
     fn begin(
@@ -146,6 +162,7 @@ impl Service {
         domid: DomId,
         options: Options,
         record: Option<&Arc<Record>>,
+        saved: Option<&SavedGuest>,
     ) -> Result<Self, ServiceError> {
         let server = match record {
             Some(record) => Server::create_recorded(conn, domid, BufferedMode::Atomic, record),
@@ -161,7 +178,11 @@ impl Service {
         let Seat { config, told, .. } = record.map(seat).unwrap_or_default();
         let (dm, place) = (conn.dm(domid), Place::new(options.table, told));
         let parts = slot::Parts { mediator: mediator.clone(), frames, bus: bus.clone(), dm, place };
-        let slot = Arc::new(Slot::new(parts, options.kind, config.as_ref())?);
+        let first = match saved {
+            Some(saved) => First::Saved(saved),
+            None => First::New(options.kind, config.as_ref()),
+        };
+        let slot = Arc::new(Slot::new(parts, first)?);
         match server.succeed() {
             Ok(0) => {}
             Ok(n) => log::warn!("{domid}: {n} servers of a predecessor that was killed are gone"),

@@ -11,8 +11,9 @@ use ioreq_server::{Access, Bus, Invalidation, IoError, Notices, Outcome};
 use parking_lot::Mutex;
 use xen_ioreq::{Gfn, PAGE_SHIFT};
 
-use super::{Legacy, Mediator, MediatorError, MsiSink, Vgpu};
+use super::{Legacy, Mediator, MediatorError, MsiSink, SavedError, Vgpu};
 use crate::gen8::gtt::{GGTT_ENTRIES, GTT_OFFSET, PTE_SIZE};
+use crate::saved::SavedGuest;
 use crate::vgpu::config::{self, BAR_APERTURE, BAR_MMIO};
 use crate::vgpu::slice::VgpuType;
 
@@ -22,6 +23,9 @@ pub enum PlugError {
     /// It could not be made.
     #[error(transparent)]
     Mediator(#[from] MediatorError),
+    /// It could not be made anew.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
     /// Its PCI function.
     #[error(transparent)]
     Attach(#[from] AttachError),
@@ -90,6 +94,40 @@ impl Mediator {
         }
         let line = config.msi().unwrap_or_default();
         let vgpu = self.create(kind, frames, Box::new(Msi { line, dm: dm.clone() }))?;
+        self.put_on(bus, vgpu, config, dm, place)
+    }
+
+    /// Makes a saved vGPU anew, and puts it where it was on the guest's bus.
+    pub(crate) fn plug_saved(
+        &self,
+        saved: &SavedGuest,
+        frames: pviommu::Guest,
+        bus: &Arc<Bus>,
+        dm: Dm,
+        place: Arc<Place>,
+    ) -> Result<Plugged, PlugError> {
+        if saved.aperture() != self.aperture() {
+            let (saved, here) = (saved.aperture(), self.aperture());
+            return Err(SavedError::Aperture { saved, here }.into());
+        }
+        let mut config = config::config(self.aperture()).map_err(AttachError::from)?;
+        saved.configure(&mut config);
+        let line = config.msi().unwrap_or_default();
+        if let Some(first) = saved.vgpu().table() {
+            place.table.lock().at = Some(first);
+        }
+        let vgpu = self.restore(saved.vgpu(), frames, Box::new(Msi { line, dm: dm.clone() }))?;
+        self.put_on(bus, vgpu, config, dm, place)
+    }
+
+    fn put_on(
+        &self,
+        bus: &Arc<Bus>,
+        vgpu: Arc<Vgpu>,
+        config: ConfigSpace,
+        dm: Dm,
+        place: Arc<Place>,
+    ) -> Result<Plugged, PlugError> {
         let lent = AtomicBool::new(false);
         let function = Arc::new(VgpuFunction { vgpu: vgpu.clone(), dm, place, lent });
         function.follow(&config);

@@ -13,6 +13,7 @@ use xen_ioreq::Gfn;
 
 use super::audit::Refused;
 use super::maintenance::Maintenance;
+use super::saved::SavedEntries;
 use super::scheduler::{Policy, Scheduler, Share};
 use super::shadow::ShadowGgtt;
 use super::stats::{Snapshot, Stats};
@@ -24,6 +25,7 @@ use crate::gen8::ppgtt::Root;
 use crate::gen8::regs::{self, GRDOM_FULL, gt};
 use crate::physical::Engine;
 use crate::vgpu::display::{MAX_SIDE, PIXEL_BYTES, Scanout, Surface, SurfaceError};
+use crate::vgpu::saved::SavedState;
 use crate::vgpu::slice::Slice;
 use crate::vgpu::{Effect, EngineError, State, StatusEntry, Submission, VgpuId};
 
@@ -71,8 +73,10 @@ pub struct Vgpu {
 }
 
 impl Vgpu {
+    #[expect(clippy::too_many_arguments, reason = "the parts of a vGPU, put together in one place")]
     pub(super) fn new(
         id: VgpuId,
+        state: State,
         ggtt: ShadowGgtt,
         stats: Arc<Stats>,
         msi: Box<dyn MsiSink>,
@@ -80,11 +84,10 @@ impl Vgpu {
         maintenance: Maintenance,
         share: Share,
     ) -> Self {
-        let state = Mutex::new(State::new(id, *ggtt.slice()));
         scheduler.set_share(id, share);
         Self {
             id,
-            state,
+            state: Mutex::new(state),
             reset_done: Condvar::new(),
             ggtt,
             stats,
@@ -175,8 +178,9 @@ impl Vgpu {
         *self.share.lock()
     }
 
-    /// Changes that, from the next turn on.
+    /// Changes that, from the next turn on. What makes no sense is made the nearest that does.
     pub fn set_share(&self, share: Share) {
+        let share = share.sane();
         *self.share.lock() = share;
         self.scheduler.set_share(self.id, share);
     }
@@ -342,6 +346,28 @@ impl Vgpu {
 
     pub(super) fn maintenance(&self) -> &Maintenance {
         &self.maintenance
+    }
+
+    /// Its registers and engines.
+    pub(super) fn save_state(&self) -> SavedState {
+        self.state.lock().save()
+    }
+
+    /// Enters what was saved of its table, and goes on with what it was doing.
+    pub(super) fn load(self: &Arc<Self>, table: &[SavedEntries], lent: Option<Gfn>) {
+        self.ggtt.load(table);
+        self.maintenance.drain(self.ggtt.take_stale());
+        if let Some(first) = lent {
+            self.lend_table(first);
+        }
+        for e in Engine::ALL.into_iter().filter(|e| self.has_work(*e)) {
+            self.scheduler.ready(e, self);
+        }
+        // Whether it was told before is not known: once too often does no harm.
+        let due = self.state.lock().interrupt_due();
+        if due {
+            self.interrupt();
+        }
     }
 
     /// Whether a turn may begin.

@@ -12,6 +12,7 @@ mod memory;
 mod ppgtt;
 mod reserve;
 mod reverse;
+mod saved;
 mod scheduler;
 mod shadow;
 mod stats;
@@ -35,6 +36,7 @@ pub use self::legacy::Legacy;
 use self::maintenance::Maintenance;
 use self::memory::Memory;
 use self::reserve::Own;
+pub use self::saved::{SavedError, SavedVgpu};
 use self::scheduler::{Clock, Monotonic, Scheduler, Worker};
 pub use self::scheduler::{Policy, Share, WHOLE_WEIGHT};
 use self::shadow::{Parts, ShadowGgtt};
@@ -43,8 +45,8 @@ use self::stats::Stats;
 use self::workload::EngineArea;
 use crate::bus::BusMaster;
 use crate::physical::{Engine, PhysicalGpu};
-use crate::vgpu::VgpuId;
-use crate::vgpu::slice::{GmLayout, GmRange, MIB, SliceAllocator, SliceError, VgpuType};
+use crate::vgpu::slice::{GmLayout, GmRange, MIB, Slice, SliceAllocator, SliceError, VgpuType};
+use crate::vgpu::{State, VgpuId};
 
 /// What an operator may choose.
 #[derive(Clone, Copy, Debug)]
@@ -201,10 +203,28 @@ impl Mediator {
         frames: Guest,
         msi: Box<dyn MsiSink>,
     ) -> Result<Arc<Vgpu>, MediatorError> {
+        let state = |id, slice| Ok::<_, MediatorError>(State::new(id, slice));
+        self.make(kind, None, frames, msi, state)
+    }
+
+    /// Makes a vGPU with a slice, anywhere unless a place is named, and a state.
+    fn make<E: From<MediatorError>>(
+        &self,
+        kind: VgpuType,
+        at: Option<Slice>,
+        frames: Guest,
+        msi: Box<dyn MsiSink>,
+        state: impl FnOnce(VgpuId, Slice) -> Result<State, E>,
+    ) -> Result<Arc<Vgpu>, E> {
         let mut vgpus = self.vgpus.lock();
-        let slice = vgpus.slices.allocate(kind.size())?;
+        let slice = match at {
+            Some(slice) => vgpus.slices.allocate_at(slice).map(|()| slice),
+            None => vgpus.slices.allocate(kind.size()),
+        };
+        let slice = slice.map_err(MediatorError::from)?;
         vgpus.last = vgpus.last.wrapping_add(1).max(1);
         let id = VgpuId(vgpus.last);
+        let state = state(id, slice).inspect_err(|_| vgpus.slices.free(slice))?;
         let stats = Arc::new(Stats::default());
         let maintenance = Maintenance::new(frames.clone(), self.sweep_every);
         let ggtt = ShadowGgtt::new(Parts {
@@ -216,13 +236,13 @@ impl Mediator {
         });
         ggtt.flush_if_dirty();
         let (scheduler, share) = (self.scheduler.clone(), Share::of(kind));
-        let vgpu = Arc::new(Vgpu::new(id, ggtt, stats, msi, scheduler, maintenance, share));
+        let vgpu = Arc::new(Vgpu::new(id, state, ggtt, stats, msi, scheduler, maintenance, share));
         match Maintenance::spawn(vgpu.clone()) {
             Ok(thread) => vgpus.live.insert(id, Live { vgpu: vgpu.clone(), thread }),
             Err(e) => {
                 self.scheduler.forget(id);
                 vgpus.slices.free(slice);
-                return Err(e.into());
+                return Err(MediatorError::from(e).into());
             }
         };
         Ok(vgpu)

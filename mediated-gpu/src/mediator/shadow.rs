@@ -10,6 +10,7 @@
 
 mod lent;
 mod process;
+mod saved;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -154,6 +155,29 @@ impl ShadowGgtt {
         self.enter(&mut self.table.write(), &[Entry { index, at, guest }], new, &mut spare);
         drop(writers);
         draining.extend(spare.into_iter().filter_map(Mapped::put));
+    }
+
+    /// Makes entries stand for what the guest wrote, and lead to whatever is there. What nothing needs any more is stale.
+    fn enter_all(&self, writers: &mut Writers, mut changed: Vec<Entry>) {
+        // Entries that lead to the same frame, as most do to a driver's own scratch page, are entered together.
+        let frame = |e: &Entry| e.guest.present().then(|| Gfn(e.guest.frame()));
+        changed.sort_by_key(frame);
+        let groups: Vec<_> = changed.chunk_by(|a, b| frame(a) == frame(b)).collect();
+        let gfns: Vec<_> = groups.iter().filter_map(|group| group.first().and_then(frame)).collect();
+        let mut mapped = self.parts.frames.map(&gfns).into_iter();
+        let mut table = self.table.write();
+        let mut spare = Vec::new();
+        for group in groups {
+            let present = group.first().is_some_and(|e| e.guest.present());
+            let new = if present { mapped.next().and_then(Result::ok) } else { None };
+            self.parts.stats.mappings.add(u64::from(new.is_some()));
+            if present && new.is_none() {
+                self.parts.stats.map_failures.add(group.len() as u64);
+            }
+            self.enter(&mut table, group, new, &mut spare);
+        }
+        drop(table);
+        writers.stale.extend(spare.into_iter().filter_map(Mapped::put));
     }
 
     /// Makes entries stand for what the guest wrote, and lead to `new`. References that nothing needs any more are added to

@@ -9,7 +9,8 @@ use ioreq_server::Bus;
 use ioreq_server::dm::Dm;
 use parking_lot::Mutex;
 
-use crate::mediator::{Mediator, MediatorError, Place, PlugError, Plugged, Snapshot, Vgpu};
+use crate::mediator::{Mediator, MediatorError, Place, PlugError, Plugged, SavedError, Snapshot, Vgpu};
+use crate::saved::SavedGuest;
 use crate::vgpu::slice::VgpuType;
 
 /// A vGPU could not be made, or taken away.
@@ -24,6 +25,9 @@ pub enum SlotError {
     /// It cannot be made.
     #[error(transparent)]
     Plug(#[from] PlugError),
+    /// It cannot be saved.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
     /// It cannot be destroyed.
     #[error(transparent)]
     Mediator(#[from] MediatorError),
@@ -37,6 +41,14 @@ pub(super) struct Parts {
     pub(super) dm: Dm,
     /// Where it is.
     pub(super) place: Arc<Place>,
+}
+
+/// What the first vGPU is like.
+pub(super) enum First<'a> {
+    /// A new one, with what the guest wrote to the configuration space of another before.
+    New(VgpuType, Option<&'a [u8; 256]>),
+    /// As it was saved.
+    Saved(&'a SavedGuest),
 }
 
 /// The slot.
@@ -55,9 +67,12 @@ struct Seat {
 }
 
 impl Slot {
-    /// Makes the first vGPU, with what the guest wrote to the configuration space of another before.
-    pub(super) fn new(parts: Parts, kind: VgpuType, config: Option<&[u8; 256]>) -> Result<Self, PlugError> {
-        let plugged = parts.plug(kind, config)?;
+    /// Makes the first vGPU.
+    pub(super) fn new(parts: Parts, first: First<'_>) -> Result<Self, PlugError> {
+        let (plugged, kind) = match first {
+            First::Saved(saved) => (parts.plug_saved(saved)?, saved.kind()),
+            First::New(kind, config) => (parts.plug(kind, config)?, kind),
+        };
         let last = plugged.vgpu.clone();
         Ok(Self { parts, seat: Mutex::new(Seat { kind, plugged: Some(plugged), last }) })
     }
@@ -93,6 +108,17 @@ impl Slot {
         Ok(())
     }
 
+    /// Pauses the vGPU and takes down all that makes it anew elsewhere. It stays paused: what the guest does to it from here
+    /// on would not be in the file. The guest should not run, and its memory is to be saved as it is then.
+    pub fn save(&self) -> Result<SavedGuest, SlotError> {
+        let seat = self.seat.lock();
+        let Plugged { vgpu, endpoint } = seat.plugged.as_ref().ok_or(SlotError::Empty)?;
+        vgpu.pause();
+        let saved = vgpu.save()?;
+        let aperture = self.parts.mediator.aperture();
+        Ok(endpoint.with_config(|config| SavedGuest::new(aperture, config, saved)))
+    }
+
     /// Takes the vGPU away, whatever it is doing, and releases its frames. Says what it did in its life.
     pub fn destroy(&self) -> Result<Snapshot, SlotError> {
         let mut seat = self.seat.lock();
@@ -105,6 +131,11 @@ impl Slot {
 }
 
 impl Parts {
+    fn plug_saved(&self, saved: &SavedGuest) -> Result<Plugged, PlugError> {
+        let (frames, dm, place) = (self.frames.clone(), self.dm.clone(), self.place.clone());
+        self.mediator.plug_saved(saved, frames, &self.bus, dm, place)
+    }
+
     fn plug(&self, kind: VgpuType, config: Option<&[u8; 256]>) -> Result<Plugged, PlugError> {
         let (frames, dm, place) = (self.frames.clone(), self.dm.clone(), self.place.clone());
         self.mediator.plug_with(kind, frames, &self.bus, dm, config, place)

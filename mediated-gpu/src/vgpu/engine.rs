@@ -8,11 +8,11 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::gen8::context::Descriptor;
 
 /// Submissions that wait at most. Hardware holds one; a guest that writes more without looking is told nothing.
-const WAITING: usize = 8;
+pub(super) const WAITING: usize = 8;
 /// Contexts that are remembered as banned; with more, the whole engine hangs for its guest until reset.
-const BANNED: usize = 64;
+pub(super) const BANNED: usize = 64;
 /// Writes that make one submission.
-const PORT_WRITES: usize = 4;
+pub(super) const PORT_WRITES: usize = 4;
 
 /// Up to two contexts, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,14 +37,14 @@ pub(crate) enum PortWrite {
 /// The engine.
 #[derive(Debug, Default)]
 pub(crate) struct VirtualEngine {
-    port: [u32; PORT_WRITES],
-    written: usize,
-    waiting: VecDeque<Submission>,
+    pub(super) port: [u32; PORT_WRITES],
+    pub(super) written: usize,
+    pub(super) waiting: VecDeque<Submission>,
     running: bool,
     epoch: u64,
-    active: Option<u32>,
-    banned: BTreeSet<u64>,
-    hung: bool,
+    pub(super) active: Option<u32>,
+    pub(super) banned: BTreeSet<u64>,
+    pub(super) hung: bool,
 }
 
 impl VirtualEngine {

@@ -1,7 +1,7 @@
 //! What one guest sees: a gen8 GPU of its own, as a state machine.
 //!
 //! [`slice`](mod@slice) is its share of graphics memory, `registers` its register file, `interrupts` what it is told and
-//! how, `engine` its execlist ports, [`config`] its PCI function, [`display`] the picture it shows. Nothing here
+//! how, `engine` its execlist ports, `saved` all of it for a file, [`config`] its PCI function, [`display`] the picture it shows. Nothing here
 //! reaches memory or the physical GPU; `mediator` joins these to both.
 
 pub mod config;
@@ -11,6 +11,7 @@ mod interrupts;
 #[cfg(test)]
 mod probe_tests;
 mod registers;
+pub(crate) mod saved;
 pub mod slice;
 mod state;
 

@@ -81,10 +81,15 @@ pub(crate) struct RegisterFile {
 impl RegisterFile {
     /// A GPU after power-on.
     pub(crate) fn new(id: VgpuId, slice: &Slice) -> Self {
-        let mut file = Self { ram: vec![0; (REGISTER_BYTES / 4) as usize] };
+        let mut file = Self::empty();
         file.power_on();
         file.set_pvinfo(id, slice);
         file
+    }
+
+    /// All zeros.
+    pub(super) fn empty() -> Self {
+        Self { ram: vec![0; (REGISTER_BYTES / 4) as usize] }
     }
 
     /// What the dword at `offset` is.
@@ -221,7 +226,7 @@ impl RegisterFile {
         }
     }
 
-    fn set_pvinfo(&mut self, id: VgpuId, slice: &Slice) {
+    pub(super) fn set_pvinfo(&mut self, id: VgpuId, slice: &Slice) {
         let low = |v: u64| u32::try_from(v & u64::from(u32::MAX)).unwrap_or(0);
         let rows = [
             (pvinfo::MAGIC, low(regs::MAGIC_VALUE)),

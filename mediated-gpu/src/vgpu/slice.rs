@@ -43,6 +43,11 @@ impl VgpuType {
     /// The types that have names, the largest first.
     pub const NAMED: [Self; 4] = [Self::V4_1, Self::V4_2, Self::V4_4, Self::V4_8];
 
+    /// The type of this size, by its name if it has one.
+    pub fn of_size(size: SliceSize) -> Self {
+        Self::NAMED.into_iter().find(|kind| kind.size() == size).unwrap_or(Self::Custom(size))
+    }
+
     /// The size of the type.
     pub const fn size(self) -> SliceSize {
         let (low, high) = match self {
@@ -186,6 +191,14 @@ pub enum SliceError {
         /// Fences left.
         free: u32,
     },
+    /// A place that is not free, or beyond the table.
+    #[error("graphics memory at {base:#x} ({size:#x} bytes) is not free")]
+    Taken {
+        /// First byte.
+        base: u64,
+        /// Bytes.
+        size: u64,
+    },
     /// A size that is zero where it must not be, or not a multiple of a page.
     #[error("a slice needs some low memory, and sizes that are multiples of 4096 bytes")]
     BadSize,
@@ -227,6 +240,22 @@ impl Space {
             self.taken.insert(base, size);
         }
         Ok(GmRange { base, size })
+    }
+
+    /// Takes these bytes, if they are free.
+    fn take_at(&mut self, range: GmRange) -> Result<(), SliceError> {
+        let GmRange { base, size } = range;
+        let end = base.checked_add(size).filter(|end| base >= self.range.base && *end <= self.range.end());
+        let before = self.taken.range(..=base).next_back();
+        let free = |end: u64| {
+            before.is_none_or(|(at, size)| at.saturating_add(*size) <= base)
+                && self.taken.range(base..).next().is_none_or(|(at, _)| *at >= end)
+        };
+        if size > 0 {
+            end.filter(|end| free(*end)).ok_or(SliceError::Taken { base, size })?;
+            self.taken.insert(base, size);
+        }
+        Ok(())
     }
 
     fn give_back(&mut self, range: GmRange) {
@@ -277,6 +306,21 @@ impl SliceAllocator {
         };
         self.fences_free = fences_free;
         Ok(Slice { low, high, fences: size.fences })
+    }
+
+    /// Takes this slice and no other.
+    pub fn allocate_at(&mut self, slice: Slice) -> Result<(), SliceError> {
+        let Slice { low, high, fences } = slice;
+        if low.size == 0 || [low.base, low.size, high.base, high.size].iter().any(|v| v & PAGE_MASK != 0) {
+            return Err(SliceError::BadSize);
+        }
+        let Some(fences_free) = self.fences_free.checked_sub(fences) else {
+            return Err(SliceError::NoFences { wanted: fences, free: self.fences_free });
+        };
+        self.low.take_at(low)?;
+        self.high.take_at(high).inspect_err(|_| self.low.give_back(low))?;
+        self.fences_free = fences_free;
+        Ok(())
     }
 
     /// How many slices of a size could be taken now, one after the other: what mdev calls `available_instances`.
@@ -335,6 +379,27 @@ mod tests {
         assert_eq!(of(&a), [1, 2, 5, 7]);
         let few = SliceAllocator::new(LAYOUT);
         assert_eq!(of(&few), [0, 1, 2, 4]);
+    }
+
+    #[test]
+    fn a_slice_is_taken_again_where_it_was_unless_somebody_is_there() {
+        let mut a = SliceAllocator::new(LAYOUT);
+        let slices: Vec<_> = (0..3).map(|_| a.allocate(VgpuType::V4_8.size()).unwrap()).collect();
+        for s in &slices {
+            assert!(matches!(a.allocate_at(*s), Err(SliceError::Taken { .. })));
+        }
+        a.free(slices[1]);
+        let part = |base: u64, size: u64| Slice { low: GmRange { base, size }, ..slices[1] };
+        for (base, size) in
+            [(63 * MIB, 2 * MIB), (127 * MIB, 2 * MIB), (65 * MIB, 64 * MIB), (256 * MIB, MIB), (!4095, 4096)]
+        {
+            assert_eq!(a.allocate_at(part(base, size)), Err(SliceError::Taken { base, size }));
+        }
+        assert_eq!(a.allocate_at(part(64 * MIB + 1, MIB)), Err(SliceError::BadSize));
+        assert_eq!(a.allocate_at(part(64 * MIB, 0)), Err(SliceError::BadSize));
+        // Nothing of what was refused is taken.
+        assert_eq!(a.allocate_at(slices[1]), Ok(()));
+        assert_eq!(a.available(VgpuType::V4_8.size()), 1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! An access changes the state at once; what must happen outside it (run work, stop work, flush, interrupt) is
 //! told by an [`Effect`], for the mediator to do after it has let go of the state.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::display::{self, Scanout, SurfaceError};
 use super::engine::{PortWrite, VirtualEngine};
@@ -62,12 +62,14 @@ pub(crate) struct EngineError {
 /// The state.
 #[derive(Debug)]
 pub(crate) struct State {
-    file: RegisterFile,
-    engines: [VirtualEngine; 4],
+    pub(super) file: RegisterFile,
+    pub(super) engines: [VirtualEngine; 4],
     slice: Slice,
     /// `GRDOM_*` bits whose engine has not stopped yet.
     resetting: u32,
     started: Instant,
+    /// How long it had been on when it was started here.
+    before: Duration,
 }
 
 impl State {
@@ -79,6 +81,7 @@ impl State {
             slice,
             resetting: 0,
             started: Instant::now(),
+            before: Duration::ZERO,
         }
     }
 
@@ -306,8 +309,18 @@ impl State {
         full << 2 | valid << 4 | valid << 14
     }
 
+    /// How long it has been on.
+    pub(super) fn on_for(&self) -> Duration {
+        self.before.saturating_add(self.started.elapsed())
+    }
+
+    /// It has been on for so long before.
+    pub(super) fn go_on_from(&mut self, before: Duration) {
+        (self.before, self.started) = (before, Instant::now());
+    }
+
     fn ticks(&self) -> u64 {
-        let ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let ns = u64::try_from(self.on_for().as_nanos()).unwrap_or(u64::MAX);
         ns / regs::TIMESTAMP_NS
     }
 }

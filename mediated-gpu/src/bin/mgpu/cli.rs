@@ -169,6 +169,10 @@ pub(crate) struct Serve {
     /// The vGPU's type: V4_1, V4_2, V4_4, V4_8; or a size, as MiB in the aperture and beyond it: 32+64.
     #[arg(long = "type", value_name = "TYPE", default_value = "V4_8")]
     pub(crate) kind: Type,
+    /// Go on with the vGPU that `mgpu ask PATH save` wrote down, for a guest that `xl restore -p` has made anew. It has its own type
+    /// and share.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kind", "weight", "cap"])]
+    pub(crate) restore: Option<PathBuf>,
     /// At the end, and at SIGUSR1, the picture that the guest shows is written here as `dom<N>.png`.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,

@@ -76,6 +76,14 @@ impl Served {
         out + "}"
     }
 
+    /// Where the saved vGPU is.
+    fn save(&self) -> Reply {
+        let out = self.pictures.as_ref().ok_or("mgpu was started without --out")?;
+        let saved = self.slot.save().map_err(|e| e.to_string())?;
+        let file = saved.to_bytes().map_err(|e| e.to_string())?;
+        out.write_saved(&file).map(|path| path.display().to_string()).map_err(|e| e.to_string())
+    }
+
     /// Where the picture is now.
     fn picture(&self) -> Reply {
         let pictures = self.pictures.as_ref().ok_or("mgpu was started without --out")?;
@@ -135,6 +143,7 @@ impl Operator {
     ) -> io::Result<Self> {
         let (status, stop) = (Arc::new(served), Arc::new(AtomicBool::new(false)));
         let (picture, surface) = (status.clone(), status.clone());
+        let saving = status.clone();
         let (stopping, slot) = (stop.clone(), status.slot.clone());
         let mut control = control
             .command("status", "which guest, and its figures, as JSON", alone(move || Ok(status.status())))
@@ -159,6 +168,11 @@ impl Operator {
                 "share",
                 "weight=N, cap=PERCENT, deadline_ms=N: what it may have of each engine from now on",
                 share(&slot),
+            )
+            .command(
+                "save",
+                "pauses the vGPU and writes it to --out, for serve --restore; its guest is not to run until then",
+                alone(move || saving.save()),
             )
             .command(
                 "destroy",

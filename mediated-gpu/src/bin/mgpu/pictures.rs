@@ -1,6 +1,8 @@
-//! The directory that a served guest's pictures go to, held open: the path may be out of reach when it is written.
+//! The directory that a served guest's pictures, and its saved vGPU, go to, held open: the path may be out of reach when they
+//! are written.
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -78,6 +80,16 @@ impl Pictures {
         let file = self.create(name, OFlags::TRUNC).map_err(|e| say(&e))?;
         picture::encode(file, surface.width, surface.height, &picture::pixels(surface))
             .map_err(|e| say(&e))?;
+        Ok(path)
+    }
+
+    /// Writes a vGPU that was saved, as `dom<N>.vgpu`; the file.
+    pub(crate) fn write_saved(&self, saved: &[u8]) -> Result<PathBuf, Error> {
+        let name = self.name.replace(".png", ".vgpu");
+        let path = self.path.join(&name);
+        let say = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+        let mut file = self.create(&name, OFlags::TRUNC).map_err(|e| say(&e))?;
+        file.write_all(saved).map_err(|e| say(&e))?;
         Ok(path)
     }
 

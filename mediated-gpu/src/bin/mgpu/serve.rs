@@ -3,6 +3,9 @@
 //! What handles the guest's requests has descriptors that are restricted to that guest, and has given up what else the
 //! process could do (`sandbox`) before the guest can reach it.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +15,7 @@ use ioreq_server::sources::Control;
 use ioreq_server::{Connection, OnError};
 use mediated_gpu::bus::BusMaster;
 use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator, Snapshot, TABLE_FRAMES};
+use mediated_gpu::saved::{MOST_BYTES, SavedGuest};
 use mediated_gpu::service::{Options, Service};
 use mediated_gpu::soft::{SoftGpu, SoftGpuConfig};
 use mediated_gpu::vfio::VfioDevice;
@@ -71,6 +75,8 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         )
         .into());
     };
+    let saved = args.restore.as_deref().map(read_saved).transpose()?;
+    let kind = saved.as_ref().map_or(args.kind.0, SavedGuest::kind);
     // A predecessor that gave it its table has made room for it, too.
     let mut limit = Limit::found(domid, most);
     let mut give = || {
@@ -80,9 +86,9 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         limit = made;
         Some(first)
     };
-    let give = || if args.trap_table { None } else { give() };
+    let give = || if args.trap_table || saved.is_some() { None } else { give() };
     let table = state::table(record.as_deref(), &*guest, domid, give)?;
-    let limit = table.map(|_| limit);
+    let limit = table.or(saved.as_ref().and_then(SavedGuest::table)).map(|_| limit);
     let mut reasons = Reasons::new()?;
     let control = args.control.as_deref().map(control::bind).transpose()?;
     let viewers = args.vnc.as_ref().map(|at| Listener::bind(at).map_err(|e| format!("--vnc {at}: {e}")));
@@ -109,18 +115,22 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     let bus: Arc<dyn BusMaster> = soft;
     let gpu = Arc::new(SoftGpu::new(bus.clone(), SoftGpuConfig::default())?);
     let below = Below { gpu, client: client.clone(), own: Arc::new(ProcessMemory), bus };
-    let kind = args.kind.0;
     let config = args.schedule.config();
     let aperture = config.aperture.max(kind.size().low.next_power_of_two());
     let config = MediatorConfig { aperture, ..config };
     let mediator = Arc::new(Mediator::new(below, config)?);
     let options = Options { kind, pci_root: args.pci_root, table, on_error: OnError::CrashGuest };
     let conn = Connection::new(guest, events);
-    let service = match &record {
-        Some(record) => Service::succeed(&conn, &client, &mediator, domid, options, record)?,
-        None => Service::start(&conn, &client, &mediator, domid, options)?,
+    let service = match (&saved, &record) {
+        (Some(saved), record) => {
+            Service::restore(&conn, &client, &mediator, domid, options, saved, record.as_ref())?
+        }
+        (None, Some(record)) => Service::succeed(&conn, &client, &mediator, domid, options, record)?,
+        (None, None) => Service::start(&conn, &client, &mediator, domid, options)?,
     };
-    service.vgpu().set_share(args.share());
+    if saved.is_none() {
+        service.vgpu().set_share(args.share());
+    }
     if let Some(control) = control {
         let served = Served::of(&service, Instant::now(), pictures.clone());
         reasons.hear(control, served, &service)?;
@@ -129,7 +139,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     let view = viewers.map(|listener| View::start(listener, Arc::new(move || slot.vgpu().surface().ok())));
     let view = view.transpose()?;
     narrow(ThreadKind::Main)?;
-    println!("serving {domid}: {}, {}", args.kind, client.mode());
+    println!("serving {domid}: {}, {}", cli::Type(kind), client.mode());
 
     let pictures = pictures.as_deref();
     let end = reasons.wait(&raw, limit, &service, pictures, viewed.as_mut())?;
@@ -142,6 +152,15 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     print!("{}", summary(&requests, &vgpu));
     show?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A vGPU that was saved.
+fn read_saved(path: &Path) -> Result<SavedGuest, Error> {
+    let say = |e: &dyn std::fmt::Display| format!("--restore {}: {e}", path.display());
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|e| say(&e))?;
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(|e| say(&e))?;
+    SavedGuest::from_bytes(&bytes).map_err(|e| say(&e).into())
 }
 
 /// The guest as the hypervisor knows it, if it is there.

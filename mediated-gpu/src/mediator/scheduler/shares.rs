@@ -51,6 +51,15 @@ pub struct Share {
 }
 
 impl Share {
+    /// The longest deadline.
+    pub const LONGEST_DEADLINE: Duration = Duration::from_secs(60);
+
+    /// The nearest that makes sense.
+    pub(crate) fn sane(self) -> Self {
+        let deadline = self.deadline.map(|d| d.min(Self::LONGEST_DEADLINE));
+        Self { weight: self.weight.max(1), cap: self.cap.clamp(1, 100), deadline }
+    }
+
     /// What a vGPU of this type has unless it is told otherwise.
     pub fn of(kind: VgpuType) -> Self {
         Self { weight: kind.weight(), cap: 100, deadline: None }
@@ -106,7 +115,7 @@ impl Shares {
     /// A vGPU comes, or its share changes.
     pub(super) fn set(&mut self, id: VgpuId, share: Share, now: Duration) {
         self.pass(now);
-        let share = Share { weight: share.weight.max(1), cap: share.cap.clamp(1, 100), ..share };
+        let share = share.sane();
         let credit = nanos(self.slice);
         let virtual_time = self.floor;
         let fresh = Account { share, busy: false, paused: false, virtual_time, credit };

@@ -29,6 +29,11 @@ impl Lent {
         Gfn(self.first.0.saturating_add(page.into()))
     }
 
+    /// Its first frame.
+    pub(super) fn first(&self) -> Gfn {
+        self.first
+    }
+
     /// Takes out what keeps pages at these bus frames.
     pub(super) fn revoke(&mut self, bfns: &[Bfn]) -> Vec<Mapped> {
         let gone: Vec<_> =
@@ -88,29 +93,11 @@ impl ShadowGgtt {
         let kept = lent.pages.get(&page).and_then(|mapped| self.parts.own.entries(mapped.bfn()));
         // One that is not there holds nothing.
         let told = kept.unwrap_or_else(|| vec![0; IN_PAGE as usize]);
-        let mut changed = self.changed(page * IN_PAGE, &told);
+        let changed = self.changed(page * IN_PAGE, &told);
         if changed.is_empty() {
             return;
         }
-        // Entries that lead to the same frame, as most do to a driver's own scratch page, are entered together.
-        let frame = |e: &Entry| e.guest.present().then(|| Gfn(e.guest.frame()));
-        changed.sort_by_key(frame);
-        let groups: Vec<_> = changed.chunk_by(|a, b| frame(a) == frame(b)).collect();
-        let gfns: Vec<_> = groups.iter().filter_map(|group| group.first().and_then(frame)).collect();
-        let mut mapped = self.parts.frames.map(&gfns).into_iter();
-        let mut table = self.table.write();
-        let mut spare = Vec::new();
-        for group in groups {
-            let present = group.first().is_some_and(|e| e.guest.present());
-            let new = if present { mapped.next().and_then(Result::ok) } else { None };
-            self.parts.stats.mappings.add(u64::from(new.is_some()));
-            if present && new.is_none() {
-                self.parts.stats.map_failures.add(group.len() as u64);
-            }
-            self.enter(&mut table, group, new, &mut spare);
-        }
-        drop(table);
-        writers.stale.extend(spare.into_iter().filter_map(Mapped::put));
+        self.enter_all(writers, changed);
     }
 
     /// Which entries from `first` on do not stand for what the guest's table says.

@@ -13,6 +13,7 @@ mod life;
 mod process;
 mod registers;
 mod rig;
+mod saved;
 mod shares;
 mod table;
 mod values;

@@ -12,8 +12,9 @@ use crate::gen8::context::{Descriptor, STATE_OFFSET, hwsp, state};
 use crate::gen8::gtt::GTT_OFFSET;
 use crate::gen8::regs;
 use crate::mediator::scheduler::{Clock, Monotonic};
-use crate::mediator::{Below, Config, Mediator, MsiSink, Policy, Vgpu};
+use crate::mediator::{Below, Config, Mediator, MsiSink, Policy, SavedError, Vgpu};
 use crate::physical::{CsbEntry, Engine, InterruptSink, PhysicalGpu, ResetFailed};
+use crate::saved::SavedGuest;
 use crate::soft::{SoftGpu, SoftGpuConfig};
 use crate::vgpu::slice::{MIB, SliceSize, VgpuType};
 
@@ -131,7 +132,15 @@ impl Host {
     }
 
     pub(super) fn with_clock(config: Config, clock: Box<dyn Clock>) -> Self {
-        let world = World::new(FRAMES);
+        Self::over(World::new(FRAMES), config, clock)
+    }
+
+    /// Another one, over the memory that there is.
+    pub(super) fn on(world: Arc<World>) -> Self {
+        Self::over(world, CONFIG, Box::new(Monotonic::new()))
+    }
+
+    fn over(world: Arc<World>, config: Config, clock: Box<dyn Clock>) -> Self {
         let client = world.client();
         let soft_config = SoftGpuConfig { ggtt_entries: 1 << 16, ..SoftGpuConfig::default() };
         let soft = SoftGpu::new(world.clone(), soft_config).unwrap();
@@ -163,18 +172,37 @@ impl Host {
         self.guest_of(VgpuType::Custom(SIZE))
     }
 
+    /// Makes a guest's vGPU anew.
+    pub(super) fn restore(&self, saved: &SavedGuest, guest: &TestGuest) -> Result<Arc<Vgpu>, SavedError> {
+        // It may be attached already.
+        let frames = self.client.attach(guest.domid, IoServerId(1)).unwrap_or_else(|_| guest.frames.clone());
+        let msi = Count(guest.msis.clone(), guest.on_msi.clone());
+        self.mediator().restore(saved.vgpu(), frames, Box::new(msi))
+    }
+
+    /// A guest that has lost its vGPU.
+    pub(super) fn stranger(&self, domid: DomId) -> TestGuest {
+        let lost = self.guest_for(VgpuType::Custom(SIZE), domid);
+        self.mediator().destroy(lost.vgpu.id()).unwrap();
+        lost
+    }
+
     pub(super) fn guest_of(&self, kind: VgpuType) -> TestGuest {
         let domid = {
             let mut guests = self.guests.lock();
             *guests += 1;
             DomId(*guests)
         };
+        self.guest_for(kind, domid)
+    }
+
+    fn guest_for(&self, kind: VgpuType, domid: DomId) -> TestGuest {
         let frames = self.client.attach(domid, IoServerId(1)).unwrap();
         let msis = Arc::new(AtomicU64::new(0));
         let on_msi = Handler::default();
         let msi = Count(msis.clone(), on_msi.clone());
-        let vgpu = self.mediator().create(kind, frames, Box::new(msi)).unwrap();
-        TestGuest { world: self.world.clone(), domid, vgpu, msis, on_msi, tail: 0, next_gfn: 0x100 }
+        let vgpu = self.mediator().create(kind, frames.clone(), Box::new(msi)).unwrap();
+        TestGuest { world: self.world.clone(), domid, frames, vgpu, msis, on_msi, tail: 0, next_gfn: 0x100 }
     }
 }
 
@@ -216,6 +244,7 @@ pub(super) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
 pub(super) struct TestGuest {
     pub(super) world: Arc<World>,
     pub(super) domid: DomId,
+    frames: pviommu::Guest,
     pub(super) vgpu: Arc<Vgpu>,
     pub(super) msis: Arc<AtomicU64>,
     pub(super) on_msi: Handler,

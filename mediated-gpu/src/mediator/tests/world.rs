@@ -118,6 +118,18 @@ impl World {
         bfns
     }
 
+    /// The numbers of a guest's frames.
+    pub(super) fn gfns(&self, domid: DomId) -> Vec<Gfn> {
+        self.s.lock().p2m.keys().filter(|(d, _)| *d == domid).map(|(_, gfn)| *gfn).collect()
+    }
+
+    /// What is in one of them.
+    pub(super) fn page(&self, domid: DomId, gfn: Gfn) -> Vec<u8> {
+        let mut page = vec![0; PAGE_SIZE];
+        self.read(domid, gfn, 0, &mut page);
+        page
+    }
+
     /// The whole domain goes.
     pub(super) fn depopulate(&self, domid: DomId) {
         let mut s = self.s.lock();

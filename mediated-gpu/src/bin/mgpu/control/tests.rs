@@ -26,11 +26,15 @@ struct Rig {
     thread: Option<JoinHandle<()>>,
 }
 
+fn args() -> cli::Demo {
+    let args = cli::Args::try_parse_from(["mgpu", "demo", "--guests", "1"]).unwrap();
+    let cli::Command::Demo(args) = args.command else { unreachable!("it says demo") };
+    args
+}
+
 impl Rig {
     fn new(with_pictures: bool) -> Self {
-        let args = cli::Args::try_parse_from(["mgpu", "demo", "--guests", "1"]).unwrap();
-        let cli::Command::Demo(args) = args.command else { unreachable!("it says demo") };
-        let world = World::new(&args).unwrap();
+        let world = World::new(&args()).unwrap();
         let service = world.serve(GUEST).unwrap();
 
         let dir = tempfile::tempdir().unwrap();
@@ -81,9 +85,19 @@ impl Rig {
         stop: Arc<AtomicBool>,
         patience: u32,
     ) -> JoinHandle<Result<Report, String>> {
+        self.start_with(frames, stop, patience, Box::new(|_| ()))
+    }
+
+    fn start_with(
+        &self,
+        frames: Option<u32>,
+        stop: Arc<AtomicBool>,
+        patience: u32,
+        progress: Box<dyn FnMut(&Report) + Send>,
+    ) -> JoinHandle<Result<Report, String>> {
         let ram = vec![RamRange { first: RAM, frames: GUEST_FRAMES }];
         let vcpu = self.world.machine.vcpu(GUEST, VcpuId(0)).unwrap();
-        let mut cpu = ModelCpu::new(vcpu, ram, stop, Box::new(|_| ()));
+        let mut cpu = ModelCpu::new(vcpu, ram, stop, progress);
         let config = run::Config { seed: 5, frames, patience, ..run::Config::default() };
         std::thread::spawn(move || {
             run::run(&mut cpu, &config, &mut vec![0; scene::PIXELS]).map_err(|e| e.to_string())
@@ -184,7 +198,7 @@ fn a_paused_vgpu_does_nothing_and_goes_on_where_it_was() {
 
 #[test]
 fn a_vgpu_is_destroyed_at_work_and_made_anew_and_no_frame_is_lost() {
-    let rig = Rig::new(false);
+    let rig = Rig::new(true);
     assert_eq!(rig.ask("create"), ["error: the guest has a vGPU already"]);
     for kind in ["16+16", "24+32", "8+16"] {
         let drawing = rig.start(None, Arc::default(), PATIENCE);
@@ -193,7 +207,7 @@ fn a_vgpu_is_destroyed_at_work_and_made_anew_and_no_frame_is_lost() {
         assert_eq!(rig.world.client.stats().mappings, 0, "all frames are released by then");
         assert!(drawing.join().unwrap().is_err(), "its GPU is gone");
         assert!(rig.ask("status")[0].contains("\"state\":\"none\""));
-        for command in ["destroy", "pause", "resume", "reset"] {
+        for command in ["destroy", "pause", "resume", "reset", "save"] {
             assert_eq!(rig.ask(command), ["error: the guest has no vGPU"]);
         }
         assert_eq!(rig.ask("create V4_3")[0].split(',').next(), Some("error: write V4_1"));
@@ -205,6 +219,49 @@ fn a_vgpu_is_destroyed_at_work_and_made_anew_and_no_frame_is_lost() {
     }
     assert_eq!(rig.ask("stop"), ["ok"]);
     rig.end();
+}
+
+#[test]
+fn a_guest_draws_on_with_its_saved_vgpu_and_another_mediator() {
+    let mut rig = Rig::new(true);
+    let (at, frame) = std::sync::mpsc::channel();
+    let (go, gone_on) = std::sync::mpsc::channel();
+    // It stands still after its fourth frame, until it is told to go on.
+    let progress = move |r: &Report| {
+        if r.frames_drawn == 4 {
+            at.send(()).unwrap();
+            gone_on.recv().unwrap();
+        }
+    };
+    let drawing = rig.start_with(Some(12), Arc::default(), PATIENCE, Box::new(progress));
+    frame.recv().unwrap();
+    let path = rig.dir.path().join("out/dom3.vgpu");
+    assert_eq!(rig.ask("save"), [path.display().to_string(), "ok".to_owned()]);
+    assert!(rig.ask("status")[0].contains("\"state\":\"paused\""));
+    assert_eq!(rig.ask("stop"), ["ok"]);
+    rig.thread.take().unwrap().join().unwrap();
+    let Rig { dir, world, service, .. } = rig;
+    service.stop();
+    let world = world.renewed(&args()).unwrap();
+    assert_eq!(world.client.stats().mappings, 0);
+
+    let saved = mediated_gpu::saved::SavedGuest::from_bytes(&fs::read(path).unwrap()).unwrap();
+    assert_eq!(cli::Type(saved.kind()).to_string(), "16+16");
+    let service = world.restore(GUEST, &saved).unwrap();
+    let shown = service.vgpu().surface().unwrap();
+    assert_eq!(shown.missing_pages, 0, "the picture is there before the guest does anything");
+    go.send(()).unwrap();
+    let report = drawing.join().unwrap().unwrap();
+    assert_eq!((report.frames_drawn, report.checks_failed), (12, 0), "{report:?}");
+    let mut wanted = vec![0; scene::PIXELS];
+    scene::reference(5, GUEST.0, scene::FINAL, &mut wanted);
+    let pixels = crate::picture::pixels(&service.vgpu().surface().unwrap());
+    assert!(pixels.iter().map(|p| p & 0xff_ffff).eq(wanted.iter().map(|p| p & 0xff_ffff)));
+    drop((service, dir));
+    world.machine.destroy_domain(GUEST).unwrap();
+    let mut problems = Vec::new();
+    world.judge(&mut problems);
+    assert_eq!(problems, Vec::<String>::new());
 }
 
 #[test]

@@ -24,6 +24,9 @@ pub(crate) const GUEST_FRAMES: u64 = 4096;
 pub(crate) const RAM: Gfn = Gfn(0x100);
 /// A slice for each of 15 guests within the aperture.
 const SLICE: SliceSize = SliceSize { low: 16 * MIB, high: 16 * MIB, fences: 2 };
+/// How guests are served.
+const OPTIONS: Options =
+    Options { kind: VgpuType::Custom(SLICE), pci_root: true, table: None, on_error: OnError::CrashGuest };
 /// RAM of dom0 and Xen.
 const HOST_FRAMES: usize = 16384;
 
@@ -48,6 +51,19 @@ impl World {
         let machine = Machine::new(Config { frames: HOST_FRAMES + guests, profile, ..Config::default() })?;
         let free_before = machine.free_frames();
         let dom0 = Arc::new(machine.caller(DOM0)?);
+        Self::over(machine, dom0, free_before, args)
+    }
+
+    /// The same machine, with a client, a GPU and a mediator that know nothing of those before.
+    #[cfg(test)]
+    pub(crate) fn renewed(self, args: &Demo) -> Result<Self, Error> {
+        let Self { machine, dom0, client, mediator, free_before, .. } = self;
+        drop(Arc::into_inner(mediator).ok_or("the mediator is in use")?);
+        drop(client);
+        Self::over(machine, dom0, free_before, args)
+    }
+
+    fn over(machine: Arc<Machine>, dom0: Arc<Caller>, free_before: u64, args: &Demo) -> Result<Self, Error> {
         let ports = Ports { iommu: Some(dom0.clone()), foreign: Some(dom0.clone()) };
         let client = Client::start(ports, pviommu::Config::default())?;
         let pins = Arc::new(AtomicU64::new(0));
@@ -69,15 +85,22 @@ impl World {
         let config = DomainConfig { domid: Some(domid), max_pages: GUEST_FRAMES, ..DomainConfig::default() };
         self.machine.create_domain(&config)?;
         self.machine.populate(domid, RAM, GUEST_FRAMES)?;
+        Ok(Service::start(&self.connection()?, &self.client, &self.mediator, domid, OPTIONS)?)
+    }
+
+    /// Gives a domain that is there the vGPU that it had.
+    #[cfg(test)]
+    pub(crate) fn restore(
+        &self,
+        domid: DomId,
+        saved: &mediated_gpu::saved::SavedGuest,
+    ) -> Result<Service, Error> {
+        Ok(Service::restore(&self.connection()?, &self.client, &self.mediator, domid, OPTIONS, saved, None)?)
+    }
+
+    fn connection(&self) -> Result<Connection, Error> {
         let events = Arc::new(self.machine.open_evtchn(DOM0)?);
-        let conn = Connection::new(self.dom0.clone(), events);
-        let options = Options {
-            kind: VgpuType::Custom(SLICE),
-            pci_root: true,
-            table: None,
-            on_error: OnError::CrashGuest,
-        };
-        Ok(Service::start(&conn, &self.client, &self.mediator, domid, options)?)
+        Ok(Connection::new(self.dom0.clone(), events))
     }
 
     /// Translations that the oracle has looked at.

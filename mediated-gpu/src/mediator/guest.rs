@@ -29,9 +29,10 @@ use crate::vgpu::saved::SavedState;
 use crate::vgpu::slice::Slice;
 use crate::vgpu::{Effect, EngineError, State, StatusEntry, Submission, VgpuId};
 
-/// How long a read of the reset register waits for an engine that is being stopped: hardware takes microseconds, and a driver
-/// gives it half a millisecond (i915 `gen6_hw_domain_reset`) before it resets more than the one engine.
-const RESET_READ_WAIT: Duration = Duration::from_millis(100);
+/// How long a read of the reset register waits for an engine that is being stopped: as long as that may take. Hardware takes
+/// microseconds, and a driver gives it half a millisecond (i915 `gen6_hw_domain_reset`) before it resets more than the one
+/// engine; time in which its vCPU waits is none that it sees.
+const RESET_READ_WAIT: Duration = Duration::from_secs(1);
 
 /// What sends a vGPU's interrupt to its guest. Called without locks, on engine threads and on vCPU paths.
 pub trait MsiSink: Send + Sync {

@@ -41,6 +41,8 @@ pub(crate) struct VirtualEngine {
     pub(super) written: usize,
     pub(super) waiting: VecDeque<Submission>,
     running: bool,
+    /// What runs began before the last reset.
+    outdated: bool,
     epoch: u64,
     pub(super) active: Option<u32>,
     pub(super) banned: BTreeSet<u64>,
@@ -80,6 +82,9 @@ impl VirtualEngine {
     /// What was taken runs no more, whatever became of it.
     pub(crate) fn ended(&mut self) {
         self.running = false;
+        if std::mem::take(&mut self.outdated) {
+            self.active = None;
+        }
     }
 
     /// Whether something runs.
@@ -126,9 +131,17 @@ impl VirtualEngine {
         self.hung || self.banned.contains(&lrca)
     }
 
-    /// Forgets everything but what runs, which reports to an older epoch from now on.
+    /// Forgets everything but what runs, which reports to an older epoch from now on. It is on the engine until it has
+    /// stopped: a driver for which that takes too long resets more, and still asks whom to blame.
     pub(crate) fn reset(&mut self) {
-        *self = Self { running: self.running, epoch: self.epoch.wrapping_add(1), ..Self::default() };
+        let running = self.running;
+        *self = Self {
+            running,
+            outdated: running,
+            epoch: self.epoch.wrapping_add(1),
+            active: self.active.filter(|_| running),
+            ..Self::default()
+        };
     }
 }
 
@@ -195,6 +208,24 @@ mod tests {
         assert_eq!(e.take(), None);
         e.ended();
         assert_eq!(e.take().map(|(s, _)| s.first.lrca()), Some(0x3000));
+    }
+
+    #[test]
+    fn what_is_being_stopped_is_on_the_engine_until_it_has() {
+        let mut e = VirtualEngine::default();
+        submit(&mut e, [0, 0, 6, 0x1001]);
+        e.take().unwrap();
+        e.set_active(Some(6));
+        e.reset();
+        assert_eq!(e.active(), Some(6));
+        e.reset();
+        assert_eq!(e.active(), Some(6), "however often it is reset");
+        e.ended();
+        assert_eq!(e.active(), None);
+        // One that hangs although nothing runs any more is gone at once.
+        e.set_active(Some(7));
+        e.reset();
+        assert_eq!(e.active(), None);
     }
 
     #[test]

@@ -89,6 +89,7 @@ pub mod bus;
 pub mod claims;
 mod connection;
 pub mod device;
+pub mod devices;
 pub mod dm;
 mod event_loop;
 pub mod eventfd;

@@ -1,7 +1,7 @@
 //! What the display says of itself as a monitor, so that the guest chooses a small mode.
 
 /// A monitor that prefers 800x600 at 60 Hz: VESA EDID 1.4, one detailed timing.
-pub(crate) const EDID: [u8; 128] = {
+pub(super) const EDID: [u8; 128] = {
     let header = [0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0];
     // "XEN", product, serial, 2026; version 1.4; digital, no size, gamma 2.2, the preferred timing comes first
     let monitor = [0x60, 0xae, 1, 0, 1, 0, 0, 0, 1, 36, 1, 4, 0x80, 0, 0, 120, 2];

@@ -10,7 +10,8 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use ioreq_server::pci::{AttachError, Cf8Latch, host_bridge};
+use ioreq_server::devices::BochsDisplay;
+use ioreq_server::pci::{AttachError, Cf8Latch, Sbdf, host_bridge};
 use ioreq_server::{
     BufferedMode, Bus, Connection, Guest, GuestError, GuestLoop, Invalidation, LoopHandle, Notices, OnError,
     Record, Server, ServerError, Stats,
@@ -36,9 +37,15 @@ pub struct Options {
     /// The first of [`TABLE_FRAMES`](crate::mediator::TABLE_FRAMES) frames of the guest's, at a number that it does not use,
     /// that become its translation table. Without them each of its writes there traps.
     pub table: Option<Gfn>,
+    /// The first of [`BochsDisplay::FRAMES`] frames of the guest's, at a number that it does not use, that become the framebuffer
+    /// of a display beside the vGPU, at [`CONSOLE`]. Without them there is none.
+    pub console: Option<Gfn>,
     /// What the guest meets when we are broken.
     pub on_error: OnError,
 }
+
+/// Where the display is on a guest's bus: 0000:00:10.0.
+pub const CONSOLE: Sbdf = Sbdf::new(0, 0, 0x10, 0);
 
 /// A guest could not be served.
 #[derive(Debug, thiserror::Error)]
@@ -52,9 +59,9 @@ pub enum ServiceError {
     /// Its vGPU.
     #[error(transparent)]
     Plug(#[from] PlugError),
-    /// The PCI root.
+    /// The PCI root, or the display.
     #[error(transparent)]
-    Root(#[from] AttachError),
+    Attach(#[from] AttachError),
     /// The ports of the PCI root.
     #[error("ports 0xcf8-0xcfb of {domid}: {source} (does the guest have another device model?)")]
     Cf8 {
@@ -77,6 +84,7 @@ pub enum ServiceError {
 pub struct Service {
     domid: DomId,
     slot: Arc<Slot>,
+    console: Option<Arc<BochsDisplay>>,
     stats: Arc<Stats>,
     handle: LoopHandle,
     thread: Option<JoinHandle<()>>,
@@ -175,6 +183,9 @@ impl Service {
             Cf8Latch::attach(&bus).map_err(|source| ServiceError::Cf8 { domid, source })?;
             host_bridge(&bus)?;
         }
+        let attach =
+            |first| BochsDisplay::attach(&bus, CONSOLE, conn.dm(domid), server.guest_memory(), first);
+        let console = options.console.map(attach).transpose()?;
         let Seat { config, told, .. } = record.map(seat).unwrap_or_default();
         let (dm, place) = (conn.dm(domid), Place::new(options.table, told));
         let parts = slot::Parts { mediator: mediator.clone(), frames, bus: bus.clone(), dm, place };
@@ -198,7 +209,9 @@ impl Service {
         let guest = Guest::new(server, bus, ears, options.on_error);
         let stats = guest.stats();
         match Self::spawn(domid, guest) {
-            Ok((handle, thread)) => Ok(Self { domid, slot, stats, handle, thread: Some(thread), lost }),
+            Ok((handle, thread)) => {
+                Ok(Self { domid, slot, console, stats, handle, thread: Some(thread), lost })
+            }
             Err(source) => {
                 if let Err(e) = slot.destroy() {
                     log::error!("{e}");
@@ -229,6 +242,11 @@ impl Service {
     /// Its vGPU, or the last that it had.
     pub fn vgpu(&self) -> Arc<Vgpu> {
         self.slot.vgpu()
+    }
+
+    /// Its display, if it has one.
+    pub fn console(&self) -> Option<&Arc<BochsDisplay>> {
+        self.console.as_ref()
     }
 
     /// Where its vGPU is plugged in.

@@ -121,7 +121,7 @@ impl World {
     /// How guests are served, with these frames as their table.
     pub fn options(table: Option<Gfn>) -> Options {
         let kind = VgpuType::Custom(SLICE);
-        Options { kind, pci_root: true, table, on_error: OnError::AllOnes }
+        Options { kind, pci_root: true, table, console: None, on_error: OnError::AllOnes }
     }
 
     /// A domain's vCPU, as the driver knows it.

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use ioreq_server::devices::Picture;
 use ioreq_server::privilege::Identity;
 use mediated_gpu::vgpu::display::Surface;
 use rustix::fs::{Mode, OFlags};
@@ -21,6 +22,7 @@ pub(crate) struct Pictures {
     path: PathBuf,
     name: String,
     surface: String,
+    console: String,
 }
 
 impl Pictures {
@@ -41,8 +43,9 @@ impl Pictures {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| say(&e))?;
-        let (name, surface) = (format!("dom{}.png", domid.0), format!("dom{}-surface.png", domid.0));
-        Ok(Self { dir, path: path.to_owned(), name, surface })
+        let [name, surface, console] =
+            ["", "-surface", "-console"].map(|what| format!("dom{}{what}.png", domid.0));
+        Ok(Self { dir, path: path.to_owned(), name, surface, console })
     }
 
     /// The directory, as it was written.
@@ -66,20 +69,26 @@ impl Pictures {
 
     /// Writes what the guest shows; the file.
     pub(crate) fn write(&self, surface: &Surface) -> Result<PathBuf, Error> {
-        self.write_to(&self.name, surface)
+        self.write_to(&self.name, surface.width, surface.height, &picture::pixels(surface))
     }
 
     /// Writes a picture that an operator has asked for; the file.
     pub(crate) fn write_surface(&self, surface: &Surface) -> Result<PathBuf, Error> {
-        self.write_to(&self.surface, surface)
+        self.write_to(&self.surface, surface.width, surface.height, &picture::pixels(surface))
     }
 
-    fn write_to(&self, name: &str, surface: &Surface) -> Result<PathBuf, Error> {
+    /// Writes what the guest's console shows; the file.
+    pub(crate) fn write_console(&self, shown: &Picture) -> Result<PathBuf, Error> {
+        let (pixels, _) = shown.rgb.as_chunks();
+        let pixels: Vec<u32> = pixels.iter().map(|[r, g, b]| u32::from_le_bytes([*b, *g, *r, 0])).collect();
+        self.write_to(&self.console, shown.width, shown.height, &pixels)
+    }
+
+    fn write_to(&self, name: &str, width: u32, height: u32, pixels: &[u32]) -> Result<PathBuf, Error> {
         let path = self.path.join(name);
         let say = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
         let file = self.create(name, OFlags::TRUNC).map_err(|e| say(&e))?;
-        picture::encode(file, surface.width, surface.height, &picture::pixels(surface))
-            .map_err(|e| say(&e))?;
+        picture::encode(file, width, height, pixels).map_err(|e| say(&e))?;
         Ok(path)
     }
 
@@ -130,6 +139,10 @@ mod tests {
         let first = fs::read(path.join("dom7.png")).unwrap();
         pictures.write(&surface()).unwrap();
         assert_eq!(fs::read(path.join("dom7.png")).unwrap(), first, "written over, not behind");
+        let shown = Picture { width: 1, height: 2, rgb: vec![1, 2, 3, 4, 5, 6] };
+        let console = pictures.write_console(&shown).unwrap();
+        assert_eq!(console, path.join("dom7-console.png"));
+        assert_eq!(fs::read(console).unwrap(), first, "the same picture");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ioreq_server::devices::BochsDisplay;
 use ioreq_server::privilege::{Identity, ThreadKind, narrow};
 use ioreq_server::sources::Control;
 use ioreq_server::{Connection, OnError};
@@ -51,7 +52,8 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     let raw = Arc::new(Privcmd::open()?);
     let known = check_guest(&raw, domid)?;
     let most = known.max_pages;
-    let guest_pages = most.saturating_add(TABLE_FRAMES.into());
+    let console_frames = if args.console { BochsDisplay::FRAMES } else { 0 };
+    let guest_pages = most.saturating_add((TABLE_FRAMES + console_frames).into());
     let record = state::open(args, &known)?;
     let guest = Privcmd::open()?.restrict(domid);
     let guest = Arc::new(guest.map_err(|(_, e)| format!("privcmd cannot be restricted to {domid}: {e}"))?);
@@ -88,7 +90,9 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     };
     let give = || if args.trap_table || saved.is_some() { None } else { give() };
     let table = state::table(record.as_deref(), &*guest, domid, give)?;
-    let limit = table.or(saved.as_ref().and_then(SavedGuest::table)).map(|_| limit);
+    let has_table = table.or(saved.as_ref().and_then(SavedGuest::table)).is_some();
+    let mut limit = if has_table { limit } else { Limit::none(domid, most) };
+    let console = args.console.then(|| table::give_console(&raw, domid, &mut limit)).transpose()?;
     let mut reasons = Reasons::new()?;
     let control = args.control.as_deref().map(control::bind).transpose()?;
     let viewers = args.vnc.as_ref().map(|at| Listener::bind(at).map_err(|e| format!("--vnc {at}: {e}")));
@@ -119,7 +123,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     let aperture = config.aperture.max(kind.size().low.next_power_of_two());
     let config = MediatorConfig { aperture, ..config };
     let mediator = Arc::new(Mediator::new(below, config)?);
-    let options = Options { kind, pci_root: args.pci_root, table, on_error: OnError::CrashGuest };
+    let options = Options { kind, pci_root: args.pci_root, table, console, on_error: OnError::CrashGuest };
     let conn = Connection::new(guest, events);
     let service = match (&saved, &record) {
         (Some(saved), record) => {
@@ -209,7 +213,7 @@ impl Reasons {
     fn wait(
         mut self,
         raw: &Privcmd,
-        mut limit: Option<Limit>,
+        mut limit: Limit,
         service: &Service,
         out: Option<&Pictures>,
         mut viewed: Option<&mut Show>,
@@ -250,7 +254,7 @@ impl Reasons {
             }
             match info(raw, service.domid())? {
                 Some(d) if d.flags & XEN_DOMINF_dying == 0 => {
-                    limit.iter_mut().for_each(|limit| limit.keep(raw, d.max_pages));
+                    limit.keep(raw, d.max_pages);
                 }
                 _ => return Ok("the guest is gone".into()),
             }
@@ -261,6 +265,12 @@ impl Reasons {
 /// Writes what the guest shows.
 fn show(service: &Service, out: Option<&Pictures>) -> Result<(), Error> {
     let Some(out) = out else { return Ok(()) };
+    if let Some(console) = service.console() {
+        match console.picture() {
+            Ok(picture) => println!("wrote {}", out.write_console(&picture)?.display()),
+            Err(e) => log::warn!("{}: no picture of its console: {e}", service.domid()),
+        }
+    }
     let surface = match service.vgpu().surface() {
         // A driver that has no display, such as i915 here, never does.
         Err(off @ SurfaceError::Off) => {

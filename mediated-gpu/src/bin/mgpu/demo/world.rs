@@ -25,8 +25,13 @@ pub(crate) const RAM: Gfn = Gfn(0x100);
 /// A slice for each of 15 guests within the aperture.
 const SLICE: SliceSize = SliceSize { low: 16 * MIB, high: 16 * MIB, fences: 2 };
 /// How guests are served.
-const OPTIONS: Options =
-    Options { kind: VgpuType::Custom(SLICE), pci_root: true, table: None, on_error: OnError::CrashGuest };
+const OPTIONS: Options = Options {
+    kind: VgpuType::Custom(SLICE),
+    pci_root: true,
+    table: None,
+    console: None,
+    on_error: OnError::CrashGuest,
+};
 /// RAM of dom0 and Xen.
 const HOST_FRAMES: usize = 16384;
 

@@ -13,8 +13,8 @@
 //! - [`eventfd`]: doorbells and interrupts that the kernel carries where it can.
 //! - [`privilege`] (a feature, on by default): what the process gives up before it serves.
 //!
-//! Two devices that stock Linux guests drive are among the examples: a display (`examples/bochs-display`) and a serial port
-//! with MSI (`examples/serial-port.rs`).
+//! Two devices that stock Linux guests drive show how it is used: a display ([`devices`], served by
+//! `examples/bochs-display`) and a serial port with MSI (`examples/serial-port.rs`).
 //!
 //! # What it promises
 //!

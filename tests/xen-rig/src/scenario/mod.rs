@@ -39,6 +39,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &stock_linux::StockLinux(Kind::Pvh),
     &stock_linux::StockLinux(Kind::Hvm),
     &i915::I915Pvh,
+    &i915::I915Hvm,
     &i915::I915Hang,
     &sandbox::Sandbox,
     &speed::Speed,

@@ -18,7 +18,7 @@ pub(super) struct StockLinux(pub(super) Kind);
 const INIT: &str = include_str!("../../linux/init");
 
 /// The display driver with what it needs.
-const MODULES: &[(&str, &str)] = &[
+pub(super) const MODULES: &[(&str, &str)] = &[
     ("drm", "drivers/gpu/drm/drm.ko"),
     ("drm_kms_helper", "drivers/gpu/drm/drm_kms_helper.ko"),
     ("ttm", "drivers/gpu/drm/ttm/ttm.ko"),
@@ -31,11 +31,11 @@ const MODULES: &[(&str, &str)] = &[
 const SIZE: (usize, usize) = (800, 600);
 
 /// What the guest writes to its console. Colours are those of the Linux console, as (escape sequence, RGB).
-const GREY: (&str, [u8; 3]) = ("0", [0xaa; 3]);
+pub(super) const GREY: (&str, [u8; 3]) = ("0", [0xaa; 3]);
 const RED: (&str, [u8; 3]) = ("31", [0xaa, 0, 0]);
-const GREEN: (&str, [u8; 3]) = ("32", [0, 0xaa, 0]);
+pub(super) const GREEN: (&str, [u8; 3]) = ("32", [0, 0xaa, 0]);
 const BLUE: (&str, [u8; 3]) = ("34", [0, 0, 0xaa]);
-type Written = (&'static str, (&'static str, [u8; 3]));
+pub(super) type Written = (&'static str, (&'static str, [u8; 3]));
 const FIRST: &[Written] = &[
     ("The stock bochs-drm of Debian's kernel draws this console", GREY),
     ("on a PCI function that a process in dom0 emulates.", GREY),
@@ -78,7 +78,7 @@ impl Scenario for StockLinux {
         for example in ["bochs-display", "serial-port"] {
             kit.install(files, &kit.example("ioreq-server", example)?)?;
         }
-        let first = format!("\x1b[?25l\x1b[2J\x1b[H{}", terminal(FIRST));
+        let first = format!("{CLEARED}{}", terminal(FIRST));
         let second = terminal(SECOND);
         let texts = [("text/first", 0o644, first.as_bytes()), ("text/second", 0o644, second.as_bytes())];
         kit.install_linux(files, self.0, Linux { init: INIT, modules: MODULES, files: &texts })?;
@@ -121,8 +121,11 @@ impl Scenario for StockLinux {
     }
 }
 
+/// What is sent to a terminal first: no cursor, an empty screen, its first line.
+pub(super) const CLEARED: &str = "\x1b[?25l\x1b[2J\x1b[H";
+
 /// The text as it is sent to a terminal.
-fn terminal(lines: &[Written]) -> String {
+pub(super) fn terminal(lines: &[Written]) -> String {
     lines.iter().map(|(text, (escape, _))| format!("\x1b[{escape}m{text}\x1b[0m\n")).collect()
 }
 
@@ -185,7 +188,8 @@ fn talked(log: &str, port: &str, checks: &mut Checks) {
     );
 }
 
-fn shown(run: &Run, name: &str, text: &[Written], checks: &mut Checks) {
+/// A picture of the console, which dom0 has kept, shows this text and no more.
+pub(super) fn shown(run: &Run, name: &str, text: &[Written], checks: &mut Checks) {
     let Some(png) = run.results.get(name) else {
         return checks.that(false, format!("dom0 writes {name}"));
     };

@@ -2,6 +2,7 @@
 //! image and its steps (`linux/i915`) to what is judged of any of them.
 
 mod hang;
+mod hvm;
 mod painting;
 mod pvh;
 
@@ -9,6 +10,7 @@ use std::fs;
 use std::time::Duration;
 
 pub(super) use self::hang::I915Hang;
+pub(super) use self::hvm::I915Hvm;
 pub(super) use self::pvh::I915Pvh;
 use super::{Checks, Run};
 use crate::cpio::Tree;
@@ -39,18 +41,33 @@ const PVH_BOOT: &str = "console=hvc0 loglevel=7 pci=noacpi,noearly";
 
 /// Puts `mgpu` into dom0, and the guest, which loads its driver, takes `steps` and ends.
 fn install(kit: &Kit, files: &mut Tree, kind: Kind, steps: &str) -> Result<()> {
+    install_with(kit, files, kind, steps, &[], &[])
+}
+
+/// The same with more modules, which are loaded last, and files.
+fn install_with(
+    kit: &Kit,
+    files: &mut Tree,
+    kind: Kind,
+    steps: &str,
+    modules: &[(&str, &str)],
+    more: &[(&str, u32, &[u8])],
+) -> Result<()> {
     kit.install(files, &kit.program("mediated-gpu", "mgpu")?)?;
     let program = |name| {
         let path = kit.static_program(name)?;
         fs::read(&path).at(&path)
     };
     let (work, paint) = (program("i915-work")?, program("i915-paint")?);
-    let extra = [
+    let own = [
         ("bin/i915-work", 0o755, work.as_slice()),
         ("bin/i915-paint", 0o755, paint.as_slice()),
         ("steps", 0o644, steps.as_bytes()),
     ];
-    kit.install_linux(files, kind, Linux { init: INIT, modules: MODULES, files: &extra })
+    let later = modules.iter().filter(|module| !MODULES.contains(module));
+    let modules: Vec<_> = MODULES.iter().chain(later).copied().collect();
+    let files_of_guest = [&own, more].concat();
+    kit.install_linux(files, kind, Linux { init: INIT, modules: &modules, files: &files_of_guest })
 }
 
 /// The machine for one such guest.

@@ -1,19 +1,25 @@
 //! One end of a byte channel, for a peer that speaks libxenvchan's protocol; in dom0 or a guest, as root.
 //!
-//! `channel-peer serve|connect DOMID PATH stream|packet|wait [TO-SERVER TO-CLIENT]`: with domain DOMID, found through XenStore below
-//! PATH; a server's rings have at least so many bytes. Says `ready` when it is there, `done` when all that came was what
-//! should come (or, for `wait`, when the other end has gone); exit status 0 then.
+//! `channel-peer serve|connect DOMID PATH MODE [TO-SERVER TO-CLIENT]`: with domain DOMID, found through XenStore below PATH, where a
+//! client waits for its server; a server's rings have at least so many bytes. Says `ready` when it is there, `done` when all that
+//! came was what should come (or, for `wait` and `endless`, when the other end has gone); exit status 0 then.
 
 use std::error::Error;
 use std::process::ExitCode;
 
 use stubdom::channel::{Address, Blocking, Channel, ChannelError, Peer, Role, Sizes};
-use stubdom::grants::{LinuxGranter, LinuxMapper};
-use stubdom::xenstore::Store;
+use stubdom::grants::{GrantError, LinuxGranter, LinuxMapper};
+use stubdom::xenstore::{DomainWatch, Store};
 use xen_ioreq::DomId;
 use xen_ioreq::linux::Evtchn;
 
-const USAGE: &str = "usage: channel-peer serve|connect DOMID PATH stream|packet|wait [TO-SERVER TO-CLIENT]";
+const USAGE: &str =
+    "usage: channel-peer serve|connect DOMID PATH stream|packet|twice|endless|wait [TO-SERVER TO-CLIENT]
+  stream   300000 bytes one way and then the other
+  packet   300 packets to the server, each of which comes back inverted
+  twice    the same; the server does it with two clients, one after the other
+  endless  bytes from server to client until one of the two has gone; says `flows` after the first 300000
+  wait     nothing until the other end has gone";
 
 /// Bytes of a stream, each way.
 const BYTES: usize = 300_000;
@@ -39,34 +45,50 @@ fn run(args: &[String]) -> Result<(), Box<dyn Error>> {
     let size = |i: usize, default| rest.get(i).map_or(Ok(default), |size| size.parse());
     let sizes = Sizes { to_server: size(0, 1024)?, to_client: size(1, 2048)? };
     let mut store = Store::open()?;
-    let events = Evtchn::open()?;
     let mut channel = match role.as_str() {
         "serve" => {
-            let me = store.domid()?;
-            let (channel, address) = Channel::serve(&LinuxGranter::open()?, events, me, peer, sizes)?;
+            let (me, granter) = (store.domid()?, LinuxGranter::open()?);
+            let (channel, address) = Channel::serve(&granter, Evtchn::open()?, me, peer, sizes)?;
             address.publish(&mut store, path, peer)?;
             channel
         }
         "connect" => {
-            let address = Address::find(&mut store, path, peer)?;
-            Channel::connect(&LinuxMapper::open()?, events, address)?
+            let mapper = LinuxMapper::open()?;
+            // A descriptor for each attempt: it belongs to the channel.
+            let connect =
+                |address| Channel::connect(&mapper, Evtchn::open().map_err(GrantError::from)?, address);
+            Address::wait(&mut store, path, peer, connect)?
         }
         _ => return Err(USAGE.into()),
     };
     println!("ready");
     let role = channel.role();
+    channel.outlive_clients(mode == "twice");
+    let mut watch = DomainWatch::open(peer)?;
+    let mut blocking = channel.blocking().watching(&mut watch);
     match mode.as_str() {
-        "stream" => stream(&mut channel.blocking(), role)?,
-        "packet" => packets(&mut channel.blocking(), role)?,
+        "stream" => stream(&mut blocking, role)?,
+        "packet" => packets(&mut blocking, role)?,
+        "twice" => {
+            packets(&mut blocking, role)?;
+            if role == Role::Server {
+                packets(&mut blocking, role)?;
+            }
+        }
+        "endless" => endless(&mut blocking, role)?,
         "wait" => {}
         _ => return Err(USAGE.into()),
     }
+    channel.outlive_clients(false);
     if mode == "wait" || role == Role::Server {
         // The client goes first.
-        match channel.blocking().read(&mut [0; 1]) {
+        match channel.blocking().watching(&mut watch).read(&mut [0; 1]) {
             Err(ChannelError::Closed) if channel.peer() == Peer::Gone => {}
             other => return Err(format!("after the end came {other:?}").into()),
         }
+    }
+    if role == Role::Server {
+        Address::withdraw(&mut store, path)?;
     }
     Ok(())
 }
@@ -100,6 +122,34 @@ fn stream<E: xen_ioreq::seam::EventChannels>(
         }
     }
     Ok(())
+}
+
+/// Until the peer has gone.
+fn endless<E: xen_ioreq::seam::EventChannels>(
+    channel: &mut Blocking<'_, E>,
+    role: Role,
+) -> Result<(), Box<dyn Error>> {
+    let (mut at, mut buf) = (0, vec![0; 3001]);
+    loop {
+        let before = at;
+        let done = if role == Role::Server {
+            let bytes = pattern(1, at, buf.len());
+            channel.write_all(&bytes).map(|()| bytes.len())
+        } else {
+            channel.read(&mut buf)
+        };
+        match done {
+            Ok(n) if role == Role::Client && buf[..n] != pattern(1, at, n) => {
+                return Err(format!("wrong bytes after {at}").into());
+            }
+            Ok(n) => at += n,
+            Err(ChannelError::Closed) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        }
+        if before < BYTES && at >= BYTES {
+            println!("flows");
+        }
+    }
 }
 
 fn packets<E: xen_ioreq::seam::EventChannels>(

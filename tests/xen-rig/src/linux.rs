@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::cpio::Tree;
@@ -20,6 +21,8 @@ pub(crate) struct Linux<'a> {
     pub(crate) modules: &'a [(&'a str, &'a str)],
     /// Files, with their paths.
     pub(crate) files: &'a [(&'a str, u32, &'a [u8])],
+    /// Programs for `/bin`, with the libraries that they are linked with.
+    pub(crate) programs: &'a [PathBuf],
 }
 
 /// Where a guest's devices come from.
@@ -95,6 +98,11 @@ impl Kit {
         tree.file("modules/order", 0o644, order);
         for (path, mode, bytes) in guest.files {
             tree.file(path, *mode, *bytes);
+        }
+        for program in guest.programs {
+            let name = program.file_name().unwrap_or_default().to_string_lossy();
+            let dom0 = Dom0 { unpacked: &self.unpacked };
+            dom0.program(&mut tree, &Tree::new(), &format!("bin/{name}"), program)?;
         }
         let archive = tree
             .archive()

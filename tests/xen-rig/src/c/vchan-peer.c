@@ -1,11 +1,12 @@
 /*
  * The other end for the project's byte channel, as somebody writes it who has Xen's library.
  *
- *     vchan-peer serve|connect DOMID PATH stream|packet|wait [TO-SERVER TO-CLIENT]
+ *     vchan-peer serve|connect DOMID PATH stream|packet|twice|endless|wait [TO-SERVER TO-CLIENT]
  *
  * Does the same as the example channel-peer of the crate stubdom, by libxenvchan: 300000 bytes one way and then the other,
- * or 300 packets that come back inverted. "wait" reads until the other end has gone. Says "ready" when it is there and
- * "done" when all was as it should be.
+ * or 300 packets that come back inverted, "twice" with two clients one after the other. "endless": from server to client
+ * until one has gone; "wait" reads until the other end has gone. A client waits for its server. Says "ready" when it is
+ * there and "done" when all was as it should be.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #include <string.h>
 
 #include <libxenvchan.h>
+#include <xenstore.h>
 
 enum { BYTES = 300000, PACKETS = 300, LONGEST = 3001 };
 
@@ -76,33 +78,79 @@ static void packets(struct libxenvchan *channel, int server)
     }
 }
 
+static void endless(struct libxenvchan *channel, int server)
+{
+    unsigned char wanted[LONGEST], got[LONGEST];
+
+    for (size_t at = 0;;) {
+        int n;
+
+        pattern(wanted, 1, at, LONGEST);
+        n = server ? libxenvchan_write(channel, wanted, LONGEST) : libxenvchan_read(channel, got, LONGEST);
+        if (n <= 0)
+            return;
+        if (!server && memcmp(wanted, got, (size_t)n))
+            fail("wrong bytes", (long)at);
+        if (at < BYTES && at + (size_t)n >= BYTES) {
+            puts("flows");
+            fflush(stdout);
+        }
+        at += (size_t)n;
+    }
+}
+
+/* The library has no way to wait for a server but to watch for it. */
+static struct libxenvchan *when_there(int domid, const char *path)
+{
+    struct xs_handle *store = xs_open(0);
+    struct libxenvchan *channel;
+
+    if (!store || !xs_watch(store, path, "server"))
+        fail("watch", 0);
+    while (!(channel = libxenvchan_client_init(NULL, domid, path))) {
+        unsigned int count;
+
+        free(xs_read_watch(store, &count));
+    }
+    xs_close(store);
+    return channel;
+}
+
 int main(int argc, char **argv)
 {
     struct libxenvchan *channel;
     unsigned char byte;
 
     if (argc != 5 && argc != 7) {
-        fprintf(stderr, "usage: vchan-peer serve|connect DOMID PATH stream|packet|wait [TO-SERVER TO-CLIENT]\n");
+        fprintf(stderr, "usage: vchan-peer serve|connect DOMID PATH MODE [TO-SERVER TO-CLIENT]\n");
         return 2;
     }
     int server = !strcmp(argv[1], "serve");
     int wait = !strcmp(argv[4], "wait");
+    int twice = !strcmp(argv[4], "twice");
     int domid = atoi(argv[2]);
 
     if (server)
         channel = libxenvchan_server_init(NULL, domid, argv[3], argc == 7 ? strtoul(argv[5], NULL, 10) : 1024,
                                           argc == 7 ? strtoul(argv[6], NULL, 10) : 2048);
     else
-        channel = libxenvchan_client_init(NULL, domid, argv[3]);
+        channel = when_there(domid, argv[3]);
     if (!channel)
         fail("init", 0);
     channel->blocking = 1;
+    channel->server_persist = server && twice;
     puts("ready");
     fflush(stdout);
     if (!strcmp(argv[4], "stream"))
         stream(channel, server);
-    else if (!strcmp(argv[4], "packet"))
+    else if (!strcmp(argv[4], "packet") || twice)
         packets(channel, server);
+    else if (!strcmp(argv[4], "endless"))
+        endless(channel, server);
+    if (server && twice) {
+        packets(channel, server);
+        channel->server_persist = 0;
+    }
     /* The client goes first. */
     if ((wait || server) && (libxenvchan_read(channel, &byte, 1) != -1 || libxenvchan_is_open(channel)))
         fail("still open", 0);

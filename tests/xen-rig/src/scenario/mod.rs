@@ -3,6 +3,7 @@
 //! dom0 acts and records, the host judges. Each scenario has a boot of its own, so none depends on another.
 
 mod boot;
+mod channel;
 mod conformance;
 mod descriptors;
 mod grant_rows;
@@ -32,6 +33,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &descriptors::Descriptors,
     &grants::Grants,
     &grant_rows::GrantRows,
+    &channel::Channel,
     &conformance::Conformance,
     &serve::Serve,
     &promise::Promise,

@@ -81,7 +81,11 @@ impl Scenario for StockLinux {
         let first = format!("{CLEARED}{}", terminal(FIRST));
         let second = terminal(SECOND);
         let texts = [("text/first", 0o644, first.as_bytes()), ("text/second", 0o644, second.as_bytes())];
-        kit.install_linux(files, self.0, Linux { init: INIT, modules: MODULES, files: &texts })?;
+        kit.install_linux(
+            files,
+            self.0,
+            Linux { init: INIT, modules: MODULES, files: &texts, programs: &[] },
+        )?;
         // Why the command line has what it has: without `noacpi` Linux scans no bus of a PVH guest, since libxl's tables name
         // none; with early accesses it looks for an AGP bridge, 16,000 requests long.
         let (create, pci, root) = match self.0 {

@@ -67,7 +67,11 @@ fn install_with(
     let later = modules.iter().filter(|module| !MODULES.contains(module));
     let modules: Vec<_> = MODULES.iter().chain(later).copied().collect();
     let files_of_guest = [&own, more].concat();
-    kit.install_linux(files, kind, Linux { init: INIT, modules: &modules, files: &files_of_guest })
+    kit.install_linux(
+        files,
+        kind,
+        Linux { init: INIT, modules: &modules, files: &files_of_guest, programs: &[] },
+    )
 }
 
 /// The machine for one such guest.

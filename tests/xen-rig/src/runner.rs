@@ -20,7 +20,7 @@ const DISK_BYTES: u64 = 64 << 20;
 const DISK: &str = "results.img";
 
 /// dom0 hands out what results there are this long before the machine is switched off.
-const LAST_MINUTE: Duration = Duration::from_secs(15);
+const LAST_MINUTE: Duration = Duration::from_secs(25);
 /// What dom0 says then.
 const OUT_OF_TIME: &str = "RIG: FAILED out of time";
 

@@ -45,7 +45,7 @@ fn run(args: &[String]) -> Result<(), Box<dyn Error>> {
     let size = |i: usize, default| rest.get(i).map_or(Ok(default), |size| size.parse());
     let sizes = Sizes { to_server: size(0, 1024)?, to_client: size(1, 2048)? };
     let mut store = Store::open()?;
-    let mut channel = match role.as_str() {
+    let channel = match role.as_str() {
         "serve" => {
             let (me, granter) = (store.domid()?, LinuxGranter::open()?);
             let (channel, address) = Channel::serve(&granter, Evtchn::open()?, me, peer, sizes)?;
@@ -62,11 +62,20 @@ fn run(args: &[String]) -> Result<(), Box<dyn Error>> {
         _ => return Err(USAGE.into()),
     };
     println!("ready");
+    let serves = channel.role() == Role::Server;
+    let done = talk(channel, peer, mode);
+    if serves {
+        Address::withdraw(&mut store, path)?;
+    }
+    done
+}
+
+fn talk(mut channel: Channel<Evtchn>, peer: DomId, mode: &str) -> Result<(), Box<dyn Error>> {
     let role = channel.role();
     channel.outlive_clients(mode == "twice");
     let mut watch = DomainWatch::open(peer)?;
     let mut blocking = channel.blocking().watching(&mut watch);
-    match mode.as_str() {
+    match mode {
         "stream" => stream(&mut blocking, role)?,
         "packet" => packets(&mut blocking, role)?,
         "twice" => {
@@ -86,9 +95,6 @@ fn run(args: &[String]) -> Result<(), Box<dyn Error>> {
             Err(ChannelError::Closed) if channel.peer() == Peer::Gone => {}
             other => return Err(format!("after the end came {other:?}").into()),
         }
-    }
-    if role == Role::Server {
-        Address::withdraw(&mut store, path)?;
     }
     Ok(())
 }

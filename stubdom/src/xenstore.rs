@@ -156,7 +156,7 @@ impl<T: Read + Write> Store<T> {
     /// Whether there is such a domain, and it is not on its way out. One that has shut down but is kept is there.
     ///
     /// # Errors
-    /// [`StoreError::Io`], [`StoreError::Protocol`].
+    /// [`StoreError::Refused`]: EACCES, dom0 alone may ask. [`StoreError::Io`], [`StoreError::Protocol`].
     pub fn is_introduced(&mut self, domid: DomId) -> Result<bool, StoreError> {
         let number = domid.0.to_string();
         let what = format!("domain {number}");
@@ -174,6 +174,14 @@ impl<T: Read + Write> Store<T> {
                 kind: XS_IS_DOMAIN_INTRODUCED,
                 len: u32::try_from(other.len()).unwrap_or(u32::MAX),
             }),
+        }
+    }
+
+    /// Whether a domain is known to have gone: never, for who may not ask.
+    pub(crate) fn is_known_gone(&mut self, domid: DomId) -> Result<bool, StoreError> {
+        match self.is_introduced(domid) {
+            Err(StoreError::Refused { errno: Errno::EACCES | Errno::EPERM, .. }) => Ok(false),
+            introduced => introduced.map(|there| !there),
         }
     }
 

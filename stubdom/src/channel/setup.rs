@@ -126,7 +126,7 @@ impl Address {
     /// that has left only its address, is waited for. The store's connection is for this alone meanwhile.
     ///
     /// # Errors
-    /// [`SetupError::Gone`]: the server's domain has gone, as far as this one is told of that. [`SetupError::Store`]. Others that
+    /// [`SetupError::Gone`]: the server's domain has gone, of which only dom0 is told. [`SetupError::Store`]. Others that
     /// `connect` has, which waiting does not help.
     pub fn wait<T: Read + Write, R>(
         store: &mut Store<T>,
@@ -143,7 +143,7 @@ impl Address {
             store.wait()?;
             match Self::find(store, path, server).and_then(&mut connect) {
                 Err(e) if !e.may_pass() => break Err(e),
-                Err(_) if !store.is_introduced(server)? => break Err(SetupError::Gone),
+                Err(_) if store.is_known_gone(server)? => break Err(SetupError::Gone),
                 Err(_) => {}
                 done => break done,
             }

@@ -22,6 +22,8 @@ pub(crate) enum Manners {
     Busy(u32),
     /// Answers have this number, type and length.
     Wrong([u32; 3]),
+    /// As towards a domain that is not dom0.
+    Unprivileged,
 }
 
 /// Value and permissions by path.
@@ -107,6 +109,7 @@ impl Naive {
                     let set = state.nodes.get_mut(&path).map(|n| n.1 = text(rest).replace('\0', " "));
                     set.map(ok).ok_or("ESTRANGE")
                 }
+                XS_IS_DOMAIN_INTRODUCED if manners == Manners::Unprivileged => Err("EACCES"),
                 XS_IS_DOMAIN_INTRODUCED => {
                     Ok(if state.domains.contains(&path) { b"T\0" } else { b"F\0" }.to_vec())
                 }

@@ -136,6 +136,17 @@ fn a_domain_that_goes_is_known_to_have_gone_and_another_one_s_death_is_not_its()
 }
 
 #[test]
+fn a_domain_that_may_not_ask_takes_its_peer_for_there() {
+    let naive = Naive::new(Nodes::new(), &[]);
+    let (mut store, serves) = naive.connect(Manners::Unprivileged);
+    assert_eq!(store.is_introduced(DomId(3)).map_err(|e| e.errno()), Err(Errno::EACCES));
+    let mut watch = DomainWatch::over(store, DomId(3)).expect("watched");
+    assert!(!watch.has_gone().expect("not known"));
+    drop(watch);
+    serves.join().expect("no panic");
+}
+
+#[test]
 fn events_that_are_none_and_answers_without_a_question_are_errors() {
     let say = |kind, payload: &[u8]| {
         let (ours, mut theirs) = UnixStream::pair().expect("a socket");

@@ -1,7 +1,6 @@
 //! Watches: being told that something has changed, among it that a domain has gone.
 //!
-//! The store says `@releaseDomain` when a domain dies, to dom0 and to those whom dom0 lets know. It does not say which; so
-//! it is asked.
+//! The store says `@releaseDomain` to dom0 when a domain dies. It does not say which; so it is asked, which only dom0 may.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -107,8 +106,8 @@ pub trait PeerWatch: Send {
     fn has_gone(&mut self) -> Result<bool, StoreError>;
 }
 
-/// Watches whether one domain is there. Only dom0 is told of deaths at once, and whom it lets know (`xenstore-chmod
-/// @releaseDomain`); in another domain this is right when asked, but wakes nobody.
+/// Watches whether one domain is there. Only dom0 is told of deaths, and may ask: in another domain this never says that its
+/// peer has gone. (With dom0 as the peer that is right as well.)
 #[derive(Debug)]
 pub struct DomainWatch<T> {
     store: Store<T>,
@@ -151,7 +150,7 @@ impl<T: Read + Write + AsFd + Send> PeerWatch for DomainWatch<T> {
         // Taken first: a death that comes after the question fires again.
         self.store.fired()?;
         // A number that was given to a new domain meanwhile is not our peer's.
-        self.gone = self.gone || !self.store.is_introduced(self.domid)?;
+        self.gone = self.gone || self.store.is_known_gone(self.domid)?;
         Ok(self.gone)
     }
 }

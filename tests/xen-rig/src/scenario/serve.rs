@@ -54,12 +54,15 @@ impl Scenario for Serve {
         let ask = |what: &str| format!("record {what} mgpu ask /run/mgpu {what}\n");
         let asked =
             format!("{look}{}{}{}finish drawing-server 10", ask("status"), ask("picture"), ask("stop"));
+        // The first one is seen by another domain, for which dom0 must stand here.
+        let seen = "record view mgpu view --domid $DOMID --out /results/viewed.png\n\
+                    finish first-server 10 TERM";
         let options = format!("frames={FRAMES} balloon={BALLOON}");
         Ok(format!(
             "ip link set lo up\n\
              record probe mgpu probe\n\
              {}record free mgpu probe --free-pages\n{}",
-            session("first", "frames=1 balloon=0", "", "finish first-server 10 TERM"),
+            session("first", "frames=1 balloon=0", "--viewer 0", seen),
             session("drawing", &options, "--control /run/mgpu --vnc 127.0.0.1:5900", &asked),
         ))
     }
@@ -96,6 +99,14 @@ impl Scenario for Serve {
         // A page that is back by the time its notice is worked on is replaced, one that is not is revoked.
         operated(run, domid, checks);
         viewed(run, checks);
+        checks.succeeded(run, "view");
+        let first = run.text("first.domid");
+        let written = run.results.get(&format!("first-pictures/dom{}.png", first.trim()));
+        let seen = run.results.get("viewed.png");
+        checks.that(
+            seen.is_some() && seen == written,
+            "what a viewer copies from granted pages is the picture",
+        );
         let found = figure_of(&out, "revoked").unwrap_or(0) + figure_of(&out, "replaced").unwrap_or(0);
         checks.that(found >= 1, "mgpu finds pages that went");
         let free = |name: &str| run.text(&format!("{name}.out")).trim().parse::<u64>().ok();

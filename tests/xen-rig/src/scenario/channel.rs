@@ -129,7 +129,7 @@ impl Scenario for Channel {
         // What finds no other end is killed, so that the rest is heard of.
         let one_by_one: String = dom0_s(&pairs())
             .iter()
-            .map(|(name, command)| format!("background {name} {command}\nfinish {name} 60\n"))
+            .map(|(name, command)| format!("background {name} {command}\nfinish {name} 40\n"))
             .collect();
         let dying = dom0_s(&deaths());
         let start: String = dying.iter().map(|(name, c)| format!("background {name} {c}\n")).collect();

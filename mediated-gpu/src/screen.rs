@@ -65,7 +65,7 @@ impl Screen {
     /// Shows a picture, likewise.
     ///
     /// # Errors
-    /// [`ScreenError::Share`]: and the viewer sees none.
+    /// [`ScreenError::Share`], [`ScreenError::Size`]; the viewer sees no picture then.
     pub fn show(&mut self, picture: &display::Surface) -> Result<Option<Invitation>, ScreenError> {
         let shape = Shape::new(picture.width, picture.height, picture.width.saturating_mul(PIXEL_BYTES))?;
         let fresh = self.surface.as_ref().is_none_or(|surface| surface.shape() != shape);
@@ -74,8 +74,10 @@ impl Screen {
             self.surface = Some(self.share(shape)?);
         }
         let Some(surface) = &mut self.surface else { return Ok(None) };
-        surface.draw([(0, picture.bgrx.as_slice())])?;
-        Ok(fresh.then(|| surface.invitation()))
+        let drawn = surface.draw([(0, picture.bgrx.as_slice())]);
+        let invitation = fresh.then(|| surface.invitation());
+        drawn.inspect_err(|_| self.blank())?;
+        Ok(invitation)
     }
 
     fn share(&self, shape: Shape) -> Result<surface::Surface, surface::SurfaceError> {

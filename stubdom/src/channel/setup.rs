@@ -52,13 +52,17 @@ impl SetupError {
     /// Whether it is about a server that is not there, or not any more, and may be over when one comes.
     fn may_pass(&self) -> bool {
         match self {
-            Self::Gone | Self::Grant(GrantError::Map { .. } | GrantError::Refused { .. }) => true,
+            Self::Gone | Self::Grant(GrantError::Refused { .. }) => true,
+            // What Linux says to a reference that is nobody's; not to want of memory.
+            Self::Grant(GrantError::Map { errno, .. }) => *errno == Errno::EINVAL,
             // Nothing is bound there, or it is for somebody else.
             Self::Events { errno, .. } => [Errno::EINVAL, Errno::EPERM, Errno::ESRCH].contains(errno),
             // Not written, not for us yet, or somebody else's attempt at it.
             Self::Store(StoreError::Refused { errno, .. }) => [Errno::ENOENT, Errno::EACCES].contains(errno),
             Self::Store(StoreError::NotANumber { .. }) => true,
-            Self::Store(_) | Self::Layout(_) | Self::Grant(_) => false,
+            Self::Store(_)
+            | Self::Layout(_)
+            | Self::Grant(GrantError::Open(_) | GrantError::Grant { .. }) => false,
         }
     }
 }
@@ -106,20 +110,16 @@ impl Address {
         })?)
     }
 
-    /// Takes what was written below `path` away again, so that no client finds a server that has gone; one that is not there
-    /// is none.
+    /// Takes `path` with what was written below it away again, as libxenvchan does, so that no client finds a server that has
+    /// gone. Nothing there is no error.
     ///
     /// # Errors
     /// [`SetupError::Store`].
     pub fn withdraw<T: Read + Write>(store: &mut Store<T>, path: &str) -> Result<(), SetupError> {
-        Ok(store.transact(|store, tx| {
-            ["ring-ref", "event-channel"].iter().try_for_each(|name| {
-                match store.remove(tx, &format!("{path}/{name}")) {
-                    Err(StoreError::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
-                    other => other,
-                }
-            })
-        })?)
+        match store.remove(Transaction::NONE, path) {
+            Err(StoreError::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
+            other => Ok(other?),
+        }
     }
 
     /// Waits for a server of domain `server` at `path`, and does `connect`, until that is done: a server that is not there yet, or

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ioreq_server::privilege::{Syscalls, granting};
 use mediated_gpu::mediator::Vgpu;
 use mediated_gpu::screen::{Screen, ScreenError};
-use mediated_gpu::vgpu::display::Surface;
+use mediated_gpu::vgpu::display::{self, Surface};
 use stubdom::grants::{LinuxGranter, LinuxMapper};
 use stubdom::surface::{Copy, Invitation, SurfaceError, View};
 use stubdom::xenstore::Store;
@@ -72,10 +72,13 @@ impl Show {
                 Ok(published.inspect_err(|_| self.screen.blank())?)
             }
             Err(e) => {
-                if !matches!(e, ScreenError::Size(_)) {
-                    Invitation::withdraw(&mut self.store, &self.path)?;
+                Invitation::withdraw(&mut self.store, &self.path)?;
+                // Its own affair, as at its start.
+                if matches!(e, ScreenError::Guest(display::SurfaceError::Off)) {
+                    Ok(())
+                } else {
+                    Err(e.into())
                 }
-                Err(e.into())
             }
         }
     }

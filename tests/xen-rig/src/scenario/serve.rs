@@ -4,12 +4,14 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use super::{Checks, Run, Scenario};
 use crate::cpio::Tree;
 use crate::error::{At as _, Result};
 use crate::host;
 use crate::kit::Kit;
+use crate::qemu::Machine;
 
 /// See [`Scenario::about`].
 #[derive(Debug)]
@@ -27,6 +29,10 @@ impl Scenario for Serve {
 
     fn about(&self) -> &'static str {
         "a guest draws through mgpu while it balloons; its picture is the model's, all frames come back"
+    }
+
+    fn machine(&self) -> Machine {
+        Machine { timeout: Duration::from_secs(240), ..Machine::default() }
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {

@@ -42,6 +42,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &stock_linux::StockLinux(Kind::Hvm),
     &i915::I915Pvh,
     &i915::I915Hvm,
+    &i915::I915Balloon,
     &i915::I915Hang,
     &sandbox::Sandbox,
     &speed::Speed,

@@ -1,6 +1,7 @@
 //! Stock Debian guests whose unmodified i915 binds to `mgpu serve`: what their scenarios have in common, from the guest's
 //! image and its steps (`linux/i915`) to what is judged of any of them.
 
+mod balloon;
 mod hang;
 mod hvm;
 mod painting;
@@ -9,6 +10,7 @@ mod pvh;
 use std::fs;
 use std::time::Duration;
 
+pub(super) use self::balloon::I915Balloon;
 pub(super) use self::hang::I915Hang;
 pub(super) use self::hvm::I915Hvm;
 pub(super) use self::pvh::I915Pvh;

@@ -4,6 +4,10 @@ use super::{Checks, said};
 use crate::scenario::Run;
 use crate::screen::Picture;
 
+/// What `mgpu serve` lets a picture take, in ms: it is drawn by an emulated processor that others share, on a host that others may
+/// share.
+pub(super) const DEADLINE_MS: u32 = 20_000;
+
 /// As in `c/i915-paint.c`.
 const SIZE: (usize, usize) = (512, 256);
 const TILE: usize = 32;

@@ -34,8 +34,7 @@ pub enum On {
     Xen(DomId),
 }
 
-/// A domain number that no domain has.
-pub const NOBODY: DomId = DomId(0x6000);
+pub use guest::grants::sheet::NOBODY;
 /// First of [`RAM_FRAMES`] frames of the guest's RAM that rows may balloon and overwrite.
 pub const RAM: Gfn = Gfn(0x10);
 /// How many.

@@ -31,7 +31,7 @@ struct Args {
     /// On Xen: at the end of area iommu also runs the rows that destroy the guest. On the model they always run.
     #[arg(long)]
     destroy: bool,
-    /// Of area ioreq: writes what was seen of the guest's accesses to this file.
+    /// Of areas ioreq and grants: writes what was seen of the guest's accesses, or told by it of its lines, to this file.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
 }
@@ -132,7 +132,13 @@ fn rows(
             Ok(report.rows)
         }
         Area::Iommu => iommu::rows(on).map_err(|e| e.to_string()),
-        Area::Grants => grants::rows(on).map_err(|e| e.to_string()),
+        Area::Grants => {
+            let (rows, told) = grants::rows(on).map_err(|e| e.to_string())?;
+            if let Some(path) = log {
+                std::fs::write(path, told).map_err(|e| format!("{}: {e}", path.display()))?;
+            }
+            Ok(rows)
+        }
         Area::MemAccess | Area::All => Err("this area has no rows yet".to_owned()),
     }
 }

@@ -14,6 +14,7 @@ mod engine;
 #[cfg(test)]
 mod fake;
 mod gpu;
+pub mod grants;
 pub mod hostile;
 pub mod layout;
 #[cfg(feature = "model")]

@@ -14,8 +14,9 @@ use std::time::Duration;
 use std::vec::Vec;
 
 use mock_xen::{Vcpu, VcpuError};
-use xen_ioreq::{DomId, Gfn};
+use xen_ioreq::{DomId, Errno, Gfn};
 
+use crate::grants::Hypercalls;
 use crate::platform::{MsiMessage, Platform, RamFault, RamRange, Way, Width, is_ram};
 use crate::run::Report;
 
@@ -212,5 +213,34 @@ impl Platform for ModelCpu {
 
     fn log(&mut self, line: fmt::Arguments<'_>) {
         log::debug!("{}: {line}", self.vcpu.domid());
+    }
+}
+
+/// What a lost vCPU answers: its calls are as if nobody were there.
+const LOST: Errno = Errno::ESRCH;
+
+impl ModelCpu {
+    fn hypercall<T>(&mut self, result: Result<T, VcpuError>) -> Result<T, Errno> {
+        match result {
+            Err(VcpuError::Hypercall(e)) => Err(e),
+            other => self.keep(other).ok_or(LOST),
+        }
+    }
+}
+
+impl Hypercalls for ModelCpu {
+    fn grant_table_op(&mut self, cmd: u32, args: &mut [u8], count: u32) -> Result<(), Errno> {
+        let r = self.vcpu.grant_table_op(cmd, args, count);
+        self.hypercall(r).map(drop)
+    }
+
+    fn grant_table_frames(&mut self, cmd: u32, arg: &mut [u8], list: &mut [u64]) -> Result<(), Errno> {
+        let r = self.vcpu.grant_table_frames(cmd, arg, list);
+        self.hypercall(r).map(drop)
+    }
+
+    fn memory_op(&mut self, cmd: u32, arg: &mut [u8]) -> Result<(), Errno> {
+        let r = self.vcpu.memory_op(cmd, arg, &mut []);
+        self.hypercall(r).map(drop)
     }
 }

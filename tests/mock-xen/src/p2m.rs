@@ -136,6 +136,15 @@ impl P2m {
         })
     }
 
+    /// The lowest GFN at which a frame stands as the domain's own memory. Looks through everything.
+    pub(crate) fn find_ram(&self, mfn: Mfn) -> Option<Gfn> {
+        self.chunks.iter().find_map(|(c, entries)| {
+            let own = |e: &Entry| e.get().is_some_and(|(m, t)| m == mfn && !t.granted());
+            let low = entries.iter().position(own)?;
+            Some(Gfn(c * CHUNK as u64 + low as u64))
+        })
+    }
+
     /// Where frames stand by grants.
     pub(crate) fn granted(&self) -> impl Iterator<Item = Gfn> {
         self.chunks.iter().flat_map(|(c, entries)| {

@@ -1,14 +1,15 @@
-//! The lines of the header's operations: for each, one for every status that it can give.
+//! The lines of the header's operations between two domains; with those of `guest::grants::lines`, one for every status that an
+//! operation can give.
 
 #![allow(clippy::wildcard_imports, reason = "the tables use every name of the sheet")]
+#![allow(non_upper_case_globals, reason = "patterns use constants that have the names of Xen's headers")]
 
 use xen_ioreq::Errno;
 use xen_ioreq::abi::grant_table::*;
-use xen_ioreq::abi::revokable::{GNTTABOP_map_revokable, GNTTABOP_revoke, GTF_revokable};
 
-use super::sheet::Want::{Rc, Status};
-use super::sheet::*;
-use super::sheet::{At::*, Call::*, End::*, Who::*};
+use guest::grants::sheet::Want::{Rc, Status};
+use guest::grants::sheet::*;
+use guest::grants::sheet::{At::*, Call::*, End::*, Who::*};
 
 const RO: u32 = GNTMAP_host_map | GNTMAP_readonly;
 const ACCESS: u16 = GTF_permit_access;
@@ -19,12 +20,6 @@ const ENTRY: Call = Grant(R, Mapper, ACCESS, G);
 pub(super) const SHEETS: &[Sheet] = &[
     Sheet { section: "map_grant_ref", parties: Parties::Pv, by: By::All, lines: MAP },
     Sheet { section: "map_grant_ref", parties: Parties::Translated, by: By::All, lines: MAP_TRANSLATED },
-    Sheet {
-        section: "map_grant_ref and unmap_grant_ref",
-        parties: Parties::Alone,
-        by: By::All,
-        lines: ALONE,
-    },
     Sheet { section: "device mappings", parties: Parties::Pv, by: By::Draft, lines: DEVICES },
     Sheet { section: "unmap_grant_ref", parties: Parties::Pv, by: By::All, lines: UNMAP },
     Sheet { section: "unmap_and_replace", parties: Parties::Pv, by: By::All, lines: REPLACE },
@@ -35,20 +30,10 @@ pub(super) const SHEETS: &[Sheet] = &[
         lines: REPLACE_TRANSLATED,
     },
     Sheet { section: "copy", parties: Parties::Pv, by: By::All, lines: COPY },
-    Sheet { section: "copy", parties: Parties::Alone, by: By::All, lines: COPY_ALONE },
     Sheet { section: "transfer", parties: Parties::Pv, by: By::All, lines: TRANSFER },
     Sheet { section: "the table and its size", parties: Parties::Pv, by: By::All, lines: TABLE },
-    Sheet { section: "the table and its size", parties: Parties::Alone, by: By::All, lines: TABLE_ALONE },
     Sheet { section: "set_version, get_version", parties: Parties::Pv, by: By::All, lines: VERSION },
-    Sheet { section: "swap_grant_ref", parties: Parties::Alone, by: By::All, lines: SWAP },
     Sheet { section: "cache_flush", parties: Parties::Pv, by: By::All, lines: CACHE },
-    Sheet { section: "the hypercall", parties: Parties::Alone, by: By::All, lines: FRAMING },
-    Sheet {
-        section: "revokable grants, where there are none",
-        parties: Parties::Alone,
-        by: By::Stock,
-        lines: WITHOUT,
-    },
 ];
 
 #[rustfmt::skip]
@@ -77,7 +62,7 @@ const MAP: &[Line] = lines! {
     [ENTRY] Map(Granter, R, GNTMAP_readonly, P0) => Status(-3), marks NONE, refs 1; "D: neither host nor device"
     [ENTRY] Map(Granter, 512, HOST, P0) => Status(-3), marks NONE, refs 1; "D: ref range"
     [Grant(R, Mapper, ACCESS, 999)] Map(Granter, R, HOST, P0) => Status(-9), marks NONE, refs 1; "D: frame"
-    [Grant(R, Mapper, ACCESS, G), Grant(10, Mapper, ACCESS, G), Grant(11, Mapper, ACCESS, G), MapMany(128, R, HOST), MapMany(128, 10, HOST)] Map(Granter, 11, HOST, P0) => Status(-13), marks BOTH, refs 257; "D: maptrack exhausted"
+    [Grant(R, Mapper, ACCESS, G), Grant(10, Mapper, ACCESS, G), Grant(11, Mapper, ACCESS, G), MapMany(128, R, HOST), MapMany(127, 10, HOST)] Map(Granter, 11, HOST, P0) => Status(-13), marks BOTH, refs 256; "D: maptrack exhausted; Xen keeps one"
 };
 
 #[rustfmt::skip]
@@ -89,26 +74,6 @@ const MAP_TRANSLATED: &[Line] = lines! {
     [ENTRY] Map(Granter, R, HOST | GNTMAP_contains_pte, P0) => Status(-1), marks NONE, refs 1; "D: HVM/PVH with contains_pte"
     [ENTRY] Map(Granter, R, HOST | 1 << 16, P0) => Status(-1), marks NONE, refs 1; "D: any other flag"
     [ENTRY] Map(Granter, R, HOST, Bad) => Status(-1), marks NONE, refs 1; "D: bad host address"
-};
-
-#[rustfmt::skip]
-const ALONE: &[Line] = lines! {
-    [ENTRY] Map(Granter, R, HOST, P0) => OKAY, marks BOTH, refs 2; "header"
-    [ENTRY] Map(Granter, R, RO, P0) => OKAY, marks READ, refs 2; "header"
-    [ENTRY] Map(Granter, R, 0, P0) => Status(-3), marks NONE, refs 1; "D: neither host nor device"
-    [ENTRY] Map(Granter, R, DEV, P0) => Status(-1), marks NONE, refs 1; "D: HVM/PVH with device"
-    [ENTRY] Map(Itself, R, HOST, P0) => Status(-2), marks NONE, refs 1; "D: DOMID_SELF not accepted"
-    [ENTRY] Map(Nobody, R, HOST, P0) => Status(-2), marks NONE, refs 1; "header"
-    [ENTRY] Map(Granter, 1 << 30, HOST, P0) => Status(-3), marks NONE, refs 1; "D: ref range"
-    [] Map(Granter, R, HOST, P0) => Status(-1), marks NONE, refs 1; "D: bad type"
-    [Grant(R, Other, ACCESS, G)] Map(Granter, R, HOST, P0) => Status(-1), marks NONE, refs 1; "D: wrong domid"
-    [Grant(R, Mapper, ACCESS | GTF_readonly, G)] Map(Granter, R, HOST, P0) => Status(-1), marks NONE, refs 1; "D: ro violated"
-    [ENTRY, MapMany(128, R, RO)] Map(Granter, R, RO, P0) => Status(-1), marks READ, refs 129; "D: 128 of each kind"
-    [ENTRY, Map(Granter, R, HOST, P0)] Unmap(0, P0, Bus::Zero) => OKAY, marks NONE, refs 1; "header"
-    [ENTRY, Map(Granter, R, HOST, P0)] Unmap(0, Zero, Bus::Zero) => OKAY, marks BOTH, refs 2; "D: both zero: nothing undone"
-    [ENTRY, Map(Granter, R, HOST, P0)] Unmap(0, P1, Bus::Zero) => Status(-1), marks BOTH, refs 2; "D: mismatch -1"
-    [ENTRY, Map(Granter, R, HOST, P0), Unmap(0, P0, Bus::Zero)] Unmap(0, P0, Bus::Zero) => Status(-4), marks NONE, refs 1; "D: free handle"
-    [] UnmapNone => Status(-4), marks NONE, refs 1; "D: bad handle"
 };
 
 #[rustfmt::skip]
@@ -129,7 +94,7 @@ const UNMAP: &[Line] = lines! {
     [ENTRY, Map(Granter, R, HOST, P0)] Unmap(0, Zero, Bus::Zero) => OKAY, marks BOTH, refs 2; "D: both zero: nothing undone"
     [ENTRY, Map(Granter, R, HOST, P0)] Unmap(0, P1, Bus::Zero) => Status(-1), marks BOTH, refs 2; "D: PTE mismatch (XSA-234)"
     [ENTRY, Map(Granter, R, HOST, P0)] Unmap(0, Bad, Bus::Zero) => Status(-1), marks BOTH, refs 2; "D: PTE mismatch (XSA-234)"
-    [ENTRY, Map(Granter, R, HOST, P0)] Unmap(0, P0, Bus::Bad) => Status(-6), marks BOTH, refs 2; "D: dev addr mismatch"
+    [ENTRY, Map(Granter, R, HOST, P0)] Unmap(0, P0, Bus::Bad) => OKAY, marks NONE, refs 1; "Xen 4.17: no mapping for devices, nobody looks"
     [ENTRY, Map(Granter, R, HOST, P0), Unmap(0, P0, Bus::Zero)] Unmap(0, P0, Bus::Zero) => Status(-4), marks NONE, refs 1; "D: free handle"
     [] UnmapNone => Status(-4), marks NONE, refs 1; "D: bad handle"
     [ENTRY, Map(Granter, R, HOST, P0), Die] Unmap(0, P0, Bus::Zero) => OKAY, marks NONE, refs 0; "D: grantor death: maps survive until unmapped"
@@ -146,8 +111,8 @@ const REPLACE: &[Line] = lines! {
 
 #[rustfmt::skip]
 const REPLACE_TRANSLATED: &[Line] = lines! {
-    [ENTRY, Map(Granter, R, HOST, P0)] Replace(0, P0, P1) => Status(-1), marks BOTH, refs 2; "D: HVM with new_addr"
-    [ENTRY, Map(Granter, R, HOST, P0)] Replace(0, P0, Zero) => OKAY, marks NONE, refs 1; "D: new_addr 0 = plain unmap"
+    [ENTRY, Map(Granter, R, HOST, P0)] Replace(0, P0, P1) => Rc(Errno::ENOSYS), marks BOTH, refs 2; "Xen 4.17: not for HVM"
+    [ENTRY, Map(Granter, R, HOST, P0)] Replace(0, P0, Zero) => Rc(Errno::ENOSYS), marks BOTH, refs 2; "Xen 4.17: not for HVM"
 };
 
 #[rustfmt::skip]
@@ -175,17 +140,6 @@ const COPY: &[Line] = lines! {
 };
 
 #[rustfmt::skip]
-const COPY_ALONE: &[Line] = lines! {
-    [ENTRY] Copy(THE_REF, 0, OWN, 0, 4096) => OKAY, marks NONE, refs 1; "header"
-    [ENTRY] Copy(OWN, 0, THE_REF, 0, 4096) => OKAY, marks NONE, refs 1; "header"
-    [Grant(R, Itself, ACCESS, G)] Copy(THE_REF, 0, OWN, 0, 8) => Status(-1), marks NONE, refs 1; "an entry names a domain by its number"
-    [ENTRY] Copy(Ref(Itself, R), 0, OWN, 0, 8) => OKAY, marks NONE, refs 1; "D: copy accepts DOMID_SELF"
-    [ENTRY] Copy(Ref(Granter, 1 << 30), 0, OWN, 0, 8) => Status(-3), marks NONE, refs 1; "D: ref range"
-    [ENTRY] Copy(Frame(Granter, G), 0, OWN, 0, 8) => Status(-8), marks NONE, refs 1; "D: gmfn side must be DOMID_SELF"
-    [ENTRY] Copy(THE_REF, 0, OWN, 4095, 2) => Status(-10), marks NONE, refs 1; "header"
-};
-
-#[rustfmt::skip]
 const TRANSFER: &[Line] = lines! {
     [Back(R, Granter, GTF_accept_transfer, 0)] Transfer(4, Mapper, R) => OKAY, marks NONE, refs 1; "header"
     [] Transfer(4, Mapper, R) => Status(-1), marks NONE, refs 1; "D: flags exactly accept_transfer"
@@ -209,20 +163,11 @@ const TABLE: &[Line] = lines! {
     [] Query(Granter, 1) => Status(-8), marks NONE, refs 1; "header: sufficiently privileged"
     [] StatusFrames(Nobody, 0) => Status(-2), marks NONE, refs 1; "header"
     [] StatusFrames(Granter, 0) => Status(-8), marks NONE, refs 1; "header: sufficiently privileged"
-    [] StatusShort => Status(-5), marks NONE, refs 1; "D: list writes; the caller has version 2"
-};
-
-#[rustfmt::skip]
-const TABLE_ALONE: &[Line] = lines! {
-    [] Query(Itself, 1) => OKAY, marks NONE, refs 1; "header"
-    [] Query(Mapper, 1) => OKAY, marks NONE, refs 1; "header"
-    [] Query(Itself, 0) => Rc(Errno::EINVAL), marks NONE, refs 1; "D: count must be 1"
-    [] Query(Itself, 2) => Rc(Errno::EINVAL), marks NONE, refs 1; "D: count must be 1"
-    [] Query(Nobody, 1) => Status(-2), marks NONE, refs 1; "header"
     [] StatusFrames(Itself, 0) => OKAY, marks NONE, refs 1; "header"
     [] StatusFrames(Itself, 1) => Status(-1), marks NONE, refs 1; "D: v1: any nr > 0"
-    [] StatusFrames(Nobody, 0) => Status(-2), marks NONE, refs 1; "header"
-    [] Dump => Rc(Errno::ENOSYS), marks NONE, refs 1; "D"
+    [] SetupNowhere(1) => Status(-5), marks NONE, refs 1; "D: list writes"
+    [] Raw(GNTTABOP_map_grant_ref | 1 << 12, 0) => Rc(Errno::EINVAL), marks NONE, refs 1; "Xen: the upper bits are its own"
+    [] StatusShort => Status(-5), marks NONE, refs 1; "D: list writes; the caller has version 2"
 };
 
 #[rustfmt::skip]
@@ -241,16 +186,6 @@ const VERSION: &[Line] = lines! {
 };
 
 #[rustfmt::skip]
-const SWAP: &[Line] = lines! {
-    [ENTRY] Call::Swap(R, 10) => OKAY, marks NONE, refs 1; "header"
-    [ENTRY] Call::Swap(R, R) => OKAY, marks NONE, refs 1; "D: equal refs okay"
-    [ENTRY] Call::Swap(R, 1 << 30) => Status(-3), marks NONE, refs 1; "D: range"
-    [ENTRY] Call::Swap(1 << 30, 1 << 30) => Status(-3), marks NONE, refs 1; "D: range"
-    [ENTRY, Map(Granter, R, HOST, P0)] Call::Swap(R, 10) => Status(-12), marks BOTH, refs 2; "D: either pinned"
-    [ENTRY, Map(Granter, R, HOST, P0)] Call::Swap(10, R) => Status(-12), marks BOTH, refs 2; "D: either pinned"
-};
-
-#[rustfmt::skip]
 const CACHE: &[Line] = lines! {
     [] Flush(Memory::Own, 0, 64, GNTTAB_CACHE_CLEAN) => OKAY, marks NONE, refs 1; "Xen"
     [ENTRY, Map(Granter, R, HOST, P0)] Flush(Memory::Granters, 0, 64, GNTTAB_CACHE_CLEAN) => OKAY, marks BOTH, refs 2; "Xen"
@@ -262,19 +197,4 @@ const CACHE: &[Line] = lines! {
     [] Flush(Memory::Own, 0, 64, GNTTAB_CACHE_INVAL) => Rc(Errno::EOPNOTSUPP), marks NONE, refs 1; "Xen on x86"
     [] Flush(Memory::Own, 0, 64, GNTTAB_CACHE_CLEAN | GNTTAB_CACHE_SOURCE_GREF) => Rc(Errno::EINVAL), marks NONE, refs 1; "Xen: no such operation"
     [] Flush(Memory::Own, 0, 0, GNTTAB_CACHE_CLEAN | GNTTAB_CACHE_SOURCE_GREF) => Rc(Errno::EINVAL), marks NONE, refs 1; "Xen: looked at first"
-};
-
-#[rustfmt::skip]
-const FRAMING: &[Line] = lines! {
-    [] Raw(GNTTABOP_map_grant_ref, 0) => OKAY, marks NONE, refs 1; "nothing to do"
-    [] Raw(GNTTABOP_map_grant_ref, u32::MAX) => Rc(Errno::EINVAL), marks NONE, refs 1; "D: (int)count < 0"
-    [] Raw(GNTTABOP_map_grant_ref, 1) => Rc(Errno::EFAULT), marks NONE, refs 1; "nothing there to read"
-    [] Raw(99, 0) => Rc(Errno::ENOSYS), marks NONE, refs 1; "D: unknown cmd"
-};
-
-#[rustfmt::skip]
-const WITHOUT: &[Line] = lines! {
-    [] Raw(GNTTABOP_map_revokable, 1) => Rc(Errno::ENOSYS), marks NONE, refs 1; "D: unknown cmd"
-    [] Raw(GNTTABOP_revoke, 1) => Rc(Errno::ENOSYS), marks NONE, refs 1; "D: unknown cmd"
-    [Grant(R, Mapper, ACCESS | GTF_revokable, G)] Map(Granter, R, HOST, P0) => OKAY, marks BOTH, refs 2; "a bit that nobody looks at"
 };

@@ -1,14 +1,15 @@
 //! The lines of revokable grants: what draft B says, and what was decided where it is silent (`docs/revokable-grants.md`).
 
 #![allow(clippy::wildcard_imports, reason = "the tables use every name of the sheet")]
+#![allow(non_upper_case_globals, reason = "patterns use constants that have the names of Xen's headers")]
 
 use xen_ioreq::Errno;
 use xen_ioreq::abi::grant_table::*;
 use xen_ioreq::abi::revokable::GTF_revokable;
 
-use super::sheet::Want::{Rc, Status};
-use super::sheet::*;
-use super::sheet::{At::*, Call::*, Who::*};
+use guest::grants::sheet::Want::{Rc, Status};
+use guest::grants::sheet::*;
+use guest::grants::sheet::{At::*, Call::*, Who::*};
 
 const REVOKABLE: u16 = GTF_permit_access | GTF_revokable;
 const ENTRY: Call = Grant(R, Mapper, REVOKABLE, G);

@@ -2,29 +2,34 @@
 
 use std::sync::Arc;
 
-use mock_xen::{Caller, Config, DomainConfig, Iommu, Machine, Profile};
+use mock_xen::{Caller, Config, DomainConfig, Iommu, Machine, Profile, Vcpu};
 use xen_ioreq::abi::grant_table::*;
-use xen_ioreq::abi::memory::{XENMAPSPACE_grant_table, XENMEM_add_to_physmap, xen_add_to_physmap};
+use xen_ioreq::abi::memory::{
+    XENMAPIDX_grant_table_status, XENMAPSPACE_grant_table, XENMEM_add_to_physmap, xen_add_to_physmap,
+};
 use xen_ioreq::abi::revokable::{
     GNTTABOP_map_revokable, GNTTABOP_revoke, gnttab_map_revokable, gnttab_revoke,
 };
 use xen_ioreq::seam::{GrantTableOp, Mapping, MemoryOp, OwnMemory};
-use xen_ioreq::{DomId, Errno, Gfn, Mfn, PAGE_SIZE};
+use xen_ioreq::{DomId, Errno, Gfn, Mfn, PAGE_SIZE, VcpuId};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::sheet::{At, Bus, Call, End, G, L, Line, Memory, Parties, R, Sheet, Want, Who};
 use crate::Row;
-use crate::bench::{BenchError, NOBODY};
+use crate::bench::BenchError;
 use crate::case::Unmade;
 use crate::shared::{entry, set_entry, status_word};
+use guest::grants::sheet::{
+    At, Bus, By, Call, End, FRAMES, G, L, Line, Memory, NOBODY, Parties, R, Sheet, Want, Who, mark,
+};
 
 /// Frames of each domain's RAM, from 0 on.
-const FRAMES: u64 = 16;
+const RAM: u64 = 2 * FRAMES;
 /// Places at which grants can be mapped, the first of them named by lines.
 const PLACES: usize = 400;
 const MANY: usize = 100;
 /// Where a translated domain has its table, and its places.
 const TABLE: u64 = 50;
+const STATUS: u64 = 60;
 const FIRST_PLACE: u64 = 1000;
 
 /// A domain.
@@ -33,6 +38,7 @@ struct Dom {
     caller: Caller,
     table: Option<Mapping>,
     status: Option<Mapping>,
+    translated: bool,
 }
 
 /// What a line runs on.
@@ -41,8 +47,9 @@ pub(super) struct Stage {
     /// The same domain twice where it is alone.
     granter: Dom,
     mapper: Dom,
-    /// Address space of the mapper's, if it is a PV domain.
+    /// Address space of the mapper's, if it is a PV domain; else a vCPU of its own.
     room: Option<Mapping>,
+    vcpu: Option<Vcpu>,
     maps: Vec<gnttab_map_grant_ref>,
     /// The frame that lines grant.
     frame: Mfn,
@@ -54,38 +61,53 @@ fn op<T: IntoBytes + FromBytes + Immutable>(d: &Dom, cmd: u32, arg: &mut T) -> R
     d.caller.grant_table_op(cmd, arg.as_mut_bytes(), 1).map(drop)
 }
 
+/// As many of one operation as there are structs, in one hypercall.
+fn many<T: IntoBytes + FromBytes + Immutable>(d: &Dom, cmd: u32, all: &mut [T]) -> Result<(), Errno> {
+    let count = u32::try_from(all.len()).map_err(|_| Errno::E2BIG)?;
+    d.caller.grant_table_op(cmd, all.as_mut_bytes(), count).map(drop)
+}
+
+fn first_bad(mut all: impl Iterator<Item = i16>) -> i16 {
+    all.find(|s| *s != GNTST_okay).unwrap_or(GNTST_okay)
+}
+
 impl Dom {
     fn new(machine: &Arc<Machine>, hvm: bool, device_assigned: bool) -> Result<Self, BenchError> {
         let call = |what| move |errno| BenchError::Call { what, errno };
         let config = DomainConfig { hvm, device_assigned, ..DomainConfig::default() };
         let id = machine.create_domain(&config)?;
-        machine.populate(id, Gfn(0), FRAMES).map_err(call("its memory"))?;
+        machine.populate(id, Gfn(0), RAM).map_err(call("its memory"))?;
         Self::of(machine, id, hvm)
     }
 
     fn of(machine: &Arc<Machine>, id: DomId, hvm: bool) -> Result<Self, BenchError> {
         let call = |what| move |errno| BenchError::Call { what, errno };
         let caller = machine.caller(id).map_err(call("a handle"))?;
-        let mut d = Self { id, caller, table: None, status: None };
+        let mut d = Self { id, caller, table: None, status: None, translated: hvm };
         if hvm {
-            let mut put = xen_add_to_physmap {
-                domid: DomId::SELF.0,
-                space: XENMAPSPACE_grant_table,
-                gpfn: TABLE,
-                ..xen_add_to_physmap::default()
-            };
-            d.caller
-                .memory_op(XENMEM_add_to_physmap, put.as_mut_bytes(), &mut [])
-                .map_err(call("its table"))?;
+            d.show(0, TABLE).map_err(call("its table"))?;
         }
         d.map_tables().map_err(|Unmade(errno)| BenchError::Call { what: "its table", errno })?;
         Ok(d)
+    }
+
+    /// Has a translated domain's frame of its table at this place.
+    fn show(&self, idx: u32, gpfn: u64) -> Result<(), Errno> {
+        let (domid, space) = (DomId::SELF.0, XENMAPSPACE_grant_table);
+        let mut put = xen_add_to_physmap { domid, space, idx: idx.into(), gpfn, ..Default::default() };
+        self.caller.memory_op(XENMEM_add_to_physmap, put.as_mut_bytes(), &mut []).map(drop)
     }
 
     fn map_tables(&mut self) -> Result<(), Unmade> {
         let (done, frames) = self.setup(DomId::SELF, 1, 1);
         done?;
         self.table = Some(self.caller.map_table(&frames)?);
+        if self.translated {
+            // It is not told where its status words are: it puts them there, where it has any.
+            let there = self.show(XENMAPIDX_grant_table_status, STATUS).is_ok();
+            self.status = if there { Some(self.caller.map_table(&[STATUS])?) } else { None };
+            return Ok(());
+        }
         self.status = match self.status_frames(DomId::SELF, 1, 1) {
             (Ok(Want::Status(GNTST_okay)), frames) => Some(self.caller.map_table(&frames)?),
             _ => None,
@@ -148,8 +170,18 @@ impl Stage {
         };
         let room =
             if translated { None } else { Some(mapper.caller.reserve(PLACES).map_err(call("places"))?) };
+        let vcpu = if translated {
+            let vcpu = machine.vcpu(mapper.id, VcpuId(0)).map_err(call("its vCPU"))?;
+            for frame in 0..FRAMES {
+                let marked = vcpu.mmio_write(Gfn(frame).addr(), 1, mark(frame).into());
+                marked.map_err(|_| BenchError::Call { what: "its memory", errno: Errno::EIO })?;
+            }
+            Some(vcpu)
+        } else {
+            None
+        };
         let frame = machine.mfn(granter.id, Gfn(G)).map_err(call("the frame"))?;
-        Ok(Self { machine, granter, mapper, room, maps: Vec::new(), frame, dead: false })
+        Ok(Self { machine, granter, mapper, room, vcpu, maps: Vec::new(), frame, dead: false })
     }
 
     fn who(&self, who: Who) -> DomId {
@@ -173,6 +205,7 @@ impl Stage {
         match at {
             At::Zero => 0,
             At::Place(n) => self.place(n.into()),
+            At::Ram(frame) => Gfn(frame).addr(),
             // Beyond what a domain can address.
             At::Bad => 1 << 60,
         }
@@ -205,13 +238,11 @@ impl Stage {
         (gnttab_copy_ptr { u, domid: self.who(who).0, offset, ..Default::default() }, by_ref)
     }
 
-    fn copy(&self, source: (End, u16), dest: (End, u16), len: u16) -> Result<Want, Errno> {
+    fn copy_of(&self, source: (End, u16), dest: (End, u16), len: u16) -> gnttab_copy {
         let ((source, from_ref), (dest, to_ref)) = (self.end(source.0, source.1), self.end(dest.0, dest.1));
         let flags =
             if from_ref { GNTCOPY_source_gref } else { 0 } | if to_ref { GNTCOPY_dest_gref } else { 0 };
-        let mut arg = gnttab_copy { source, dest, len, flags, ..Default::default() };
-        op(&self.mapper, GNTTABOP_copy, &mut arg)?;
-        Ok(Want::Status(arg.status))
+        gnttab_copy { source, dest, len, flags, ..Default::default() }
     }
 
     fn entry(&self, d: &Dom, r: u32, who: Who, flags: u16, frame: u64) -> Result<Want, Unmade> {
@@ -231,6 +262,11 @@ impl Stage {
                 self.granter.write(r, &[head, third])?;
                 Ok(Want::Status(GNTST_okay))
             }
+            Call::HandOn(r, who, from, inner) => {
+                let head = u64::from(GTF_transitive) | u64::from(self.who(who).0) << 16;
+                self.granter.write(r, &[head | u64::from(self.who(from).0) << 32, inner.into()])?;
+                Ok(Want::Status(GNTST_okay))
+            }
             Call::Close(r) => {
                 let table = self.granter.table.as_ref().ok_or(Errno::ENOENT)?;
                 let at = usize::try_from(r).map_err(|_| Errno::ERANGE)?;
@@ -247,12 +283,19 @@ impl Stage {
             }
             Call::Map(who, r, flags, at) => self.map(self.who(who), r, flags, self.at(at)),
             Call::MapMany(n, r, flags) => {
-                let done = self.maps.len();
-                let mut last = Ok(Want::Status(GNTST_okay));
-                for i in 0..usize::from(n) {
-                    last = self.map(self.granter.id, r, flags, self.place(MANY + done + i));
-                }
-                last
+                let (done, dom) = (self.maps.len(), self.granter.id.0);
+                let one = |i| gnttab_map_grant_ref {
+                    host_addr: self.place(MANY + done + i),
+                    flags,
+                    r#ref: r,
+                    dom,
+                    ..Default::default()
+                };
+                let mut all: Vec<_> = (0..usize::from(n)).map(one).collect();
+                let rc = many(&self.mapper, GNTTABOP_map_grant_ref, &mut all);
+                let last = all.last().map_or(GNTST_okay, |m| m.status);
+                self.maps.extend(all);
+                status(rc, last)
             }
             Call::MapRevokable(r#ref, flags, at, lgfn) => {
                 let (host_addr, dom) = (self.at(at), self.granter.id.0);
@@ -267,6 +310,16 @@ impl Stage {
                 let mut arg =
                     gnttab_unmap_grant_ref { host_addr, dev_bus_addr, handle, ..Default::default() };
                 status(op(&self.mapper, GNTTABOP_unmap_grant_ref, &mut arg), arg.status)
+            }
+            Call::UnmapAll => {
+                let one = |m: &gnttab_map_grant_ref| gnttab_unmap_grant_ref {
+                    host_addr: m.host_addr,
+                    handle: m.handle,
+                    ..Default::default()
+                };
+                let mut all: Vec<_> = self.maps.iter().map(one).collect();
+                let rc = many(&self.mapper, GNTTABOP_unmap_grant_ref, &mut all);
+                status(rc, first_bad(all.iter().map(|u| u.status)))
             }
             Call::UnmapNone => {
                 let mut arg = gnttab_unmap_grant_ref { handle: u32::MAX, ..Default::default() };
@@ -284,7 +337,15 @@ impl Stage {
                 let rc = op(&self.mapper, GNTTABOP_unmap_and_replace, &mut arg);
                 status(rc, arg.status)
             }
-            Call::Copy(source, from, dest, to, len) => self.copy((source, from), (dest, to), len),
+            Call::Copy(source, from, dest, to, len) => {
+                let mut arg = self.copy_of((source, from), (dest, to), len);
+                status(op(&self.mapper, GNTTABOP_copy, &mut arg), arg.status)
+            }
+            Call::CopyMany(n, source, dest, len) => {
+                let mut all = vec![self.copy_of((source, 0), (dest, 0), len); n.into()];
+                let rc = many(&self.mapper, GNTTABOP_copy, &mut all);
+                status(rc, first_bad(all.iter().map(|c| c.status)))
+            }
             Call::Transfer(mfn, who, r#ref) => {
                 let mut arg = gnttab_transfer { mfn, domid: self.who(who).0, r#ref, ..Default::default() };
                 let rc = op(&self.granter, GNTTABOP_transfer, &mut arg);
@@ -299,6 +360,7 @@ impl Stage {
                 status(rc.map(drop), GNTST_okay)
             }
             Call::Setup(who, n) => self.mapper.setup(self.who(who), n, 4).0,
+            Call::SetupNowhere(n) => self.mapper.setup(DomId::SELF, n, 0).0,
             Call::SetupShort => self.mapper.setup(DomId::SELF, 2, 1).0,
             Call::StatusFrames(who, n) => self.mapper.status_frames(self.who(who), n, 4).0,
             Call::StatusShort => {
@@ -329,6 +391,7 @@ impl Stage {
             Call::Flush(memory, offset, length, cache_op) => {
                 let mfn = match memory {
                     Memory::Granters => self.frame,
+                    Memory::Told(n) => Mfn::of_addr(self.maps.get(n).map_or(0, |m| m.dev_bus_addr)),
                     Memory::Own => self.machine.mfn(self.mapper.id, Gfn(L))?,
                     Memory::Xens => Mfn(0),
                     Memory::NoRam => Mfn(1 << 40),
@@ -339,6 +402,11 @@ impl Stage {
             Call::Raw(cmd, count) => {
                 let rc = self.mapper.caller.grant_table_op(cmd, &mut [], count);
                 status(rc.map(drop), GNTST_okay)
+            }
+            Call::Look(at) => {
+                let vcpu = self.vcpu.as_ref().ok_or(Errno::EOPNOTSUPP)?;
+                let [byte, ..] = vcpu.mmio_read(self.at(at), 1).map_err(|_| Errno::EIO)?.to_le_bytes();
+                Ok(Want::Byte(byte))
             }
         })
     }
@@ -359,59 +427,56 @@ fn made(done: Result<Want, Errno>) -> Result<(), Unmade> {
     match done? {
         Want::Status(GNTST_okay) => Ok(()),
         // A status has no number among the errors; whatever it is, the state is not there.
-        Want::Status(_) | Want::Rc(_) => Err(Unmade(Errno::EIO)),
+        Want::Status(_) | Want::Rc(_) | Want::Byte(_) => Err(Unmade(Errno::EIO)),
     }
 }
 
-impl Sheet {
-    /// The profiles whose rows these are, with the row's area.
-    fn profiles(&self) -> Vec<(Profile, String)> {
-        let title = |profile| format!("{profile}, {}", self.parties.words());
-        let (stock, draft) = ((Profile::Stock, title("stock")), (Profile::Draft, title("draft")));
-        match self.by {
-            super::sheet::By::All => vec![stock, draft],
-            super::sheet::By::Stock => vec![stock],
-            super::sheet::By::Draft => vec![draft],
-        }
-    }
-
-    pub(super) fn rows(&self) -> Result<Vec<Row>, BenchError> {
-        let mut rows = Vec::new();
-        for (profile, title) in self.profiles() {
-            for line in self.lines {
-                rows.push(line.run(self.parties, profile, &title)?);
-            }
-        }
-        Ok(rows)
+/// The profiles whose rows a sheet's are, with the rows' area.
+fn profiles(sheet: &Sheet) -> Vec<(Profile, String)> {
+    let title = |profile| format!("{profile}, {}", sheet.parties.words());
+    let (stock, draft) = ((Profile::Stock, title("stock")), (Profile::Draft, title("draft")));
+    match sheet.by {
+        By::All => vec![stock, draft],
+        By::Stock => vec![stock],
+        By::Draft => vec![draft],
     }
 }
 
-impl Line {
-    /// Runs it on a machine of its own.
-    pub(super) fn run(&self, parties: Parties, profile: Profile, title: &str) -> Result<Row, BenchError> {
-        let mut stage = Stage::new(parties, profile)?;
-        let name = format!("{title}: {self}");
-        let wanted = (self.want, self.marks, self.refs);
-        let (ok, detail) = match self.judge(&mut stage) {
-            Ok(seen) if seen == wanted => (true, format!("{} [{}]", self.want, self.source)),
-            Ok((want, marks, refs)) => {
-                let seen = format!("{want}, marks {marks:#x}, {refs} references");
-                let wanted = format!("{}, marks {:#x}, {} references", self.want, self.marks, self.refs);
-                (false, format!("{seen}, wanted {wanted} [{}]", self.source))
-            }
-            Err(Unmade(e)) => (false, format!("the state could not be made: {e}")),
-        };
-        Ok(Row { name, ok, detail })
-    }
-
-    fn judge(&self, stage: &mut Stage) -> Result<(Want, u16, u32), Unmade> {
-        for step in self.state {
-            made(stage.call(step)?)?;
+/// The rows of a sheet.
+pub(super) fn rows(sheet: &Sheet) -> Result<Vec<Row>, BenchError> {
+    let mut rows = Vec::new();
+    for (profile, title) in profiles(sheet) {
+        for line in sheet.lines {
+            rows.push(run(line, sheet.parties, profile, &title)?);
         }
-        let want = stage.call(&self.call)?.unwrap_or_else(Want::Rc);
-        let refs = stage.machine.frame(stage.frame).map_or(0, |f| f.references);
-        // Whatever was refused, nobody reached what was not granted, and everything adds up.
-        let clean = stage.machine.violation_count() == 0 && stage.machine.audit().is_empty();
-        if clean { Ok((want, stage.marks(), refs)) } else { Err(Unmade(Errno::EFAULT)) }
     }
+    Ok(rows)
+}
+
+/// Runs a line on a machine of its own.
+pub(super) fn run(line: &Line, parties: Parties, profile: Profile, title: &str) -> Result<Row, BenchError> {
+    let mut stage = Stage::new(parties, profile)?;
+    let name = format!("{title}: {line}");
+    let wanted = (line.want, line.marks, line.refs);
+    let (ok, detail) = match judge(line, &mut stage) {
+        Ok(seen) if seen == wanted => (true, format!("{} [{}]", line.want, line.source)),
+        Ok((want, marks, refs)) => {
+            let seen = format!("{want}, marks {marks:#x}, {refs} references");
+            let wanted = format!("{}, marks {:#x}, {} references", line.want, line.marks, line.refs);
+            (false, format!("{seen}, wanted {wanted} [{}]", line.source))
+        }
+        Err(Unmade(e)) => (false, format!("the state could not be made: {e}")),
+    };
+    Ok(Row { name, ok, detail })
+}
+
+fn judge(line: &Line, stage: &mut Stage) -> Result<(Want, u16, u32), Unmade> {
+    for step in line.state {
+        made(stage.call(step)?)?;
+    }
+    let want = stage.call(&line.call)?.unwrap_or_else(Want::Rc);
+    let refs = stage.machine.frame(stage.frame).map_or(0, |f| f.references);
+    // Whatever was refused, nobody reached what was not granted, and everything adds up.
+    let clean = stage.machine.violation_count() == 0 && stage.machine.audit().is_empty();
+    if clean { Ok((want, stage.marks(), refs)) } else { Err(Unmade(Errno::EFAULT)) }
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use xen_ioreq::abi::grant_table::{
     GNTCOPY_dest_gref, GNTCOPY_source_gref, GNTST_bad_copy_arg, GNTST_bad_domain, GNTST_bad_gntref,
-    GNTST_bad_page, GNTST_general_error, GNTST_permission_denied, gnttab_copy, gnttab_copy_ptr,
+    GNTST_bad_page, GNTST_general_error, GNTST_permission_denied, GTF_transitive, GTF_type_mask, gnttab_copy,
+    gnttab_copy_ptr,
 };
 use xen_ioreq::{DomId, Mfn, PAGE_SIZE};
 
 use super::Call;
-use super::entry::{Ask, Purpose};
+use super::entry::{Ask, Entry, Purpose};
 use super::map::{Claimed, granted_frame};
 use super::pins::Side;
 use super::table::Part;
@@ -113,7 +114,21 @@ fn acquire(
             pinned: in_use,
         };
         let entry = table.entry(machine.memory(), reference);
+        let by_frame = |e: Entry<'_>| act.via.is_none() && e.whole().flags & GTF_type_mask != GTF_transitive;
+        let raises = in_use && !readonly && !act.pins.writing() && entry.is_some_and(by_frame);
         let claimed = Claimed::take(machine, granter, &mut act, entry, &ask, kind)?;
+        // Who begins to write looks where the frame is once more, as Xen does, which then writes to the first all the same.
+        let still = |e: Entry<'_>| granted_frame(machine, granter, e.frame(), false, hold);
+        match entry.filter(|_| raises).map(still) {
+            None => {}
+            Some(Ok(mfn)) => {
+                machine.frames(|t| t.release(mfn, hold));
+            }
+            Some(Err(status)) => {
+                claimed.undo(machine, &mut act, entry);
+                return Err(status);
+            }
+        }
         if act.via.is_some() && !transitive {
             claimed.undo(machine, &mut act, entry);
             return Err(GNTST_general_error);

@@ -71,6 +71,9 @@ impl Grants {
     }
 }
 
+/// Bits of a command that say which; the others are Xen's, for a call that was interrupted.
+const CMD_BITS: u32 = 12;
+
 /// A hypercall under way.
 struct Call<'m> {
     machine: &'m Machine,
@@ -78,7 +81,7 @@ struct Call<'m> {
 }
 
 /// `grant_table_op`: `count` operations in `args`; `list` is what a struct's handle leads to. EINVAL: a negative count, or not
-/// one of an operation that comes alone. ENOSYS: no such operation here. EFAULT: `args` ends too early; those before are done.
+/// one of an operation that comes alone. ENOSYS: no such operation here, or not for a translated caller. EFAULT: `args` ends too early; those before are done.
 /// ESRCH: the caller is being destroyed.
 pub(crate) fn grant_table_op(
     machine: &Machine,
@@ -88,7 +91,13 @@ pub(crate) fn grant_table_op(
     count: u32,
     list: Option<&mut [u64]>,
 ) -> Result<i64, Errno> {
-    if i32::try_from(count).is_err() {
+    let revokable = machine.config().revokable_grants();
+    if caller.hvm && !for_translated(cmd, revokable) {
+        return Err(Errno::ENOSYS);
+    }
+    // Where Xen keeps its progress, nobody else's bits belong.
+    let progress = cmd >> CMD_BITS != 0 && cmd & ((1 << CMD_BITS) - 1) != GNTTABOP_cache_flush;
+    if i32::try_from(count).is_err() || progress {
         return Err(Errno::EINVAL);
     }
     let ended = caller.grants.ended.read();
@@ -96,7 +105,6 @@ pub(crate) fn grant_table_op(
         return Err(Errno::ESRCH);
     }
     let call = &Call { machine, caller };
-    let revokable = machine.config().revokable_grants();
     match cmd {
         GNTTABOP_map_grant_ref => each(call, args, count, |op: &mut gnttab_map_grant_ref| {
             op.status = status(map::map(call, op, None))
@@ -141,6 +149,22 @@ pub(crate) fn grant_table_op(
         }
         // dump_table among them, as in Xen.
         _ => Err(Errno::ENOSYS),
+    }
+}
+
+/// The operations that Xen lets a translated domain have.
+fn for_translated(cmd: u32, revokable: bool) -> bool {
+    match cmd {
+        GNTTABOP_map_grant_ref
+        | GNTTABOP_unmap_grant_ref
+        | GNTTABOP_copy
+        | GNTTABOP_swap_grant_ref
+        | GNTTABOP_setup_table
+        | GNTTABOP_query_size
+        | GNTTABOP_set_version
+        | GNTTABOP_get_version => true,
+        GNTTABOP_map_revokable | GNTTABOP_revoke => revokable,
+        _ => false,
     }
 }
 

@@ -9,13 +9,10 @@ use crate::frames::{Hold, Owner};
 use crate::history::Event;
 use crate::p2m::P2m;
 
-/// One transfer. -9 (the frame is not the caller's, or somebody else holds it) and, of a translated domain, -1 leave the frame to
-/// the caller; any other failure loses it, as the header warns.
+/// One transfer. -9 (the frame is not the caller's, or somebody else holds it) leaves the frame to the caller; any other failure
+/// loses it, as the header warns.
 pub(super) fn transfer(call: &Call<'_>, op: &gnttab_transfer) -> Result<(), i16> {
     let (machine, giver) = (call.machine, call.caller);
-    if giver.hvm {
-        return Err(GNTST_general_error);
-    }
     let mfn = {
         let mut p2m = giver.p2m.write();
         let (mfn, _) = p2m.ram(Gfn(op.mfn)).ok_or(GNTST_bad_page)?;

@@ -163,9 +163,13 @@ fn parts(
     end: End,
     gone: &mut Gone,
 ) -> Result<Tracked, i16> {
+    if let Some(address) = end.host.filter(|_| mapper.hvm) {
+        exchange(mapper, track, handle, address)?;
+    }
     let tracked = track.get(handle).ok_or(GNTST_bad_handle)?;
     let mut left = tracked;
-    if end.device.is_some_and(|address| address != tracked.bus_addr) {
+    // What is not mapped for devices has no address there, and nobody looks at the one given.
+    if tracked.device.is_some() && end.device.is_some_and(|address| address != tracked.bus_addr) {
         return Err(GNTST_bad_dev_addr);
     }
     let shown = Shown { handle, frame: tracked.frame, readonly: tracked.readonly };
@@ -191,6 +195,26 @@ fn parts(
     Ok(left)
 }
 
+/// Of a translated domain Xen looks only at what is at the address: where that is another mapping of the same frame, the two
+/// change places. -1: the host does not let them.
+fn exchange(mapper: &Domain, track: &mut Maptrack, handle: u32, address: u64) -> Result<(), i16> {
+    let page = |address: u64| address & !PAGE_MASK;
+    let mine = track.get(handle).and_then(|t| Some((t, t.host.filter(|at| page(*at) != page(address))?)));
+    let Some((mine, here)) = mine else { return Ok(()) };
+    let same = |t: &Tracked| t.frame == mine.frame && t.host.is_some_and(|at| page(at) == page(address));
+    let Some((other, its)) = track.live().into_iter().find(|(h, t)| *h != handle && same(t)) else {
+        return Ok(());
+    };
+    let shown = Shown { handle: other, frame: its.frame, readonly: its.readonly };
+    if host::shows(mapper, address, shown) {
+        host::hand_over(mapper, address, handle).map_err(|_| GNTST_general_error)?;
+        host::hand_over(mapper, here, other).map_err(|_| GNTST_general_error)?;
+        track.set(other, Tracked { host: mine.host, ..its });
+        track.set(handle, Tracked { host: its.host, ..mine });
+    }
+    Ok(())
+}
+
 /// Writes down what is left; a mapping of which nothing is left has no handle any more.
 fn settle(
     track: &mut Maptrack,
@@ -210,11 +234,8 @@ fn settle(
     Ok(())
 }
 
-/// Takes away what another address shows, to be put elsewhere. -1: not an address of a range, or of a translated domain.
+/// Takes away what another address shows, to be put elsewhere. -1: not an address of a range.
 fn take_out(mapper: &Domain, from: u64) -> Result<Option<Shown>, i16> {
-    if mapper.hvm {
-        return Err(GNTST_general_error);
-    }
     let (space, index) = space::find(mapper, from).ok_or(GNTST_general_error)?;
     let shown = space.shown(index);
     if shown.is_some() {

@@ -1,8 +1,12 @@
-//! The rows of grants on real Xen: what dom0 may ask, the same as on the model.
+//! The rows of grants on real Xen: what dom0 may ask, and what a guest with a kernel of ours may; and the model's beside them.
+
+use std::fs;
+use std::process::Command;
 
 use super::{Checks, Run, Scenario};
 use crate::cpio::Tree;
-use crate::error::Result;
+use crate::error::{At as _, Result};
+use crate::host;
 use crate::kit::Kit;
 
 /// See [`Scenario::about`].
@@ -15,19 +19,21 @@ impl Scenario for GrantRows {
     }
 
     fn about(&self) -> &'static str {
-        "the rows of conformance grants, the same as on the model"
+        "the rows of conformance grants, from dom0 and inside a guest, the same as on the model"
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
         kit.install(files, &kit.program("conformance", "conformance")?)?;
         kit.install_guest(files)?;
-        Ok("guest rows 16 mode=rows\n\
-            record dom0 conformance grants --on xen --domid $DOMID\n"
+        // The limits are those of the model's guest.
+        Ok("MORE='max_grant_frames = 2\nmax_maptrack_frames = 1'\n\
+            guest lines 36 mode=grants\n\
+            record grants conformance grants --on xen --domid $DOMID --log /results/told\n"
             .to_owned())
     }
 
-    fn judge(&self, _kit: &Kit, run: &Run, checks: &mut Checks) -> Result<()> {
-        let out = run.text("dom0.out");
+    fn judge(&self, kit: &Kit, run: &Run, checks: &mut Checks) -> Result<()> {
+        let out = run.text("grants.out");
         for line in out.lines() {
             if let Some(row) = line.strip_prefix("ok     ") {
                 checks.that(true, row);
@@ -36,7 +42,13 @@ impl Scenario for GrantRows {
             }
         }
         checks.that(out.trim_end().ends_with(" passed, 0 failed"), "the rows come to their end");
-        checks.succeeded(run, "dom0");
+        checks.succeeded(run, "grants");
+        let log = kit.places.work.join("told-on-the-model");
+        let mut model = Command::new(kit.program("conformance", "conformance")?);
+        host::output(model.args(["grants", "--on", "model", "--log"]).arg(&log))?;
+        let model = fs::read_to_string(&log).at(&log)?;
+        checks.that(!model.is_empty(), "the guest's lines are logged on the model");
+        checks.that(run.text("told") == model, "the log on Xen is that on the model, byte for byte");
         Ok(())
     }
 }

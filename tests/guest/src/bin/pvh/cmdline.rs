@@ -5,7 +5,8 @@ use guest::run::Config;
 /// The options, each with its default.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cmdline<'a> {
-    /// `draw` a picture (the default), `hostile`, `rows` that a server asks for, `bench`, or `hello`: come up and no more.
+    /// `draw` a picture (the default), `hostile`, `rows` or `grants` that a server asks for, `bench`, or `hello`: come up and
+    /// no more.
     /// Without any command line, which libxl gives no firmware of an HVM guest: `rows`.
     pub(crate) mode: &'a str,
     /// Of pictures, ballooning and harm.

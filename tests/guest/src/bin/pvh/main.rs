@@ -19,6 +19,8 @@ use core::panic::PanicInfo;
 
 use cmdline::Cmdline;
 use console::println;
+use guest::grants::sheet::Line;
+use guest::grants::{Seen, Workspace};
 use guest::run::Config;
 use guest::scene::PIXELS;
 use vcpu::Vcpu;
@@ -39,6 +41,7 @@ extern "C" fn kernel_main(start_info: u64) -> ! {
             start_others(start_info);
             rows(&mut vcpu, options.poweroff);
         }
+        "grants" => grants(&mut vcpu),
         "bench" => bench::run(&mut vcpu, options.n),
         other => println!("GUEST: no mode {other}"),
     }
@@ -150,6 +153,24 @@ fn rows(vcpu: &mut Vcpu, once: bool) {
     if guest::rows::serve(vcpu, &mut seen, &mut done).is_none() {
         println!("GUEST: failed: too little RAM for the rows");
     }
+}
+
+/// Performs the lines of grants when a server asks for them, one line each: the answer, and whether it is that of the sheet.
+fn grants(vcpu: &mut Vcpu) {
+    static WORKSPACE: cpu::Once<Workspace> = cpu::Once::new(Workspace::NEW);
+    let (passed, failed) = (Cell::new(0u32), Cell::new(0u32));
+    let mut told = |line: &Line, seen: Seen| {
+        let count = if seen.is_of(line) { &passed } else { &failed };
+        count.set(count.get() + 1);
+        if !seen.is_of(line) {
+            println!("GUEST: {line}");
+            println!("GUEST: {seen}, not {}, marks {:#x}", line.want, line.marks);
+        }
+    };
+    if let Err(e) = guest::grants::serve(vcpu, WORKSPACE.take(), &mut told) {
+        println!("GUEST: failed: {e}");
+    }
+    println!("GUEST: lines {} passed, {} failed", passed.get(), failed.get());
 }
 
 /// Moments between the picture and what `give` gives.

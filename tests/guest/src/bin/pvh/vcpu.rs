@@ -1,11 +1,14 @@
 //! The platform: this virtual CPU's own instructions, and hypercalls.
 
 use core::fmt;
+use core::mem::offset_of;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 
+use guest::grants::Hypercalls;
 use guest::{MsiMessage, Platform, RamFault, RamRange, Way, Width, is_ram};
-use xen_ioreq::{DomId, Gfn};
+use xen_ioreq::abi::grant_table::{GNTTABOP_setup_table, gnttab_get_status_frames, gnttab_setup_table};
+use xen_ioreq::{DomId, Errno, Gfn};
 
 use crate::console;
 use crate::cpu;
@@ -128,5 +131,23 @@ impl Platform for Vcpu {
 
     fn log(&mut self, line: fmt::Arguments<'_>) {
         console::line(line);
+    }
+}
+
+impl Hypercalls for Vcpu {
+    fn grant_table_op(&mut self, cmd: u32, args: &mut [u8], count: u32) -> Result<(), Errno> {
+        xen::grant_table_op(cmd, args, count)
+    }
+
+    fn grant_table_frames(&mut self, cmd: u32, arg: &mut [u8], list: &mut [u64]) -> Result<(), Errno> {
+        let list_at = match cmd {
+            GNTTABOP_setup_table => offset_of!(gnttab_setup_table, frame_list),
+            _ => offset_of!(gnttab_get_status_frames, frame_list),
+        };
+        xen::grant_table_frames(cmd, arg, list_at, list)
+    }
+
+    fn memory_op(&mut self, cmd: u32, arg: &mut [u8]) -> Result<(), Errno> {
+        xen::memory_op(cmd, arg)
     }
 }

@@ -12,8 +12,11 @@ use xen_ioreq::abi::hvm_vcpu::{VCPU_HVM_MODE_64B, vcpu_hvm_context, vcpu_hvm_x86
 use xen_ioreq::abi::memory::{XENMEM_decrease_reservation, XENMEM_populate_physmap, xen_memory_reservation};
 use xen_ioreq::abi::sched::{SCHEDOP_shutdown, SHUTDOWN_crash, SHUTDOWN_poweroff, sched_shutdown};
 use xen_ioreq::abi::vcpu::{VCPUOP_initialise, VCPUOP_up};
-use xen_ioreq::abi::xen::{__HYPERVISOR_memory_op, __HYPERVISOR_sched_op, __HYPERVISOR_vcpu_op};
+use xen_ioreq::abi::xen::{
+    __HYPERVISOR_grant_table_op, __HYPERVISOR_memory_op, __HYPERVISOR_sched_op, __HYPERVISOR_vcpu_op,
+};
 use xen_ioreq::{DomId, Errno, Gfn};
+use zerocopy::IntoBytes;
 
 use crate::cpu;
 
@@ -67,6 +70,38 @@ fn hypercall3(op: u64, a1: u64, a2: u64, a3: u64) -> i64 {
             out("rcx") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _);
     }
     result
+}
+
+/// Where nothing is mapped: behind a list or struct that a caller has none of.
+const NOWHERE: u64 = 1 << 40;
+
+/// The first byte of something, or [`NOWHERE`] for nothing.
+fn address(bytes: &mut [u8]) -> u64 {
+    if bytes.is_empty() { NOWHERE } else { bytes.as_mut_ptr() as u64 }
+}
+
+/// `grant_table_op`, with `count` structs in `args`.
+pub(crate) fn grant_table_op(cmd: u32, args: &mut [u8], count: u32) -> Result<(), Errno> {
+    let rc = hypercall3(__HYPERVISOR_grant_table_op, cmd.into(), address(args), count.into());
+    Errno::from_rc(rc).map_or(Ok(()), Err)
+}
+
+/// One with a list, whose address goes into `arg` at this offset.
+pub(crate) fn grant_table_frames(
+    cmd: u32,
+    arg: &mut [u8],
+    list_at: usize,
+    list: &mut [u64],
+) -> Result<(), Errno> {
+    let handle = arg.get_mut(list_at..).and_then(|rest| rest.get_mut(..8)).ok_or(Errno::EINVAL)?;
+    handle.copy_from_slice(&address(list.as_mut_bytes()).to_le_bytes());
+    grant_table_op(cmd, arg, 1)
+}
+
+/// `memory_op` on one struct.
+pub(crate) fn memory_op(cmd: u32, arg: &mut [u8]) -> Result<(), Errno> {
+    let rc = hypercall(__HYPERVISOR_memory_op, cmd.into(), address(arg));
+    Errno::from_rc(rc).map_or(Ok(()), Err)
 }
 
 /// Lets another virtual CPU of this domain begin. ENOENT: there is none of that number.

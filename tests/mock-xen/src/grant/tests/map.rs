@@ -149,7 +149,7 @@ fn without_handles_left_there_is_no_space() {
     for r in 8..11 {
         a.grant(r, b.id, 3, GTF_permit_access);
     }
-    let handles: Vec<_> = (0u32..256)
+    let handles: Vec<_> = (0u32..255)
         .map(|i| b.map(&a, 8 + i / 128, HOST, (100 + u64::from(i)) << 12).unwrap().handle)
         .collect();
     assert_eq!(b.map(&a, 10, HOST, 99 << 12).err(), Some(GNTST_no_space));
@@ -197,13 +197,66 @@ fn unmap_and_replace_moves_another_mapping_there() {
     m.assert_clean();
     assert_eq!(b.unmap(second.handle, room.addr(0), 0), GNTST_okay);
     m.assert_clean();
-    let c = hvm(&m);
-    a.grant(11, c.id, 5, GTF_permit_access);
-    let map = c.map(&a, 11, HOST, 100 << 12).unwrap();
-    let replaced = c.replace(map.handle, 100 << 12, 101 << 12);
-    assert_eq!(replaced, GNTST_general_error, "a translated domain has no such thing");
-    let replaced = c.replace(map.handle, 100 << 12, 0);
+    a.grant(11, b.id, 5, GTF_permit_access);
+    let map = b.map(&a, 11, HOST, room.addr(0)).unwrap();
+    let replaced = b.replace(map.handle, room.addr(0), 0);
     assert_eq!(replaced, GNTST_okay, "without another address it is an unmapping");
+    m.assert_clean();
+}
+
+#[test]
+fn a_translated_domain_has_only_some_of_the_operations() {
+    let m = machine(Config::default());
+    let c = hvm(&m);
+    for cmd in [
+        GNTTABOP_unmap_and_replace,
+        GNTTABOP_transfer,
+        GNTTABOP_get_status_frames,
+        GNTTABOP_cache_flush,
+        GNTTABOP_map_grant_ref | 1 << 12,
+    ] {
+        assert_eq!(c.caller.grant_table_op(cmd, &mut [], 0), Err(Errno::ENOSYS), "{cmd:#x}");
+    }
+    let kept_for_xen = pv(&m).caller.grant_table_op(GNTTABOP_map_grant_ref | 1 << 12, &mut [], 0);
+    assert_eq!(kept_for_xen, Err(Errno::EINVAL));
+}
+
+#[test]
+fn a_frame_that_a_translated_domain_maps_of_its_own_loses_its_place_for_good() {
+    let m = machine(Config::default());
+    let free = m.free_frames();
+    let mut c = hvm(&m);
+    c.put_table(50);
+    c.map_tables();
+    c.grant(9, c.id, 3, GTF_permit_access);
+    let v = vcpu(&m, c.id, 0);
+    let byte = |gpa: u64| {
+        let mut seen = [0];
+        v.ram_read(gpa, &mut seen).ok().map(|()| seen[0])
+    };
+    let map = c.map(&c, 9, HOST, 100 << 12).unwrap();
+    assert_eq!((byte(100 << 12), byte(3 << 12)), (Some(3), None));
+    assert_eq!(c.unmap(map.handle, 100 << 12, 0), GNTST_okay);
+    assert_eq!((byte(100 << 12), byte(3 << 12)), (None, None));
+    assert_eq!(c.map(&c, 9, HOST, 100 << 12).err(), Some(GNTST_bad_page));
+    m.assert_clean();
+    drop(v);
+    all_back(&m, vec![c], free);
+}
+
+#[test]
+fn a_translated_domain_unmaps_at_any_place_of_the_frame() {
+    let m = machine(Config::default());
+    let (a, b) = (pv(&m), hvm(&m));
+    a.grant(9, b.id, 3, GTF_permit_access);
+    let first = b.map(&a, 9, HOST, 100 << 12).unwrap();
+    let second = b.map(&a, 9, HOST | GNTMAP_readonly, 101 << 12).unwrap();
+    assert_eq!(b.unmap(first.handle, 102 << 12, 0), GNTST_general_error);
+    assert_eq!(b.unmap(first.handle, 101 << 12, 0), GNTST_okay);
+    assert_eq!(a.flags(9), GTF_permit_access | GTF_reading);
+    m.assert_clean();
+    assert_eq!(b.unmap(second.handle, 101 << 12, 0), GNTST_general_error, "that place has gone");
+    assert_eq!(b.unmap(second.handle, 100 << 12, 0), GNTST_okay);
     m.assert_clean();
 }
 

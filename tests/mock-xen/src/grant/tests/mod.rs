@@ -37,6 +37,8 @@ pub(super) struct Dom {
     /// Its grant table, if it has asked for it.
     table: Option<Mapping>,
     status: Option<Mapping>,
+    /// Where a translated domain has put its status words.
+    status_at: Option<u64>,
 }
 
 /// RAM of a domain of these tests, from 0 on.
@@ -64,7 +66,7 @@ fn domain(m: &Arc<Machine>, hvm: bool, device_assigned: bool) -> Dom {
     for gfn in 0..FRAMES {
         m.write_guest(id, gfn << 12, &[u8::try_from(gfn).unwrap()]).unwrap();
     }
-    let mut d = Dom { caller: m.caller(id).unwrap(), id, table: None, status: None };
+    let mut d = Dom { caller: m.caller(id).unwrap(), id, table: None, status: None, status_at: None };
     if !hvm {
         d.map_tables();
     }
@@ -84,8 +86,9 @@ impl Dom {
     pub(super) fn map_tables(&mut self) {
         let frames = self.frames(GNTTABOP_setup_table, 1).unwrap();
         self.table = Some(self.caller.map_table(&frames).unwrap());
-        self.status =
-            self.frames(GNTTABOP_get_status_frames, 1).ok().map(|f| self.caller.map_table(&f).unwrap());
+        // A translated domain is not told where its status words are: it has put them there.
+        let status = self.frames(GNTTABOP_get_status_frames, 1).ok().or(self.status_at.map(|gfn| vec![gfn]));
+        self.status = status.and_then(|f| self.caller.map_table(&f).ok());
     }
 
     /// Has a translated domain put the first frame of its table at `gfn`.
@@ -94,8 +97,9 @@ impl Dom {
     }
 
     /// The same for its status words.
-    pub(super) fn put_status(&self, gfn: u64) {
+    pub(super) fn put_status(&mut self, gfn: u64) {
         self.put(gfn, u64::from(XENMAPIDX_grant_table_status));
+        self.status_at = Some(gfn);
     }
 
     /// Its process ends, and another one begins.
@@ -132,8 +136,11 @@ impl Dom {
         } else {
             let mut arg =
                 gnttab_get_status_frames { dom: DomId::SELF.0, nr_frames: count, ..Default::default() };
-            self.caller.grant_table_frames(cmd, arg.as_mut_bytes(), &mut list).unwrap();
-            arg.status
+            match self.caller.grant_table_frames(cmd, arg.as_mut_bytes(), &mut list) {
+                Ok(_) => arg.status,
+                // Above all statuses there are.
+                Err(Errno(n)) => i16::try_from(n).unwrap(),
+            }
         };
         if status == GNTST_okay { Ok(list) } else { Err(status) }
     }

@@ -85,6 +85,14 @@ impl Naive {
             Some(first) if first.by != by => return Err(GNTST_general_error),
             Some(first) => {
                 self.may_write(&users, entry.readonly, readonly)?;
+                // Who begins to write looks where the frame is once more.
+                let raises = !readonly && users.iter().all(|u| u.readonly);
+                let by_frame =
+                    matches!(first.what, What::Page(..)) && !matches!(entry.kind, Kind::HandedOn(..));
+                if raises && by_frame {
+                    let page = *self.doms[granter].p2m.get(&entry.gfn).ok_or(GNTST_bad_page)?;
+                    self.writable(page, readonly)?;
+                }
                 (first.what, first.revokable)
             }
             None => (self.first_use(by, granter, reference, readonly)?, entry.revokable),

@@ -42,6 +42,10 @@ impl Naive {
             return Err(GNTST_bad_page);
         }
         let page = self.mappable(ask)?;
+        // A translated domain knows a page of its own by one number.
+        if self.doms[ask.by].translated && self.pages[page].owner == ask.by {
+            self.doms[ask.by].p2m.retain(|_, p| *p != page);
+        }
         self.maps.push(Mapping {
             by: ask.by,
             granter: ask.granter,

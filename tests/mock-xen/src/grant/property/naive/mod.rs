@@ -217,7 +217,8 @@ impl Naive {
 
     pub(super) fn transfer(&mut self, from: Dom, gfn: u64, to: Dom, reference: u32, new_gfn: u64) -> i16 {
         if self.doms[from].translated {
-            return GNTST_general_error;
+            // The call itself: there is no such operation.
+            return 38;
         }
         let Some(page) = self.doms[from].p2m.get(&gfn).copied() else { return GNTST_bad_page };
         if self.references(page) != 1 {

@@ -158,7 +158,10 @@ impl World {
         let known = living.flat_map(|d| {
             let dom = &self.doms[d];
             let shared = dom.frames(GNTTABOP_setup_table, 1).unwrap();
-            let status = dom.frames(GNTTABOP_get_status_frames, 1).unwrap_or_default();
+            // A translated domain is not told where they are: it has put them there.
+            let put = d == TRANSLATED && self.naive.doms[d].second_version;
+            let told = dom.frames(GNTTABOP_get_status_frames, 1).unwrap_or_default();
+            let status = told.into_iter().chain(put.then_some(STATUS_GFN));
             let all = shared.into_iter().chain(status);
             all.filter_map(
                 move |n| if d == TRANSLATED { self.m.mfn(dom.id, Gfn(n)).ok() } else { Some(Mfn(n)) },

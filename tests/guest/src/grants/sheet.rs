@@ -1,16 +1,19 @@
 //! The sheet of statuses: a state, one call, and what must hold after it, as data.
 //!
-//! Nothing here allocates or knows what answers: who has a page of entries and a way to make the hypercall can run a line, the
-//! guest of the rows too.
+//! Nothing here allocates or knows what answers: who has a page of entries and a way to make the hypercall can run a line.
+#![expect(
+    missing_docs,
+    reason = "variants and fields have the names of the header's operations and arguments"
+)]
 
 use core::fmt;
 
-use xen_ioreq::Errno;
 use xen_ioreq::abi::grant_table::*;
+use xen_ioreq::{DomId, Errno};
 
 /// A domain that a line names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Who {
+pub enum Who {
     /// The one that grants.
     Granter,
     /// The one that calls, where a call does not say so itself.
@@ -25,15 +28,17 @@ pub(super) enum Who {
 
 /// An address of the mapper's for a page: the first place that is made for it, the second and so on; one that is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum At {
+pub enum At {
     Zero,
     Place(u8),
+    /// Where the mapper has this frame of its own.
+    Ram(u64),
     Bad,
 }
 
 /// An address for devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bus {
+pub enum Bus {
     Zero,
     /// As the mapping of this number was told.
     Told(usize),
@@ -42,18 +47,20 @@ pub(super) enum Bus {
 
 /// One end of a copy: a reference of somebody's, or a frame of the caller's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub enum End {
     Ref(Who, u32),
     Frame(Who, u64),
 }
 
 /// One call, or one thing that makes a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Call {
+pub enum Call {
     /// The granter writes an entry of version 1: reference, for whom, flags, frame.
     Grant(u32, Who, u16, u64),
     /// One of version 2, with its second word.
     GrantV2(u32, Who, u16, u32, u64),
+    /// One of version 2 that hands on: reference, for whom, whose grant, its reference there.
+    HandOn(u32, Who, Who, u32),
     /// The mapper writes one of version 1: it accepts or grants something itself.
     Back(u32, Who, u16, u64),
     /// The granter withdraws an entry: its type goes, marks stay.
@@ -61,15 +68,19 @@ pub(super) enum Call {
     /// The granter is destroyed.
     Die,
     Map(Who, u32, u32, At),
-    /// So many of them, at places of their own; the last one counts.
+    /// So many of them in one hypercall, at places of their own; the last one counts.
     MapMany(u16, u32, u32),
     MapRevokable(u32, u32, At, u64),
     Unmap(usize, At, Bus),
     /// Of a handle that nobody has.
     UnmapNone,
+    /// Of everything that the mapper has mapped, in one hypercall; the first that fails counts.
+    UnmapAll,
     Replace(usize, At, At),
     ReplaceNone,
     Copy(End, u16, End, u16, u16),
+    /// So many times the same, in one hypercall; the first that fails counts.
+    CopyMany(u16, End, End, u16),
     /// By the granter, to the mapper.
     Transfer(u64, Who, u32),
     Revoke(u32),
@@ -78,6 +89,8 @@ pub(super) enum Call {
     Setup(Who, u32),
     /// With a list that is too short.
     SetupShort,
+    /// With a list where the mapper has nothing.
+    SetupNowhere(u32),
     StatusFrames(Who, u32),
     StatusShort,
     Query(Who, u32),
@@ -91,27 +104,32 @@ pub(super) enum Call {
     Flush(Memory, u16, u16, u32),
     /// Of this number, with no argument and this count.
     Raw(u32, u32),
+    /// No call: the mapper reads the first byte there.
+    Look(At),
 }
 
 /// Whose frame a cache is flushed of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Memory {
+pub enum Memory {
     Granters,
+    /// As the address for devices of this mapping tells.
+    Told(usize),
     Own,
     Xens,
     NoRam,
 }
 
-/// The answer: a status, or that of the hypercall itself.
+/// The answer: a status, or that of the hypercall itself, or what was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Want {
+pub enum Want {
     Status(i16),
     Rc(Errno),
+    Byte(u8),
 }
 
 /// Who is who.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Parties {
+pub enum Parties {
     /// Two PV domains, the mapper with a device behind an IOMMU.
     Pv,
     /// Two PV domains, the mapper with a device that nothing translates for.
@@ -124,20 +142,20 @@ pub(super) enum Parties {
 
 /// One line.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Line {
-    pub(super) state: &'static [Call],
-    pub(super) call: Call,
-    pub(super) want: Want,
+pub struct Line {
+    pub state: &'static [Call],
+    pub call: Call,
+    pub want: Want,
     /// Marks in entry [`R`] after the call.
-    pub(super) marks: u16,
+    pub marks: u16,
     /// References of the granted frame after the call, with the allocation's.
-    pub(super) refs: u32,
-    pub(super) source: &'static str,
+    pub refs: u32,
+    pub source: &'static str,
 }
 
 /// Which hypervisors answer like that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum By {
+pub enum By {
     /// Released ones, and the one with revokable grants.
     All,
     /// Released ones.
@@ -148,32 +166,42 @@ pub(super) enum By {
 
 /// Lines about one operation.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sheet {
-    pub(super) section: &'static str,
-    pub(super) parties: Parties,
-    pub(super) by: By,
-    pub(super) lines: &'static [Line],
+pub struct Sheet {
+    pub section: &'static str,
+    pub parties: Parties,
+    pub by: By,
+    pub lines: &'static [Line],
 }
 
 /// The reference that lines use where one will do, and the granter's frame that it grants.
-pub(super) const R: u32 = 9;
-pub(super) const G: u64 = 3;
+pub const R: u32 = 9;
+pub const G: u64 = 3;
 /// A frame of the mapper's own.
-pub(super) const L: u64 = 5;
-pub(super) const OKAY: Want = Want::Status(GNTST_okay);
-pub(super) const HOST: u32 = GNTMAP_host_map;
-pub(super) const DEV: u32 = GNTMAP_device_map;
+pub const L: u64 = 5;
+/// Frames below this are RAM of granter and mapper; those that lines name above it are none.
+pub const FRAMES: u64 = 8;
+/// A number that no domain has.
+pub const NOBODY: DomId = DomId(0x6000);
+pub const OKAY: Want = Want::Status(GNTST_okay);
+pub const HOST: u32 = GNTMAP_host_map;
+pub const DEV: u32 = GNTMAP_device_map;
 /// Marks in an entry.
-pub(super) const NONE: u16 = 0;
-pub(super) const READ: u16 = GTF_reading;
-pub(super) const BOTH: u16 = GTF_reading | GTF_writing;
-pub(super) const P0: At = At::Place(0);
-pub(super) const P1: At = At::Place(1);
-pub(super) const OWN: End = End::Frame(Who::Itself, L);
-pub(super) const THE_REF: End = End::Ref(Who::Granter, R);
+pub const NONE: u16 = 0;
+pub const READ: u16 = GTF_reading;
+pub const BOTH: u16 = GTF_reading | GTF_writing;
+pub const P0: At = At::Place(0);
+pub const P1: At = At::Place(1);
+pub const OWN: End = End::Frame(Who::Itself, L);
+pub const THE_REF: End = End::Ref(Who::Granter, R);
+
+/// What the first byte of a frame of the mapper's is at first.
+pub const fn mark(frame: u64) -> u8 {
+    0x30 + frame.to_le_bytes()[0]
+}
 
 /// Lines: `[steps] call => answer, marks m, refs n; "source"`.
-macro_rules! lines {
+#[macro_export]
+macro_rules! grant_lines {
     ($([$($step:expr),*] $call:expr => $want:expr, marks $marks:expr, refs $refs:expr; $source:literal)*) => {
         &[$($crate::grants::sheet::Line {
             state: &[$($step),*],
@@ -185,7 +213,7 @@ macro_rules! lines {
         }),*]
     };
 }
-pub(super) use lines;
+pub use grant_lines as lines;
 
 /// Bits by their names, what has none as a number.
 fn bits(f: &mut fmt::Formatter<'_>, mut value: u64, names: &[(u64, &str)]) -> fmt::Result {
@@ -261,6 +289,7 @@ impl fmt::Display for At {
         match self {
             Self::Zero => f.write_str("0"),
             Self::Place(n) => write!(f, "P{n}"),
+            Self::Ram(frame) => write!(f, "at frame {frame}"),
             Self::Bad => f.write_str("elsewhere"),
         }
     }
@@ -292,6 +321,9 @@ impl fmt::Display for Call {
             Self::GrantV2(r, who, flags, second, third) => {
                 write!(f, "v2 entry {r}: {who}, {}, {second:#x}, {third:#x}", Gtf(flags))
             }
+            Self::HandOn(r, who, from, inner) => {
+                write!(f, "v2 entry {r}: {who}, transitive, ref {inner} of {from}")
+            }
             Self::Back(r, who, flags, frame) => {
                 write!(f, "mapper's entry {r}: {who}, {}, frame {frame}", Gtf(flags))
             }
@@ -307,16 +339,21 @@ impl fmt::Display for Call {
                 write!(f, "map_revokable(ref {r}, {}, {at}, lgfn {lgfn})", Gntmap(flags))
             }
             Self::Unmap(n, at, bus) => write!(f, "unmap_grant_ref(mapping {n}, {at}, bus {bus})"),
+            Self::UnmapAll => f.write_str("unmap_grant_ref of all at once"),
             Self::UnmapNone => f.write_str("unmap_grant_ref(no handle)"),
             Self::Replace(n, at, new) => write!(f, "unmap_and_replace(mapping {n}, {at}, new {new})"),
             Self::ReplaceNone => f.write_str("unmap_and_replace(no handle)"),
             Self::Copy(source, from, dest, to, len) => {
                 write!(f, "copy({len} bytes, {source} +{from}, {dest} +{to})")
             }
+            Self::CopyMany(n, source, dest, len) => {
+                write!(f, "copy({len} bytes, {source}, {dest}) {n} times at once")
+            }
             Self::Transfer(frame, who, r) => write!(f, "transfer(frame {frame}, {who}, ref {r})"),
             Self::Revoke(r) => write!(f, "revoke(ref {r})"),
             Self::RevokeMany(n) => write!(f, "revoke, {n} at once"),
             Self::Setup(who, n) => write!(f, "setup_table({who}, {n})"),
+            Self::SetupNowhere(n) => write!(f, "setup_table(SELF, {n}), a list where nothing is"),
             Self::SetupShort => f.write_str("setup_table(SELF, 2), a list of 1"),
             Self::StatusFrames(who, n) => write!(f, "get_status_frames({who}, {n})"),
             Self::StatusShort => f.write_str("get_status_frames(SELF, 1), a list of 0"),
@@ -336,6 +373,7 @@ impl fmt::Display for Call {
                 f.write_str(")")
             }
             Self::Raw(cmd, count) => write!(f, "operation {cmd}, count {count:#x}, no argument"),
+            Self::Look(at) => write!(f, "read of {at}"),
         }
     }
 }
@@ -344,6 +382,7 @@ impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Granters => "the granter's frame",
+            Self::Told(n) => return write!(f, "as told by mapping {n}"),
             Self::Own => "an own frame",
             Self::Xens => "a frame of Xen's",
             Self::NoRam => "no RAM",
@@ -352,7 +391,7 @@ impl fmt::Display for Memory {
 }
 
 /// The names of the statuses, by number.
-pub(super) const STATUSES: [&str; 14] = [
+pub const STATUSES: [&str; 14] = [
     "okay",
     "general_error",
     "bad_domain",
@@ -378,6 +417,7 @@ impl fmt::Display for Want {
                 write!(f, "{n} {name}")
             }
             Self::Rc(e) => write!(f, "the call: -{e}"),
+            Self::Byte(b) => write!(f, "{b:#x} is read"),
         }
     }
 }
@@ -394,7 +434,7 @@ impl fmt::Display for Line {
 
 impl Parties {
     /// In words.
-    pub(super) fn words(self) -> &'static str {
+    pub fn words(self) -> &'static str {
         match self {
             Self::Pv => "two PV domains",
             Self::Untranslated => "two PV domains, no IOMMU",

@@ -6,6 +6,7 @@
 mod dom0;
 mod inside;
 mod lines;
+mod pair;
 mod render;
 mod revokable;
 #[allow(non_upper_case_globals, reason = "patterns use constants that have the names of Xen's headers")]
@@ -37,6 +38,7 @@ pub fn rows(on: On) -> Result<(Vec<Row>, String), BenchError> {
         On::Xen(guest) => Bench::on_xen(guest)?,
     });
     let mut rows = ioreq::run("dom0", dom0::ROWS, &bench);
+    rows.extend(ioreq::run("guest to dom0", pair::ROWS, &bench));
     if on == On::Model {
         for sheet in sheets() {
             rows.extend(stage::rows(sheet)?);

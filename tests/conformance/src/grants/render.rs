@@ -6,7 +6,7 @@ use xen_ioreq::abi::grant_table::{GTF_reading, GTF_writing};
 
 use guest::grants::sheet::{By, Line, Parties, Sheet};
 
-use super::{dom0, sheets};
+use super::{dom0, pair, sheets};
 use crate::case::{Case, show};
 use crate::ioreq::Stage;
 
@@ -96,6 +96,12 @@ fn asked_by_dom0(s: &mut String) {
         "A status is shown without its sign.\n\n| row | answer | source | seen |\n|---|---|---|---|\n",
     );
     cases(s, dom0::ROWS);
+    s.push_str("\n## Between dom0 and a guest that grants\n\n");
+    s.push_str("dom0 writes the guest's entries, copies by hypercall and maps by gntdev, whose answer is no status. What is read is\n");
+    s.push_str(
+        "a flags word or the first byte of a page.\n\n| row | answer | source | seen |\n|---|---|---|---|\n",
+    );
+    cases(s, pair::ROWS);
 }
 
 fn cases(s: &mut String, cases: &[Case<Stage>]) {

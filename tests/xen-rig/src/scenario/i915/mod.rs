@@ -4,6 +4,7 @@
 mod balloon;
 mod hang;
 mod hvm;
+mod life;
 mod painting;
 mod pvh;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 pub(super) use self::balloon::I915Balloon;
 pub(super) use self::hang::I915Hang;
 pub(super) use self::hvm::I915Hvm;
+pub(super) use self::life::I915Life;
 pub(super) use self::pvh::I915Pvh;
 use super::{Checks, Run};
 use crate::cpio::Tree;

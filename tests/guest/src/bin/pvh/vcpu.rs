@@ -140,9 +140,10 @@ impl Hypercalls for Vcpu {
     }
 
     fn grant_table_frames(&mut self, cmd: u32, arg: &mut [u8], list: &mut [u64]) -> Result<(), Errno> {
-        let list_at = match cmd {
-            GNTTABOP_setup_table => offset_of!(gnttab_setup_table, frame_list),
-            _ => offset_of!(gnttab_get_status_frames, frame_list),
+        let list_at = if cmd == GNTTABOP_setup_table {
+            offset_of!(gnttab_setup_table, frame_list)
+        } else {
+            offset_of!(gnttab_get_status_frames, frame_list)
         };
         xen::grant_table_frames(cmd, arg, list_at, list)
     }

@@ -37,7 +37,13 @@ pub(crate) fn stock_machine() -> Arc<Machine> {
 }
 
 pub(crate) fn guest(machine: &Machine, vcpus: u32) -> DomId {
-    let config = DomainConfig { vcpus, max_pages: RAM_FRAMES + 16, stdvga: true, ..DomainConfig::default() };
+    let config = DomainConfig {
+        vcpus,
+        max_pages: RAM_FRAMES + 16,
+        stdvga: true,
+        legacy_interrupts: true,
+        ..DomainConfig::default()
+    };
     let domid = machine.create_domain(&config).unwrap();
     machine.populate(domid, Gfn(0), RAM_FRAMES).unwrap();
     domid

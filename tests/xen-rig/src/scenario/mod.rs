@@ -43,6 +43,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &i915::I915Pvh,
     &i915::I915Hvm,
     &i915::I915Balloon,
+    &i915::TwoGuests,
     &i915::I915Hang,
     &i915::I915Life,
     &sandbox::Sandbox,

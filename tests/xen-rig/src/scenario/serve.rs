@@ -61,7 +61,9 @@ impl Scenario for Serve {
         let asked =
             format!("{look}{}{}{}finish drawing-server 10", ask("status"), ask("picture"), ask("stop"));
         // The first one is seen by another domain, for which dom0 must stand here.
-        let seen = "record view mgpu view --domid $DOMID --out /results/viewed.png\n\
+        // It is up to half a second behind.
+        let seen = "sleep 2\n\
+                    record view mgpu view --domid $DOMID --out /results/viewed.png\n\
                     finish first-server 10 TERM";
         let options = format!("frames={FRAMES} balloon={BALLOON}");
         Ok(format!(

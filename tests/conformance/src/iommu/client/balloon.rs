@@ -184,7 +184,7 @@ without_a_notice_nothing_is_found ["pviommu: the hypervisor is asked when there 
     l.frames("release")?;
 }
 a_ballooned_frame_is_found_by_doubt_alone ["pviommu: doubt"] => [Is("asked about", 1), Is("withdrawn", 1), Frames("release", 1)], |l| {
-    let mapped = l.show(&rams(3))?;
+    let mapped = l.show_each(&rams(3))?;
     l.decrease(&[ram(1)])?;
     let bfn = l.guest.bus_frame(ram(1)).ok_or("not mapped")?;
     l.guest.doubt(bfn);

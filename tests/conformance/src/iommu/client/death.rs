@@ -22,7 +22,7 @@ stories! {
 LAST: Lab;
 
 a_destroyed_guest_is_listed_until_the_client_releases_its_last_frame ["seen: a foreign mapping kept past the domain's death leaves a zombie"] => [Is("dying", 1), Is("frames left", 4), Is("the GPU reads", 7), Is("cannot be mapped", 1), Is("withdrawn", 4), Is("released", 3), Frames("release of all but one", 3), Is("frames left", 1), Is("released at last", 1), Is("gone", 1)], |l| {
-    let mapped = l.show(&rams(4))?;
+    let mapped = l.show_each(&rams(4))?;
     l.gpu.store(2, 0, 7)?;
     l.stage.bench.destroy()?;
     l.is("dying", l.stage.bench.frames_of_the_dying().is_some());

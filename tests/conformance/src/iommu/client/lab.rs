@@ -144,6 +144,18 @@ impl Lab {
         Ok(mapped)
     }
 
+    /// As [`show`](Self::show), each frame mapped by itself: on stock Xen one that was mapped with others is not free before they
+    /// are all let go, or a notice comes.
+    pub(super) fn show_each(&self, gfns: &[Gfn]) -> Result<Vec<Mapped>, Failed> {
+        let mut all = Vec::new();
+        for (n, gfn) in (0..).zip(gfns) {
+            let m = self.guest.map_one(*gfn)?;
+            self.gpu.point(n, Some(m.bfn()));
+            all.push(m);
+        }
+        Ok(all)
+    }
+
     /// The toolstack takes frames from the guest.
     pub(super) fn decrease(&mut self, gfns: &[Gfn]) -> Result<(), Failed> {
         self.reserve(XENMEM_decrease_reservation, gfns)?;

@@ -1,6 +1,6 @@
 //! The lines in which a translated domain grants to itself: what a single guest can ask any Xen.
 //!
-//! The model answers them for two kinds of caller, and a real Xen for the guest of the rows (see [`super::stage`]).
+//! The model answers them for two kinds of caller, and a real Xen for the guest of the rows (see `stage`).
 
 #![allow(clippy::wildcard_imports, reason = "the tables use every name of the sheet")]
 #![allow(non_upper_case_globals, reason = "patterns use constants that have the names of Xen's headers")]

@@ -32,7 +32,7 @@ pub(super) struct Band {
     width: u64,
     /// The tiles are the destination.
     to_tiles: bool,
-    /// The other surface has tiles of the same kind, which are copied whole.
+    /// The source has tiles of the same kind, which are copied whole.
     alike: bool,
     /// Addresses: of the tiles, then of what is on the other side: of lines, or of tiles.
     asked: Vec<(u64, DmaAccess)>,
@@ -90,7 +90,6 @@ impl Band {
         if alike {
             other = along().map(|x| Some((address(plain, x)?, plain_access))).collect::<Option<_>>()?;
         }
-        // The destination first, as in `Tlb::pair`.
         asked.append(&mut other);
         (tiles > 0).then_some(Self { tiling, width, to_tiles, alike, asked, tiles, lines })
     }
@@ -101,8 +100,7 @@ impl Band {
         let (tiles, other) = pages.split_at_checked(self.tiles)?;
         if self.alike {
             for (tile, other) in tiles.iter().zip(other) {
-                let (to, from) = if self.to_tiles { (tile, other) } else { (other, tile) };
-                to.copy_from(0, from, 0, PAGE_SIZE);
+                tile.copy_from(0, other, 0, PAGE_SIZE);
             }
             return Some(self.width);
         }

@@ -285,20 +285,9 @@ impl<E: EventChannels> Channel<E> {
         };
         let (left, right) = (data(Direction::Left), data(Direction::Right));
         page.write(0, head.as_bytes());
-        let (reads, writes) = ends(&page, Role::Server, (left, right), &head)?;
+        let ends = ends(&page, Role::Server, (left, right), &head)?;
         let memory = memory(pages);
-        let channel = Self {
-            role: Role::Server,
-            page,
-            reads,
-            writes,
-            events,
-            port,
-            broken: false,
-            dead: false,
-            outlives: false,
-            memory,
-        };
+        let channel = Self::whole(Role::Server, page, ends, (events, port), memory);
         Ok((channel, Address { server: me, page: first, port }))
     }
 
@@ -365,25 +354,25 @@ impl<E: EventChannels> Channel<E> {
             }
         };
         let (left, right) = (data(Direction::Left, Prot::ReadWrite)?, data(Direction::Right, Prot::Read)?);
-        let (reads, writes) = ends(&page, Role::Client, (left, right), &head)?;
+        let ends = ends(&page, Role::Client, (left, right), &head)?;
         page.u8(CLI_LIVE).store(THERE, Ordering::Release);
         let memory = memory(mappings);
-        let channel = Self {
-            role: Role::Client,
-            page,
-            reads,
-            writes,
-            events,
-            port,
-            broken: false,
-            dead: false,
-            outlives: false,
-            memory,
-        };
+        let channel = Self::whole(Role::Client, page, ends, (events, port), memory);
         // The server is told when the client is there, and tells when there is something.
         channel.notify().ask(VCHAN_NOTIFY_WRITE);
         channel.events.notify(port).map_err(|errno| SetupError::Events { peer, errno })?;
         Ok(channel)
+    }
+
+    /// An end at which nothing has happened yet.
+    fn whole(
+        role: Role,
+        page: SharedBytes,
+        (reads, writes): (Consumer, Producer),
+        (events, port): (E, Port),
+        memory: Memory,
+    ) -> Self {
+        Self { role, page, reads, writes, events, port, broken: false, dead: false, outlives: false, memory }
     }
 
     fn notify(&self) -> Notify {

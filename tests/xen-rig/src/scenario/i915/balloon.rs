@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Checks, PVH_BOOT, bound, figure, install, none, painting, said};
+use super::{Checks, PVH_BOOT, bound, figure, install, machine, none, painting};
 use crate::cpio::Tree;
 use crate::error::Result;
 use crate::kit::Kit;
@@ -36,7 +36,7 @@ impl Scenario for I915Balloon {
     }
 
     fn machine(&self) -> Machine {
-        Machine { memory: 1536, dom0_memory: 768, timeout: Duration::from_secs(900), ..Machine::default() }
+        Machine { timeout: Duration::from_secs(900), ..machine() }
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
@@ -84,9 +84,7 @@ impl Scenario for I915Balloon {
         none(&out, &["refusals", "overruns", "resets", "unknown_registers", "pte_writes"], checks);
         rested(&Rest::all(&log, "painter", &run.text("rests")), checks);
 
-        let painted = said(&log, "painter pictures ").unwrap_or_default();
-        checks.that(painted.ends_with(" wrong 0"), format!("every picture is right ({painted})"));
-        painting::shown(run, "stock", "painter", "pictures", checks);
+        painting::right(run, &log, "stock", "painter", "pictures", checks);
 
         let notices = figure(&out, "notices");
         let least = TIMES as u64 * GIVEN / A_CALL;

@@ -23,6 +23,13 @@ pub(super) fn taken(guest: &str, control: &str) -> String {
     )
 }
 
+/// No picture that the guest painted was wrong to it, and the last one is [shown](shown).
+pub(super) fn right(run: &Run, log: &str, guest: &str, name: &str, pictures: &str, checks: &mut Checks) {
+    let painted = said(log, &format!("{name} pictures ")).unwrap_or_default();
+    checks.that(painted.ends_with(" wrong 0"), format!("every picture is right ({painted})"));
+    shown(run, guest, name, pictures, checks);
+}
+
 /// The picture of which the guest says that it shows it is there, pixel by pixel.
 pub(super) fn shown(run: &Run, guest: &str, name: &str, pictures: &str, checks: &mut Checks) {
     checks.succeeded(run, &format!("{guest}-surface"));

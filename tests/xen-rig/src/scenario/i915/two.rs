@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Checks, PVH_BOOT, bound, figure, install, none, painting, said};
+use super::{Checks, PVH_BOOT, bound, figure, install, machine, none, painting};
 use crate::cpio::Tree;
 use crate::error::Result;
 use crate::kit::Kit;
@@ -33,7 +33,7 @@ impl Scenario for TwoGuests {
     }
 
     fn machine(&self) -> Machine {
-        Machine { memory: 1536, dom0_memory: 768, timeout: Duration::from_secs(900), ..Machine::default() }
+        Machine { timeout: Duration::from_secs(900), ..machine() }
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
@@ -73,9 +73,7 @@ impl Scenario for TwoGuests {
         let log = run.text("guest-stock.log");
         bound(&log, &[], checks);
         none(&run.text("server.out"), &["refusals", "overruns", "resets", "unknown_registers"], checks);
-        let painted = said(&log, "painter pictures ").unwrap_or_default();
-        checks.that(painted.ends_with(" wrong 0"), format!("every picture is right ({painted})"));
-        painting::shown(run, "stock", "painter", "pictures", checks);
+        painting::right(run, &log, "stock", "painter", "pictures", checks);
         let done = |name: &str| submissions(&run.text(&format!("{name}.out")));
         let meanwhile = done("after").zip(done("before")).map(|(after, before)| after.saturating_sub(before));
         checks.that(

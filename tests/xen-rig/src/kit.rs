@@ -129,6 +129,24 @@ impl Kit {
         Dom0 { unpacked: &self.unpacked }.program(files, &self.base, &format!("rig/bin/{name}"), program)
     }
 
+    /// Puts modules of the kernel's below `/rig/modules`, and their files in the order in which they can be loaded into
+    /// `/rig/modules/order`.
+    ///
+    /// # Errors
+    /// The kernel has no such module.
+    pub fn install_modules(&self, files: &mut Tree, modules: &[&str]) -> Result<()> {
+        let kernel = self.unpacked.xen.join("lib/modules").join(&self.unpacked.linux).join("kernel");
+        let mut order = String::new();
+        for module in modules {
+            let from = kernel.join(module).with_extension("ko");
+            let name = from.file_name().unwrap_or_default().to_string_lossy();
+            files.file(&format!("rig/modules/{name}"), 0o644, fs::read(&from).at(&from)?);
+            order += &format!("/rig/modules/{name}\n");
+        }
+        files.file("rig/modules/order", 0o644, order);
+        Ok(())
+    }
+
     /// Puts the project's PVH guest kernel where `guest` in dom0's script finds it.
     ///
     /// # Errors

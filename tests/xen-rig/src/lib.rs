@@ -22,7 +22,7 @@ pub use error::{Error, Result};
 pub use host::Places;
 pub use kit::Kit;
 pub use log::{Line, Log};
-pub use qemu::{End, Machine};
+pub use qemu::{Below, End, Machine};
 pub use runner::{Report, Rig};
 pub use scenario::{ALL, Checks, Run, Scenario};
 

@@ -1,4 +1,4 @@
-//! One boot of Xen under QEMU's software emulation: starts it, reads its serial line, ends it in time.
+//! One boot of Xen, or of Linux alone, under QEMU's software emulation: starts it, reads its serial line, ends it in time.
 
 #![expect(unsafe_code, reason = "a hook between fork and exec, so that QEMU never outlives the rig")]
 
@@ -25,9 +25,25 @@ const FPU: &str = "spec-ctrl=eager-fpu";
 /// Once Xen or dom0 has crashed, what they still say is worth this long.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
+/// What runs on the machine, below the programs of a scenario.
+#[derive(Clone, Copy, Debug)]
+pub enum Below {
+    /// Xen, with Linux as its dom0.
+    Xen,
+    /// Linux alone.
+    Linux {
+        /// Devices that the machine has besides, as QEMU's `-device` takes them.
+        devices: &'static [&'static str],
+        /// What more the kernel is told.
+        command_line: &'static str,
+    },
+}
+
 /// The machine that is booted.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine {
+    /// What runs on it.
+    pub below: Below,
     /// All memory, MiB.
     pub memory: u32,
     /// What dom0 has of it, MiB.
@@ -40,7 +56,7 @@ pub struct Machine {
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { memory: 1024, dom0_memory: 512, cpus: 1, timeout: Duration::from_secs(120) }
+        Self { below: Below::Xen, memory: 1024, dom0_memory: 512, cpus: 1, timeout: Duration::from_secs(120) }
     }
 }
 
@@ -120,20 +136,30 @@ impl Qemu<'_> {
         for data in ["share/qemu", "share/seabios"] {
             command.arg("-L").arg(usr.join(data));
         }
+        command.args(["-drive", &format!("file={},format=raw,if=virtio", self.disk)]);
         // Names without commas or spaces, which the list of modules could not hold.
-        link(&self.images.xen, &self.dir.join("xen"))?;
         link(&self.images.vmlinux, &self.dir.join("vmlinux"))?;
-        command
-            .args(["-drive", &format!("file={},format=raw,if=virtio", self.disk)])
-            .args(["-kernel", "xen"])
-            .args(["-initrd", &format!("vmlinux console=hvc0 loglevel=4,{}", self.initrd)])
-            .arg("-append")
-            .arg(format!(
-                "com1=115200,8n1 console=com1 dom0_mem={dom0}M,max:{dom0}M loglvl=all guest_loglvl=all {SCHEDULER} {FPU}"
-            ))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(File::create(&errors).at(&errors)?);
+        match machine.below {
+            Below::Xen => {
+                link(&self.images.xen, &self.dir.join("xen"))?;
+                command
+                    .args(["-kernel", "xen"])
+                    .args(["-initrd", &format!("vmlinux console=hvc0 loglevel=4,{}", self.initrd)])
+                    .arg("-append")
+                    .arg(format!(
+                        "com1=115200,8n1 console=com1 dom0_mem={dom0}M,max:{dom0}M loglvl=all guest_loglvl=all {SCHEDULER} {FPU}"
+                    ));
+            }
+            Below::Linux { devices, command_line } => {
+                for device in devices {
+                    command.args(["-device", device]);
+                }
+                command
+                    .args(["-kernel", "vmlinux", "-initrd", self.initrd])
+                    .args(["-append", &format!("console=ttyS0 loglevel=4 {command_line}")]);
+            }
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&errors).at(&errors)?);
         // SAFETY: prctl is a system call without memory effects in this process, so it may run between fork and exec.
         unsafe {
             command.pre_exec(|| {

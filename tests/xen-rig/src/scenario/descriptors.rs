@@ -36,15 +36,7 @@ impl Scenario for Descriptors {
     fn judge(&self, _kit: &Kit, run: &Run, checks: &mut Checks) -> Result<()> {
         for command in ["device-buffers", "locked-buffers"] {
             checks.succeeded(run, command);
-            let out = run.text(&format!("{command}.out"));
-            for line in out.lines() {
-                if let Some(what) = line.strip_prefix("ok     ") {
-                    checks.that(true, what);
-                } else if line.starts_with("FAILED") {
-                    checks.that(false, format!("{command}: {line}"));
-                }
-            }
-            checks.that(out.trim_end().ends_with(" passed, 0 failed"), format!("{command} comes to its end"));
+            checks.facts(run, command);
         }
         checks.equal("without the device: status", run.status("no-device"), Some(1));
         checks.equal(

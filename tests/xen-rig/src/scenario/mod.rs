@@ -156,6 +156,19 @@ impl Checks {
         }
     }
 
+    /// Takes over the facts that a program of ours has judged: a line for each, and a verdict at the end.
+    pub fn facts(&mut self, run: &Run, name: &str) {
+        let out = run.text(&format!("{name}.out"));
+        for line in out.lines() {
+            if let Some(what) = line.strip_prefix("ok     ") {
+                self.that(true, what);
+            } else if line.starts_with("FAILED") {
+                self.that(false, format!("{name}: {line}"));
+            }
+        }
+        self.that(out.trim_end().ends_with(" passed, 0 failed"), format!("{name} comes to its end"));
+    }
+
     /// Notes a measured number.
     pub fn figure(&mut self, name: impl Into<String>, value: f64) {
         self.figures.push((name.into(), value));

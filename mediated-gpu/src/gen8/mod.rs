@@ -10,6 +10,7 @@ pub mod cmd;
 pub mod context;
 pub mod fence;
 pub mod gtt;
+pub mod ids;
 pub mod ppgtt;
 pub mod regs;
 pub mod tiling;

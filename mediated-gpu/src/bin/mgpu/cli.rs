@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use mediated_gpu::mediator::{Config as MediatorConfig, Policy, Share};
+use mediated_gpu::vfio::{Address as PciAddress, VfioError};
 use mediated_gpu::vgpu::slice::{MIB, SliceSize, VgpuType};
 use mediated_gpu::vnc::Address;
 
@@ -299,11 +300,14 @@ pub(crate) enum Violation {
 /// `mgpu probe`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Probe {
-    /// Also look at this PCI device through VFIO (0000:00:02.0).
+    /// Look at this PCI device through VFIO (0000:00:02.0) instead: what it is, and what it may be used for.
     #[arg(long, value_name = "ADDRESS")]
-    pub(crate) vfio: Option<String>,
+    pub(crate) vfio: Option<PciAddress>,
+    /// Tell that as JSON.
+    #[arg(long, requires = "vfio")]
+    pub(crate) json: bool,
     /// Only the number of free host frames, for scripts.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "vfio")]
     pub(crate) free_pages: bool,
 }
 
@@ -349,7 +353,7 @@ pub(crate) enum Gpu {
     /// The one in this program.
     Soft,
     /// A PCI device.
-    Vfio(String),
+    Vfio(PciAddress),
 }
 
 impl std::str::FromStr for Gpu {
@@ -358,7 +362,7 @@ impl std::str::FromStr for Gpu {
     fn from_str(s: &str) -> Result<Self, String> {
         match s.split_once(':') {
             None if s == "soft" => Ok(Self::Soft),
-            Some(("vfio", address)) => Ok(Self::Vfio(address.into())),
+            Some(("vfio", address)) => address.parse().map(Self::Vfio).map_err(|e: VfioError| e.to_string()),
             _ => Err("write soft, or vfio:0000:00:02.0".into()),
         }
     }
@@ -377,7 +381,8 @@ mod tests {
     #[test]
     fn a_gpu_is_soft_or_a_pci_address() {
         assert_eq!("soft".parse(), Ok(Gpu::Soft));
-        assert_eq!("vfio:0000:00:02.0".parse(), Ok(Gpu::Vfio("0000:00:02.0".into())));
+        assert_eq!("vfio:0000:00:02.0".parse(), Ok(Gpu::Vfio("0000:00:02.0".parse().unwrap())));
+        assert!("vfio:00:02.0".parse::<Gpu>().is_err());
         assert!("i915".parse::<Gpu>().is_err());
     }
 

@@ -19,7 +19,7 @@ use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator, Snapshot
 use mediated_gpu::saved::{MOST_BYTES, SavedGuest};
 use mediated_gpu::service::{Options, Service};
 use mediated_gpu::soft::{SoftGpu, SoftGpuConfig};
-use mediated_gpu::vfio::VfioDevice;
+use mediated_gpu::vfio::{Address as PciAddress, Facts, Hypervisor, Inspection, Use, VfioDevice};
 use mediated_gpu::vgpu::display::SurfaceError;
 use mediated_gpu::vnc::{Listener, View};
 use mio::{Events, Interest, Poll, Token};
@@ -62,13 +62,8 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
 
     let ports = Ports { iommu: Some(raw.clone()), foreign: Some(guest.clone()) };
     let client = Client::start(ports, Config { device, ..Config::default() })?;
-    if let cli::Gpu::Vfio(address) = &args.gpu {
-        let device = VfioDevice::open(address)?;
-        let (vendor, id) = device.id()?;
-        return Err(format!(
-            "{address} ({vendor:04x}:{id:04x}): work cannot be submitted to a physical GPU yet"
-        )
-        .into());
+    if let cli::Gpu::Vfio(address) = args.gpu {
+        return Err(refused(address)?.into());
     }
     let Some(soft) = client.soft().cloned() else {
         return Err(format!(
@@ -156,6 +151,15 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     print!("{}", summary(&requests, &vgpu));
     show?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Why a device that has bus addresses for guests does not serve them.
+fn refused(address: PciAddress) -> Result<String, Error> {
+    let found = Inspection::of(address)?;
+    let device = VfioDevice::open(address);
+    let reasons = Facts::new(&found, device.as_ref(), Hypervisor::PvIommu).against(Use::Serve);
+    let reasons: Vec<_> = reasons.iter().map(ToString::to_string).collect();
+    Ok(format!("{address} cannot serve guests: {}", reasons.join("; ")))
 }
 
 /// A vGPU that was saved.

@@ -15,6 +15,7 @@ mod sandbox;
 mod serve;
 mod speed;
 mod stock_linux;
+mod vfio;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -46,6 +47,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &i915::TwoGuests,
     &i915::I915Hang,
     &i915::I915Life,
+    &vfio::Vfio,
     &sandbox::Sandbox,
     &speed::Speed,
 ];

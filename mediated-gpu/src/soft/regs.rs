@@ -156,11 +156,12 @@ impl Registers {
     /// Notes an interrupt of an engine. Whether it leaves the GPU.
     pub(super) fn raise(&self, e: Engine, bit: u32) -> bool {
         use crate::gen8::regs::MASTER_IRQ_CONTROL;
+        let (group, shift) = e.irq_group();
+        let (at, bit) = (group * 0x10, bit << shift);
+        // An engine's own mask has its bits where they stand in the group.
         if self.engine(e).get(engine::RING_IMR) & bit != 0 {
             return false;
         }
-        let (group, shift) = e.irq_group();
-        let (at, bit) = (group * 0x10, bit << shift);
         if self.irq.get(irq::GEN8_GT_IMR0 + at) & bit != 0 {
             return false;
         }

@@ -243,7 +243,7 @@ fn stopped_ring_waits_and_goes_on() {
 fn masked_interrupts_do_not_arrive_and_others_do() {
     let mut rig = rig();
     let imr = Engine::Bcs.mmio_base() + reg::RING_IMR;
-    rig.gpu.write32(imr, crate::gen8::regs::GT_RENDER_USER_INTERRUPT);
+    rig.gpu.write32(imr, crate::gen8::regs::GT_RENDER_USER_INTERRUPT << Engine::Bcs.irq_group().1);
     rig.run(&[cmd::MI_USER_INTERRUPT, 0]).expect("runs");
     rig.wait_for(Interrupt::ContextSwitch(Engine::Bcs));
     assert!(!rig.interrupts().contains(&Interrupt::User(Engine::Bcs)));

@@ -7,6 +7,7 @@ use guest::model::ModelCpu;
 use guest::scene;
 use ioreq_server::{Connection, OnError};
 use mediated_gpu::bus::{BusMaster, DmaAccess, DmaFault, Pin};
+use mediated_gpu::hard::{SoftBar, StatusPages};
 use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator};
 use mediated_gpu::physical::PhysicalGpu;
 use mediated_gpu::service::{Options, Service};
@@ -37,6 +38,18 @@ pub type Between = Option<Around<dyn PhysicalGpu>>;
 /// Takes the real thing, gives what stands for it.
 pub type Around<T> = Box<dyn FnOnce(Arc<T>) -> Arc<T>>;
 
+/// What puts something there, and may take pages of the device model's own for it.
+trait Put: FnOnce(Arc<dyn PhysicalGpu>, &Client, &dyn OwnFrames) -> Arc<dyn PhysicalGpu> {}
+
+impl<F: FnOnce(Arc<dyn PhysicalGpu>, &Client, &dyn OwnFrames) -> Arc<dyn PhysicalGpu>> Put for F {}
+
+fn put(between: Between) -> impl Put {
+    |gpu, _: &Client, _: &dyn OwnFrames| match between {
+        Some(around) => around(gpu),
+        None => gpu,
+    }
+}
+
 /// Everything that guests share.
 #[derive(Debug)]
 pub struct World {
@@ -63,8 +76,20 @@ impl World {
         Self::configured(profile, MediatorConfig::default(), between)
     }
 
+    /// The same, with the GPU behind the registers of a device, and the driver of such a device between.
+    pub fn behind_registers(profile: Profile) -> Self {
+        Self::made(profile, MediatorConfig::default(), |gpu, client, own| {
+            let status = StatusPages::own(client, own).expect("status pages");
+            Arc::new(SoftBar::drive(gpu, status).expect("a GPU behind registers"))
+        })
+    }
+
     /// The same, with a mediator that is told how to be.
     pub fn configured(profile: Profile, mediator: MediatorConfig, between: Between) -> Self {
+        Self::made(profile, mediator, put(between))
+    }
+
+    fn made(profile: Profile, mediator: MediatorConfig, between: impl Put) -> Self {
         // What was shipped has a 1:1 map, and nothing else to reach guests by.
         let iommu = if profile == Profile::Xs { Iommu::OneToOne } else { Iommu::On };
         let config = Config { frames: HOST_FRAMES, profile, iommu, ..Config::default() };
@@ -75,10 +100,10 @@ impl World {
 
     /// Another process of dom0's on the same machine, with a mediator of its own.
     pub fn another(&self) -> Self {
-        Self::on(self.machine.clone(), self.free_before, MediatorConfig::default(), None)
+        Self::on(self.machine.clone(), self.free_before, MediatorConfig::default(), put(None))
     }
 
-    fn on(machine: Arc<Machine>, free_before: u64, mediator: MediatorConfig, between: Between) -> Self {
+    fn on(machine: Arc<Machine>, free_before: u64, mediator: MediatorConfig, between: impl Put) -> Self {
         let dom0 = Arc::new(machine.caller(DOM0).expect("dom0"));
         let ports = Ports { iommu: Some(dom0.clone()), foreign: Some(dom0.clone()) };
         let client = Client::start(ports, pviommu::Config::default()).expect("a client");
@@ -92,10 +117,7 @@ impl World {
         };
         let gpu: Arc<dyn PhysicalGpu> =
             Arc::new(SoftGpu::new(bus.clone(), SoftGpuConfig::default()).expect("a GPU"));
-        let gpu = match between {
-            Some(around) => around(gpu),
-            None => gpu,
-        };
+        let gpu = between(gpu, &client, &*own);
         let below = Below { gpu, client: client.clone(), own, bus };
         let mediator = Mediator::new(below, mediator).expect("a mediator");
         Self { machine, dom0, client, mediator: Some(Arc::new(mediator)), free_before }

@@ -13,6 +13,14 @@ pub const PTE_PRESENT: u64 = 1;
 /// The address of the page, bits 45:12 (a width of 46 bits, i915 `GTT_HAW`).
 pub const PTE_ADDR_MASK: u64 = ((1 << 46) - 1) & !((1 << PAGE_SHIFT) - 1);
 
+/// Entries of the table of a GPU whose GMCH_CTRL is this (i915 `gen8_get_total_gtt_size`): bits 7:6 say 0, 2, 4 or 8 MiB.
+pub const fn ggtt_entries(gmch_ctrl: u16) -> u32 {
+    match gmch_ctrl >> 6 & 3 {
+        0 => 0,
+        n => (1 << n << 20) / PTE_SIZE,
+    }
+}
+
 /// A GGTT entry as it stands in the table. i915 writes nothing but the address and the present bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(transparent)]
@@ -64,6 +72,11 @@ mod tests {
         for n in [1 << 34, 1 << 52, u64::MAX] {
             assert_eq!(Pte::new(Bfn(n)), None);
         }
+    }
+
+    #[test]
+    fn a_table_has_the_size_that_the_host_bridge_says() {
+        assert_eq!([0, 1, 2, 3].map(|n| ggtt_entries(n << 6 | 0xff3f)), [0, 1 << 18, 1 << 19, GGTT_ENTRIES]);
     }
 
     #[test]

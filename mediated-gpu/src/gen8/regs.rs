@@ -275,6 +275,14 @@ pub const GRDOM_MEDIA: u32 = 1 << 2;
 pub const GRDOM_BLT: u32 = 1 << 3;
 /// [`gt::GDRST`]: VECS.
 pub const GRDOM_VECS: u32 = 1 << 4;
+/// [`gt::FORCEWAKE_MT`]: the kernel's wish.
+pub const FORCEWAKE_KERNEL: u16 = 1 << 0;
+/// [`gt::GEN8_PRIVATE_PAT_LO`], each byte: uncached.
+pub const PPAT_UC: u32 = 0;
+/// [`gt::GEN8_PRIVATE_PAT_LO`], each byte: write-back.
+pub const PPAT_WB: u32 = 3;
+/// [`gt::GEN8_PRIVATE_PAT_LO`], each byte: in the cache that the processor uses.
+pub const PPAT_LLC: u32 = 1 << 2;
 /// [`irq::GEN8_MASTER_IRQ`]: interrupts leave the GPU.
 pub const MASTER_IRQ_CONTROL: u32 = 1 << 31;
 /// An engine's interrupts: MI_USER_INTERRUPT.
@@ -306,6 +314,11 @@ pub const fn masked_enable(bits: u16) -> u32 {
 /// The value that writes `bits` of a masked register to zeros.
 pub const fn masked_disable(bits: u16) -> u32 {
     (bits as u32) << 16
+}
+
+/// The value that writes the bits of `field` as they are in `value`.
+pub const fn masked_field(field: u16, value: u32) -> u32 {
+    ((field as u32) << 16) | (value & field as u32)
 }
 
 /// What a masked register holds after a write.

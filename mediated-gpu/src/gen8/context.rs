@@ -1,6 +1,8 @@
 //! Execlist contexts: descriptor, image, status buffer, status page (i915 `intel_lrc_reg.h`, `intel_lrc.c`).
 
-use crate::physical::CsbEntry;
+use super::cmd::split;
+use super::regs::{RING_NR_PAGES, RING_VALID, engine, masked_enable};
+use crate::physical::{CsbEntry, Engine};
 
 /// A context descriptor as it is written to ELSP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -108,6 +110,64 @@ pub mod state {
         [(PDP0_U, PDP0_L), (PDP1_U, PDP1_L), (PDP2_U, PDP2_L), (PDP3_U, PDP3_L)];
     /// R_PWR_CLK_STATE (RCS).
     pub const R_PWR_CLK_STATE: usize = 0x43;
+}
+
+/// Dwords of register state that a driver sets up.
+pub const STATE_DWORDS: usize = 0x50;
+/// A ring's size in RING_CTL is told less this, in bytes.
+pub const RING_PAGE: u32 = 4096;
+/// CTX_CONTROL: nothing is restored from the image.
+pub const CTX_RESTORE_INHIBIT: u16 = 1 << 0;
+/// CTX_CONTROL: the switch does not wait for the old context.
+pub const CTX_INHIBIT_SYN_CTX_SWITCH: u16 = 1 << 3;
+
+/// The ring of a context that has not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FreshRing {
+    /// GGTT address, page aligned.
+    pub start: u32,
+    /// Bytes, whole pages.
+    pub size: u32,
+    /// Bytes that are to be executed, from the start on.
+    pub tail: u32,
+}
+
+/// The register state of a context that has not run, as i915 lays it out: its ring, the time that it has had, the pointers to its
+/// tables.
+pub fn register_state(e: Engine, ring: FreshRing, timestamp: u32, pointers: [u64; 4]) -> [u32; STATE_DWORDS] {
+    let mut image = [0; STATE_DWORDS];
+    let base = e.mmio_base();
+    let mut set = |index: usize, rel: u32, value: u32| {
+        if let Some([register, slot]) = image.get_mut(index - 1..=index).and_then(|s| s.first_chunk_mut()) {
+            (*register, *slot) = (base + rel, value);
+        }
+    };
+    let control = ring.size.saturating_sub(RING_PAGE) & RING_NR_PAGES | RING_VALID;
+    let switch = masked_enable(CTX_RESTORE_INHIBIT | CTX_INHIBIT_SYN_CTX_SWITCH);
+    set(state::CONTEXT_CONTROL, engine::RING_CONTEXT_CONTROL, switch);
+    set(state::RING_HEAD, engine::RING_HEAD, 0);
+    set(state::RING_TAIL, engine::RING_TAIL, ring.tail);
+    set(state::RING_START, engine::RING_START, ring.start);
+    set(state::RING_CTL, engine::RING_CTL, control);
+    set(state::BB_HEAD_U, engine::RING_BBADDR_UDW, 0);
+    set(state::BB_HEAD_L, engine::RING_BBADDR, 0);
+    set(state::BB_STATE, engine::RING_BBSTATE, 0);
+    set(state::SECOND_BB_HEAD_U, engine::RING_SBBADDR_UDW, 0);
+    set(state::SECOND_BB_HEAD_L, engine::RING_SBBADDR, 0);
+    set(state::SECOND_BB_STATE, engine::RING_SBBSTATE, 0);
+    set(state::CTX_TIMESTAMP, engine::RING_CTX_TIMESTAMP, timestamp);
+    for ((pdp, (upper, lower)), pointer) in (0..4).zip(state::PDPS).zip(pointers) {
+        let [low, high] = split(pointer);
+        set(upper, engine::GEN8_RING_PDP + 8 * pdp + 4, high);
+        set(lower, engine::GEN8_RING_PDP + 8 * pdp, low);
+    }
+    // Headers: 11 and 9 registers, posted.
+    for (index, registers) in [(state::LRI_HEADER_0, 11), (state::LRI_HEADER_1, 9)] {
+        if let Some(header) = image.get_mut(index) {
+            *header = 0x1100_1000 | (2 * registers - 1);
+        }
+    }
+    image
 }
 
 /// Context status: from idle to active.

@@ -6,26 +6,26 @@ use super::ppgtt::TablesError;
 use super::reserve::{Area, Own};
 use super::shadow::{ShadowGgtt, Tables};
 use crate::gen8::cmd;
-use crate::gen8::context::{Descriptor, OTHER_IMAGE_PAGES, STATE_OFFSET, state};
+use crate::gen8::context::{
+    CTX_RESTORE_INHIBIT, Descriptor, FreshRing, OTHER_IMAGE_PAGES, RCS_IMAGE_PAGES, RING_PAGE, STATE_DWORDS,
+    STATE_OFFSET, register_state, state,
+};
 use crate::gen8::ppgtt::Root;
-use crate::gen8::regs::{self, engine, masked_enable};
+use crate::gen8::regs;
 use crate::physical::Engine;
 use crate::vgpu::slice::GmRange;
 use pviommu::OwnError;
 use xen_ioreq::{Bfn, PAGE_MASK, PAGE_SIZE};
 
-/// Dwords of register state that are looked at.
-const STATE_DWORDS: usize = 0x50;
-/// A ring's size in RING_CTL is told less this, in bytes.
-const RING_PAGE: u32 = 4096;
 /// Bytes of the largest ring that RING_CTL can say.
 pub(super) const RING_LIMIT: u64 = 2 << 20;
-/// CTX_CONTROL b0: nothing is restored from the image.
-const CTX_RESTORE_INHIBIT: u32 = 1;
 /// Where an image has the registers that go with the context, from its first byte on. Hardware has them somewhere behind
 /// what a driver sets up, in an order that drivers do not know.
 const REGISTERS_OFFSET: u64 = STATE_OFFSET + 0x800;
 const CONTEXT_BYTES: u64 = OTHER_IMAGE_PAGES as u64 * PAGE_SIZE as u64;
+/// Where the engine's own context has them: behind the largest image that hardware saves.
+const OWN_REGISTERS_OFFSET: u64 = RCS_IMAGE_PAGES as u64 * PAGE_SIZE as u64;
+const OWN_CONTEXT_BYTES: u64 = OWN_REGISTERS_OFFSET + PAGE_SIZE as u64;
 
 /// A guest's context, as its image said when it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl GuestContext {
             start: dword(state::RING_START),
             control: dword(state::RING_CTL),
             timestamp: dword(state::CTX_TIMESTAMP),
-            fresh: dword(state::CONTEXT_CONTROL) & CTX_RESTORE_INHIBIT != 0,
+            fresh: dword(state::CONTEXT_CONTROL) & u32::from(CTX_RESTORE_INHIBIT) != 0,
         })
     }
 
@@ -205,7 +205,7 @@ pub(super) struct EngineArea {
 impl EngineArea {
     /// Graphics memory that an engine's area takes, with batches of up to `batch_limit` bytes.
     pub(super) fn size(batch_limit: u64) -> u64 {
-        CONTEXT_BYTES + RING_LIMIT + (batch_limit & !PAGE_MASK)
+        OWN_CONTEXT_BYTES + RING_LIMIT + (batch_limit & !PAGE_MASK)
     }
 
     /// Divides `range`, which is of [`size`](Self::size).
@@ -216,7 +216,7 @@ impl EngineArea {
             at = part.end();
             Area::new(own.clone(), part, scratch)
         };
-        let (mut context, mut ring) = (take(CONTEXT_BYTES), take(RING_LIMIT));
+        let (mut context, mut ring) = (take(OWN_CONTEXT_BYTES), take(RING_LIMIT));
         let batch = take(u64::MAX);
         context.grow(context.limit())?;
         ring.grow(PAGE_SIZE)?;
@@ -292,7 +292,7 @@ impl EngineArea {
         }
         ring.extend(commands);
         for (n, register) in (0..).zip(audit::of_context(self.engine)).take(registers.len()) {
-            let at = self.context.base().saturating_add(REGISTERS_OFFSET + 4 * n);
+            let at = self.context.base().saturating_add(OWN_REGISTERS_OFFSET + 4 * n);
             ring.extend(cmd::store_register_mem(register.offset, at));
         }
         if !ring.len().is_multiple_of(2) {
@@ -314,50 +314,14 @@ impl EngineArea {
         let size = (tail + 8).next_multiple_of(PAGE_SIZE);
         self.ring.grow(size)?;
         self.ring.write(0, ring);
-        let (tail, size) = (u32::try_from(tail).unwrap_or(0), u32::try_from(size).unwrap_or(0));
-        let image = self.image(tail, size, guest, root);
+        let dword = |n: usize| u32::try_from(n).unwrap_or(0);
+        let start = u32::try_from(self.ring.base()).unwrap_or(0);
+        let ring = FreshRing { start, size: dword(size), tail: dword(tail) };
+        // Nothing of the guest's but its timestamp.
+        let pointers = root.map_or([0; 4], Root::pointers);
+        let image = register_state(self.engine, ring, guest.timestamp, pointers);
         self.context.write(PAGE_SIZE, &image);
         Ok(())
-    }
-
-    /// Register state as i915 lays it out, with our ring, shadow tables, and nothing of the guest's but its timestamp.
-    fn image(&self, tail: u32, size: u32, guest: &GuestContext, root: Option<Root>) -> [u32; STATE_DWORDS] {
-        let mut image = [0; STATE_DWORDS];
-        let base = self.engine.mmio_base();
-        let mut set = |index: usize, rel: u32, value: u32| {
-            if let Some([register, slot]) = image.get_mut(index - 1..=index).and_then(|s| s.first_chunk_mut())
-            {
-                (*register, *slot) = (base + rel, value);
-            }
-        };
-        let control = size.saturating_sub(RING_PAGE) & regs::RING_NR_PAGES | regs::RING_VALID;
-        let start = u32::try_from(self.ring.base()).unwrap_or(0);
-        // b0: there is no engine state to restore; b3: switch without waiting for the old context.
-        set(state::CONTEXT_CONTROL, engine::RING_CONTEXT_CONTROL, masked_enable(1 << 0 | 1 << 3));
-        set(state::RING_HEAD, engine::RING_HEAD, 0);
-        set(state::RING_TAIL, engine::RING_TAIL, tail);
-        set(state::RING_START, engine::RING_START, start);
-        set(state::RING_CTL, engine::RING_CTL, control);
-        set(state::BB_HEAD_U, engine::RING_BBADDR_UDW, 0);
-        set(state::BB_HEAD_L, engine::RING_BBADDR, 0);
-        set(state::BB_STATE, engine::RING_BBSTATE, 0);
-        set(state::SECOND_BB_HEAD_U, engine::RING_SBBADDR_UDW, 0);
-        set(state::SECOND_BB_HEAD_L, engine::RING_SBBADDR, 0);
-        set(state::SECOND_BB_STATE, engine::RING_SBBSTATE, 0);
-        set(state::CTX_TIMESTAMP, engine::RING_CTX_TIMESTAMP, guest.timestamp);
-        let pointers = root.map_or([0; 4], Root::pointers);
-        for ((pdp, (upper, lower)), pointer) in (0..4).zip(state::PDPS).zip(pointers) {
-            let [low, high] = cmd::split(pointer);
-            set(upper, engine::GEN8_RING_PDP + 8 * pdp + 4, high);
-            set(lower, engine::GEN8_RING_PDP + 8 * pdp, low);
-        }
-        // Headers: 11 and 9 registers, posted.
-        for (index, registers) in [(state::LRI_HEADER_0, 11), (state::LRI_HEADER_1, 9)] {
-            if let Some(header) = image.get_mut(index) {
-                *header = 0x1100_1000 | (2 * registers - 1);
-            }
-        }
-        image
     }
 
     /// Tells the guest that its context ran to the tail, and what the engine saved with it.
@@ -367,7 +331,7 @@ impl EngineArea {
             true => audit::of_context(self.engine).count() as u64,
             false => 0,
         };
-        let registers: Vec<u32> = (0..registers).map(|n| saved(REGISTERS_OFFSET + 4 * n)).collect();
+        let registers: Vec<u32> = (0..registers).map(|n| saved(OWN_REGISTERS_OFFSET + 4 * n)).collect();
         let timestamp = saved(STATE_OFFSET + 4 * state::CTX_TIMESTAMP as u64);
         prepared.guest.finish(ggtt, timestamp, &registers);
     }

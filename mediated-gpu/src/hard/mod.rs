@@ -14,6 +14,7 @@ mod soft_bar;
 mod status;
 #[cfg(test)]
 mod tests;
+pub mod trial;
 
 use std::any::Any;
 use std::fmt;

@@ -306,6 +306,9 @@ pub(crate) struct Probe {
     /// Tell that as JSON.
     #[arg(long, requires = "vfio")]
     pub(crate) json: bool,
+    /// Then run work of this host's own on it, if that is allowed: a line for each piece, and whether it came out right.
+    #[arg(long, requires = "vfio", conflicts_with = "json")]
+    pub(crate) work: bool,
     /// Only the number of free host frames, for scripts.
     #[arg(long, conflicts_with = "vfio")]
     pub(crate) free_pages: bool,

@@ -60,6 +60,7 @@ impl Scenario for Vfio {
              record probe mgpu probe --vfio {ALONE}\n\
              record json mgpu probe --vfio {ALONE} --json\n\
              record shared mgpu probe --vfio {SHARED}\n\
+             record work mgpu probe --vfio {ALONE} --work\n\
              record nothing mgpu probe --vfio 0000:00:1e.7\n\
              dmesg >/results/before\n\
              record edu edu {ALONE}\n\
@@ -80,6 +81,12 @@ impl Scenario for Vfio {
             "a device that is not there: one line says so",
             run.text("nothing.err").as_str(),
             "mgpu: 0000:00:1e.7: there is no such PCI device here\n",
+        );
+        checks.equal("a device that is no GPU gets no work: status", run.status("work"), Some(1));
+        checks.equal(
+            "a device that is no GPU gets no work: one line says so",
+            run.text("work.err").as_str(),
+            "mgpu: 0000:00:03.0: work is not allowed\n",
         );
         checks.equal("without Xen nobody is served: status", run.status("serve"), Some(1));
         Ok(())

@@ -1,11 +1,12 @@
-//! `mgpu probe`: what this host offers, and what a PCI device of it may be used for.
+//! `mgpu probe`: what this host offers, what a PCI device of it may be used for, and whether that goes well.
 
 mod report;
+mod work;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use mediated_gpu::vfio::{Address, Facts, Hypervisor, Inspection, VfioDevice};
+use mediated_gpu::vfio::{Address, Facts, Hypervisor, Inspection, Use, VfioDevice};
 use pviommu::{Client, Config, Mode, Ports};
 use stubdom::Place;
 use xen_ioreq::linux::Privcmd;
@@ -24,13 +25,7 @@ pub(crate) fn free_pages(privcmd: &Privcmd) -> Result<u64, Error> {
 
 pub(crate) fn run(args: &cli::Probe) -> Result<ExitCode, Error> {
     if let Some(address) = args.vfio {
-        let report = vfio(address)?;
-        if args.json {
-            println!("{}", serde_json::to_string(&report)?);
-        } else {
-            print!("{report}");
-        }
-        return Ok(ExitCode::SUCCESS);
+        return vfio(address, args);
     }
     let privcmd = Arc::new(Privcmd::open()?);
     let free = free_pages(&privcmd)?;
@@ -68,11 +63,22 @@ fn hypervisor() -> (Hypervisor, Option<String>) {
     }
 }
 
-/// What is found of a device. One that cannot be opened is described by what sysfs says.
-fn vfio(address: Address) -> Result<Report, Error> {
+/// Tells what is found of a device. One that cannot be opened is described by what sysfs says.
+fn vfio(address: Address, args: &cli::Probe) -> Result<ExitCode, Error> {
     let found = Inspection::of(address)?;
-    let device = VfioDevice::open(address);
+    let device = VfioDevice::open(address).map(Arc::new);
     let (hypervisor, mode) = hypervisor();
-    let facts = Facts::new(&found, device.as_ref(), hypervisor);
-    Ok(Report::new(&found, device.as_ref().ok(), &facts, mode))
+    let facts = Facts::new(&found, device.as_deref(), hypervisor);
+    let report = Report::new(&found, device.as_deref().ok(), &facts, mode);
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{report}");
+    }
+    match (args.work, device) {
+        (true, Ok(device)) if facts.against(Use::Work).is_empty() => work::run(&device),
+        // Why stands above.
+        (true, _) => Err(format!("{address}: work is not allowed").into()),
+        (false, _) => Ok(ExitCode::SUCCESS),
+    }
 }

@@ -18,13 +18,15 @@ const MODULES: &[&str] = &[
     "drivers/vfio/pci/vfio-pci",
 ];
 
-/// One `edu` by itself; another whose neighbour, which no IOMMU can tell from it, has a driver.
+/// One `edu` by itself; another whose neighbour, which no IOMMU can tell from it, has a driver; and a device that does more.
 const DEVICES: &[&str] = &[
     "intel-iommu,intremap=on",
     "edu,addr=03.0",
+    "nvme,addr=04.0,serial=1",
     "edu,addr=05.0,multifunction=on",
     "virtio-rng-pci,addr=05.1",
 ];
+const NVME: &str = "0000:00:04.0";
 const ALONE: &str = "0000:00:03.0";
 const SHARED: &str = "0000:00:05.0";
 
@@ -48,12 +50,14 @@ impl Scenario for Vfio {
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
         kit.install(files, &kit.program("mediated-gpu", "mgpu")?)?;
-        kit.install(files, &kit.example("mediated-gpu", "edu")?)?;
+        for example in ["edu", "nvme"] {
+            kit.install(files, &kit.example("mediated-gpu", example)?)?;
+        }
         kit.install_modules(files, MODULES)?;
         Ok(format!(
             "load $(cat /rig/modules/order)\n\
              record unbound mgpu probe --vfio {ALONE}\n\
-             for device in {ALONE} {SHARED}; do\n\
+             for device in {ALONE} {NVME} {SHARED}; do\n\
              echo vfio-pci >/sys/bus/pci/devices/$device/driver_override\n\
              echo $device >/sys/bus/pci/drivers_probe\n\
              done\n\
@@ -64,17 +68,21 @@ impl Scenario for Vfio {
              record nothing mgpu probe --vfio 0000:00:1e.7\n\
              dmesg >/results/before\n\
              record edu edu {ALONE}\n\
+             record nvme nvme {NVME}\n\
+             record controller mgpu probe --vfio {NVME}\n\
              dmesg >/results/after\n\
              record serve mgpu serve --domid 1 --gpu vfio:{ALONE}\n"
         ))
     }
 
     fn judge(&self, _kit: &Kit, run: &Run, checks: &mut Checks) -> Result<()> {
-        for command in ["unbound", "probe", "json", "shared", "edu"] {
+        for command in ["unbound", "probe", "json", "shared", "edu", "nvme", "controller"] {
             checks.succeeded(run, command);
         }
         probed(run, checks);
-        checks.facts(run, "edu");
+        for program in ["edu", "nvme"] {
+            checks.facts(run, program);
+        }
         faulted(run, checks);
         checks.equal("a device that is not there: status", run.status("nothing"), Some(1));
         checks.equal(
@@ -118,6 +126,14 @@ fn probed(run: &Run, checks: &mut Checks) {
             "there is no Xen here whose guests could be served",
         ],
     );
+    says(
+        "controller",
+        &[
+            "region 0 (BAR0): 0x4000 bytes, read write mmap",
+            "interrupts MSI-X: 65, eventfd fixed",
+            "reset: flr",
+        ],
+    );
     says("shared", &["0000:00:05.0: 1234:11e8, class 00ff00, driver vfio-pci", "probe: not allowed"]);
     let shared = run.text("shared.out");
     checks.that(
@@ -131,20 +147,25 @@ fn probed(run: &Run, checks: &mut Checks) {
     );
 }
 
-/// The IOMMU's own word: that, and where, the device wrote and read where nothing was mapped any more.
+/// The IOMMU's own word: that, and where, devices wrote and read where nothing was mapped any more.
 fn faulted(run: &Run, checks: &mut Checks) {
-    let edu = run.text("edu.out");
-    let frame = |what: &str| edu.lines().find_map(|l| l.strip_prefix(what)?.split_once(',').map(|l| l.0));
     let (before, after) = (run.text("before"), run.text("after"));
-    for (kind, said) in [("DMA Write", "written to "), ("DMA Read", "read from ")] {
-        let refused = |log: &str, at: &str| {
-            log.lines().any(|l| ["DMAR", kind, "[00:03.0]", at].iter().all(|part| l.contains(part)))
-        };
-        checks.that(!refused(&before, ""), format!("no {kind} is refused before"));
-        let at = frame(said).map(|bfn| format!("fault addr {bfn}000 "));
+    let refused = |log: &str, parts: [&str; 3]| {
+        log.lines().any(|line| line.contains("DMAR") && parts.iter().all(|part| line.contains(part)))
+    };
+    for (program, device, kind, said) in [
+        ("edu", "[00:03.0]", "DMA Write", "written to "),
+        ("edu", "[00:03.0]", "DMA Read", "read from "),
+        ("nvme", "[00:04.0]", "DMA Write", "written to "),
+    ] {
+        checks
+            .that(!refused(&before, [device, kind, ""]), format!("no {kind} of {device} is refused before"));
+        let out = run.text(&format!("{program}.out"));
+        let frame = out.lines().find_map(|l| l.strip_prefix(said)?.split_once(',').map(|l| l.0));
+        let at = frame.map(|bfn| format!("fault addr {bfn}000 "));
         checks.that(
-            at.as_ref().is_some_and(|at| refused(&after, at)),
-            format!("the IOMMU reports the {kind} that it refused ({})", at.unwrap_or_default()),
+            at.as_ref().is_some_and(|at| refused(&after, [device, kind, at])),
+            format!("the IOMMU reports the {kind} of {device} that it refused ({})", at.unwrap_or_default()),
         );
     }
 }
@@ -159,7 +180,13 @@ mod tests {
 
     fn failed(after: &str) -> usize {
         let edu = "written to 0x101, where nothing is\nread from 0x100, where nothing is\n";
-        let results = [("edu.out", edu), ("before", "DMAR: Host address width 39\n"), ("after", after)];
+        let nvme = "written to 0x103, where nothing is\n";
+        let results = [
+            ("edu.out", edu),
+            ("nvme.out", nvme),
+            ("before", "DMAR: Host address width 39\n"),
+            ("after", after),
+        ];
         let results: BTreeMap<_, _> = results.map(|(n, t)| (n.to_owned(), t.as_bytes().to_vec())).into();
         let mut checks = Checks::default();
         faulted(&Run { log: Log::default(), end: End::TimedOut, results }, &mut checks);
@@ -168,14 +195,16 @@ mod tests {
 
     #[test]
     fn a_fault_counts_only_where_the_page_was() {
-        let write =
-            "DMAR: [DMA Write NO_PASID] Request device [00:03.0] fault addr 0x101000 [fault reason 0x05]";
-        let read =
-            "DMAR: [DMA Read NO_PASID] Request device [00:03.0] fault addr 0x100000 [fault reason 0x06]";
-        assert_eq!(failed(&format!("{write}\n{read}\n")), 0);
-        assert_eq!(failed(&format!("{write}\n")), 1);
-        assert_eq!(failed(&format!("{}\n{read}\n", write.replace("0x101000", "0x1010000"))), 1);
-        assert_eq!(failed(&format!("{}\n{read}\n", write.replace("00:03.0", "00:05.0"))), 1);
-        assert_eq!(failed(""), 2);
+        let line = |kind: &str, device: &str, at: &str| {
+            format!("DMAR: [{kind} NO_PASID] Request device [{device}] fault addr {at} [fault reason 0x05]\n")
+        };
+        let write = line("DMA Write", "00:03.0", "0x101000");
+        let read = line("DMA Read", "00:03.0", "0x100000");
+        let nvme = line("DMA Write", "00:04.0", "0x103000");
+        assert_eq!(failed(&format!("{write}{read}{nvme}")), 0);
+        assert_eq!(failed(&format!("{write}{nvme}")), 1);
+        assert_eq!(failed(&format!("{}{read}{nvme}", write.replace("0x101000", "0x1010000"))), 1);
+        assert_eq!(failed(&format!("{}{read}{nvme}", write.replace("00:03.0", "00:05.0"))), 1);
+        assert_eq!(failed(""), 3);
     }
 }

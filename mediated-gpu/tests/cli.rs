@@ -107,6 +107,10 @@ fn wrong_arguments_are_refused_with_what_is_wrong() {
     is_refused(&["serve"], "--domid");
     is_refused(&["serve", "--domid", "1", "--type", "V9_9"], "V9_9");
     is_refused(&["serve", "--domid", "1", "--gpu", "i915"], "i915");
+    is_refused(&["serve", "--domid", "1", "--gpu", "vfio:00:02.0"], "0000:00:02.0");
+    is_refused(&["probe", "--vfio", "00:02.0"], "0000:00:02.0");
+    is_refused(&["probe", "--json"], "--vfio");
+    is_refused(&["probe", "--vfio", "0000:00:02.0", "--work", "--json"], "--work");
     is_refused(&["ask", "/run/nobody"], "COMMAND");
     is_refused(&["draw"], "draw");
     fails_in_one_line(&["demo", "--guests", "2", "--hostile", "3"], &["--hostile 3", "2 guests"]);
@@ -125,6 +129,11 @@ fn without_xen_serve_says_so_in_one_line() {
         return;
     }
     fails_in_one_line(&["serve", "--domid", "1"], &["/dev/xen/privcmd"]);
+}
+
+#[test]
+fn a_device_that_is_not_there_is_named_in_one_line() {
+    fails_in_one_line(&["probe", "--vfio", "ffff:ff:1f.7"], &["ffff:ff:1f.7", "no such PCI device"]);
 }
 
 #[test]

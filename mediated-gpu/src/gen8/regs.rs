@@ -277,12 +277,10 @@ pub const GRDOM_BLT: u32 = 1 << 3;
 pub const GRDOM_VECS: u32 = 1 << 4;
 /// [`gt::FORCEWAKE_MT`]: the kernel's wish.
 pub const FORCEWAKE_KERNEL: u16 = 1 << 0;
-/// [`gt::GEN8_PRIVATE_PAT_LO`], each byte: uncached.
-pub const PPAT_UC: u32 = 0;
-/// [`gt::GEN8_PRIVATE_PAT_LO`], each byte: write-back.
-pub const PPAT_WB: u32 = 3;
-/// [`gt::GEN8_PRIVATE_PAT_LO`], each byte: in the cache that the processor uses.
-pub const PPAT_LLC: u32 = 1 << 2;
+/// The page attributes that drivers of Broadwell choose from, a byte each from 0 on (i915 `bdw_setup_private_ppat`): 1:0 uncached,
+/// write-combining, write-through, write-back; 3:2 in which caches; 5:4 age. Every GGTT entry has attribute 0: write-back, in the
+/// processor's cache.
+pub const BDW_PPAT: [u8; 8] = [0x07, 0x09, 0x0a, 0x00, 0x0b, 0x1b, 0x2b, 0x3b];
 /// [`irq::GEN8_MASTER_IRQ`]: interrupts leave the GPU.
 pub const MASTER_IRQ_CONTROL: u32 = 1 << 31;
 /// An engine's interrupts: MI_USER_INTERRUPT.

@@ -11,13 +11,15 @@ use xen_ioreq::Bfn;
 
 use super::port::Port;
 use super::{HardError, LAST_LIMIT, Mmio, RESET_LIMIT, StatusPages, TLB_LIMIT, WAKE_LIMIT};
+use crate::gen8::cmd::split;
 use crate::gen8::gtt::{GGTT_ENTRIES, GTT_OFFSET, PTE_SIZE, Pte};
 use crate::gen8::regs::{
-    FORCEWAKE_KERNEL, GFX_FLSH_CNTL_EN, GRDOM_FULL, PPAT_LLC, PPAT_UC, PPAT_WB, gt, masked_disable,
-    masked_enable,
+    BDW_PPAT, FORCEWAKE_KERNEL, GFX_FLSH_CNTL_EN, GRDOM_FULL, gt, masked_disable, masked_enable,
 };
 use crate::physical::{CsbEntry, Engine, Interrupt, InterruptSink, PhysicalGpu, ResetFailed};
 
+/// How long an engine's state is in flux after a reset.
+const SETTLE: Duration = Duration::from_micros(50);
 /// How long something is looked at without a sleep.
 const SPIN: Duration = Duration::from_micros(50);
 
@@ -53,8 +55,7 @@ impl Core {
         };
         gpu.wake()?;
         gpu.mask_interrupts();
-        gpu.write(gt::GDRST, GRDOM_FULL);
-        if !wait(RESET_LIMIT, || gpu.read(gt::GDRST) & GRDOM_FULL == 0) {
+        if !gpu.reset_domain(GRDOM_FULL, RESET_LIMIT) {
             return Err(HardError::NoReset);
         }
         // A reset lets the GT sleep again.
@@ -65,9 +66,9 @@ impl Core {
         for (e, bfn) in Engine::ALL.into_iter().zip(gpu._status.bfns()) {
             gpu.set_entry(gpu.status_entry(e), Pte::new(bfn).unwrap_or(Pte::ABSENT));
         }
-        // A GGTT entry has no bits for it: all of them have attribute 0, cached as the processor caches.
-        gpu.write(gt::GEN8_PRIVATE_PAT_LO, PPAT_WB | PPAT_LLC);
-        gpu.write(gt::GEN8_PRIVATE_PAT_HI, PPAT_UC);
+        let [low, high] = split(u64::from_le_bytes(BDW_PPAT));
+        gpu.write(gt::GEN8_PRIVATE_PAT_LO, low);
+        gpu.write(gt::GEN8_PRIVATE_PAT_HI, high);
         gpu.ggtt_flush();
         for e in Engine::ALL {
             gpu.enable(e, &mut gpu.port(e).lock());
@@ -103,6 +104,17 @@ impl Core {
         self.write(gt::FORCEWAKE_MT, masked_enable(FORCEWAKE_KERNEL));
         let awake = wait(WAKE_LIMIT, || ack() & u32::from(FORCEWAKE_KERNEL) != 0);
         if awake { Ok(()) } else { Err(HardError::Asleep(ack())) }
+    }
+
+    /// Resets what a bit of GDRST stands for. Twice, since an engine's state is in flux for a moment when the first says that it is
+    /// done; and that moment is waited for (i915 `gen6_hw_domain_reset`).
+    pub(super) fn reset_domain(&self, bit: u32, limit: Duration) -> bool {
+        let done = (0..2).all(|_| {
+            self.write(gt::GDRST, bit);
+            wait(limit, || self.read(gt::GDRST) & bit == 0)
+        });
+        thread::sleep(SETTLE);
+        done
     }
 
     /// Where an engine's status page is in the table.
@@ -146,8 +158,7 @@ impl Core {
     /// Resets the whole GT. `false`: it does not come back, or does not forget.
     fn reset_all(&self) -> bool {
         let mut ports = Engine::ALL.map(|e| self.port(e).lock());
-        self.write(gt::GDRST, GRDOM_FULL);
-        if !wait(RESET_LIMIT, || self.read(gt::GDRST) & GRDOM_FULL == 0) || self.wake().is_err() {
+        if !self.reset_domain(GRDOM_FULL, RESET_LIMIT) || self.wake().is_err() {
             return false;
         }
         for (e, port) in Engine::ALL.into_iter().zip(&mut ports) {

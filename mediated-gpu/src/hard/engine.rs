@@ -8,7 +8,7 @@ use super::port::Port;
 use crate::gen8::cmd::split;
 use crate::gen8::regs::{
     GFX_RUN_LIST_ENABLE, I915_ERROR_INSTRUCTION, MODE_IDLE, RESET_CTL_READY_TO_RESET,
-    RESET_CTL_REQUEST_RESET, STOP_RING, engine as reg, gt, masked_disable, masked_enable, masked_field,
+    RESET_CTL_REQUEST_RESET, STOP_RING, engine as reg, masked_disable, masked_enable, masked_field,
 };
 use crate::physical::{CsbEntry, Engine, ResetFailed};
 
@@ -53,7 +53,7 @@ impl Core {
     }
 
     /// Reads what the engine says, and writes what it may have next. The buffer is read through registers, since what an engine
-    /// writes to its status page comes late behind an IOMMU (i915 does so there, too).
+    /// writes to its status page comes late behind an IOMMU (i915 has read it so, too).
     pub(super) fn go_on(&self, e: Engine, port: &mut Port) {
         let newest = self.get(e, reg::RING_CONTEXT_STATUS_PTR) & CSB_WRITE;
         let mut last = None;
@@ -86,10 +86,7 @@ impl Core {
         wait(STOP_LIMIT.min(left()), || self.get(e, reg::RING_MI_MODE) & MODE_IDLE != 0);
         self.set(e, reg::RING_RESET_CTL, masked_enable(low(RESET_CTL_REQUEST_RESET)));
         let ready = wait(left(), || self.get(e, reg::RING_RESET_CTL) & RESET_CTL_READY_TO_RESET != 0);
-        if ready {
-            self.write(gt::GDRST, e.reset_bit());
-        }
-        let done = ready && wait(left(), || self.read(gt::GDRST) & e.reset_bit() == 0);
+        let done = ready && self.reset_domain(e.reset_bit(), left());
         self.set(e, reg::RING_RESET_CTL, masked_disable(low(RESET_CTL_REQUEST_RESET)));
         if !done {
             return Err(failed);

@@ -202,7 +202,7 @@ fn a_gpu_is_woken_reset_and_set_up_before_it_is_used() {
         device.written(&[gt::FORCEWAKE_MT, gt::GDRST, BASE + reg::RING_MODE_GEN7, irq::GEN8_MASTER_IRQ]);
     let wake = [masked_disable(0xffff), masked_enable(1)].map(|v| (gt::FORCEWAKE_MT, v));
     let mut expected = wake.to_vec();
-    expected.extend([(irq::GEN8_MASTER_IRQ, 0), (gt::GDRST, GRDOM_FULL)]);
+    expected.extend([(irq::GEN8_MASTER_IRQ, 0), (gt::GDRST, GRDOM_FULL), (gt::GDRST, GRDOM_FULL)]);
     expected.extend(wake);
     expected.push((BASE + reg::RING_MODE_GEN7, masked_enable(1 << 15)));
     expected.push((irq::GEN8_MASTER_IRQ, MASTER_IRQ_CONTROL));
@@ -221,7 +221,8 @@ fn a_gpu_is_woken_reset_and_set_up_before_it_is_used() {
     assert_eq!(device.get(irq::GEN8_GT_IMR0), !0x0119_0119);
     assert_eq!((device.get(irq::GEN8_GT_IER2), device.get(irq::GEN8_GT_IMR2)), (0, u32::MAX));
     assert_eq!(device.get(BASE + reg::RING_IMR), !0x0119_0000);
-    assert_eq!(device.get(gt::GEN8_PRIVATE_PAT_LO) & 0xff, 7);
+    let attributes = [gt::GEN8_PRIVATE_PAT_LO, gt::GEN8_PRIVATE_PAT_HI].map(|r| device.get(r));
+    assert_eq!(attributes, [0x000a_0907, 0x3b2b_1b0b]);
     drop(gpu);
     assert!(device.cut(), "it reaches nothing when nobody drives it");
 }
@@ -333,6 +334,7 @@ fn an_engine_is_reset_by_the_handshake_and_keeps_what_it_has_said() {
             (BASE + reg::RING_MI_MODE, masked_enable(1 << 8)),
             (reset_ctl, masked_enable(1)),
             (gt::GDRST, E.reset_bit()),
+            (gt::GDRST, E.reset_bit()),
             (reset_ctl, masked_disable(1)),
             (BASE + reg::RING_MI_MODE, masked_disable(1 << 8)),
             (E.tlb_reg(), 1),
@@ -363,7 +365,7 @@ fn an_engine_that_keeps_its_translations_is_reset_then_all_are_then_the_device_i
     rig.device.flaw(Flaw::RemembersUntilReset(E));
     rig.gpu.ggtt_flush();
     assert_eq!(rig.heard(), [Interrupt::Error(E)]);
-    assert_eq!(rig.device.written(&[gt::GDRST]), [(gt::GDRST, E.reset_bit())]);
+    assert_eq!(rig.device.written(&[gt::GDRST]), [(gt::GDRST, E.reset_bit()); 2]);
     assert!(!rig.device.cut());
 
     // No reset helps. The flush ends, and nothing is reached any more.
@@ -371,7 +373,8 @@ fn an_engine_that_keeps_its_translations_is_reset_then_all_are_then_the_device_i
     rig.gpu.ggtt_flush();
     assert_eq!(rig.heard(), Engine::ALL.map(Interrupt::Error));
     let resets = rig.device.written(&[gt::GDRST]);
-    assert_eq!(resets, [(gt::GDRST, E.reset_bit()), (gt::GDRST, GRDOM_FULL)]);
+    let wanted = [E.reset_bit(), E.reset_bit(), GRDOM_FULL, GRDOM_FULL];
+    assert_eq!(resets, wanted.map(|bit| (gt::GDRST, bit)));
     assert!(rig.device.cut());
     rig.gpu.submit(E, 0x1_0000_2001, None);
     assert_eq!(rig.device.written(&[BASE + reg::RING_ELSP]), []);

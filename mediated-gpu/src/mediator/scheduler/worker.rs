@@ -12,7 +12,7 @@ use super::{Queue, Scheduler};
 use crate::gen8::context::{
     CSB_ACTIVE_TO_IDLE, CSB_COMPLETE, CSB_ELEMENT_SWITCH, CSB_IDLE_TO_ACTIVE, CSB_PREEMPTED, Descriptor,
 };
-use crate::gen8::regs::GT_CONTEXT_SWITCH_INTERRUPT;
+use crate::gen8::regs::{GT_CONTEXT_SWITCH_INTERRUPT, engine as reg};
 use crate::mediator::guest::Vgpu;
 use crate::mediator::workload::{EngineArea, PrepareError, Prepared};
 use crate::physical::{Engine, PhysicalGpu};
@@ -226,8 +226,13 @@ impl Worker {
             if queue.stop {
                 return End::Stopped;
             }
-            if queue.error {
-                return End::Error;
+            if std::mem::take(&mut queue.error) {
+                drop(queue);
+                // One that was on its way when the engine was reset is not this context's.
+                if self.gpu.read32(self.engine.mmio_base() + reg::RING_EIR) != 0 {
+                    return End::Error;
+                }
+                continue;
             }
             if queue.news == seen && clock.wait(&engine.changed, &mut queue, Some(deadline)) {
                 return End::Overrun;

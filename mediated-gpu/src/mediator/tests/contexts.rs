@@ -275,6 +275,22 @@ fn guests_reset_stops_a_hanging_context_before_its_deadline() {
 }
 
 #[test]
+fn news_of_an_error_that_a_reset_has_ended_harms_no_later_context() {
+    use crate::physical::{Engine, Interrupt, InterruptSink};
+    let host = Host::new();
+    let mut g = host.guest();
+    g.start();
+    let scheduler = host.mediator.as_ref().unwrap().scheduler.clone();
+    for n in 0..50 {
+        scheduler.interrupt(Interrupt::Error(Engine::Bcs));
+        g.run(&cmd::store_dword(g.gm(DATA), n));
+        assert_eq!(g.read32(DATA), n);
+    }
+    let s = g.vgpu.statistics();
+    assert_eq!((s.gpu_errors, s.resets, s.completions), (0, 0, 50));
+}
+
+#[test]
 fn every_engine_takes_submissions() {
     use crate::physical::Engine;
     let host = Host::new();

@@ -32,7 +32,7 @@ pub fn attach(device: &Arc<VfioDevice>, status: StatusPages) -> Result<HardGpu, 
     // Its messages are writes to memory, too.
     device.set_bus_master(true)?;
     let bar = DeviceBar { device: device.clone(), bar };
-    HardGpu::new(Arc::new(bar), entries, status, |interrupt| {
+    HardGpu::new(Arc::new(bar), 0..entries, status, |interrupt| {
         let source = Interrupts::new(device, IrqKind::Msi, 1, move |_, _, _| {
             interrupt();
             Ok(())

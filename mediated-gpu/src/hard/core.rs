@@ -1,6 +1,7 @@
 //! What the GPU's registers are told, and what they answer.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -10,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use xen_ioreq::Bfn;
 
 use super::port::Port;
-use super::{HardError, LAST_LIMIT, Mmio, RESET_LIMIT, StatusPages, TLB_LIMIT, WAKE_LIMIT};
+use super::{HardError, LAST_LIMIT, LEAST_ENTRIES, Mmio, RESET_LIMIT, StatusPages, TLB_LIMIT, WAKE_LIMIT};
 use crate::gen8::cmd::split;
 use crate::gen8::gtt::{GGTT_ENTRIES, GTT_OFFSET, PTE_SIZE, Pte};
 use crate::gen8::regs::{
@@ -27,7 +28,7 @@ const SPIN: Duration = Duration::from_micros(50);
 pub(super) struct Core {
     mmio: Arc<dyn Mmio>,
     /// Entries that are the mediator's. The status pages have those behind.
-    entries: u32,
+    table: Range<u32>,
     ports: [Mutex<Port>; 4],
     sink: RwLock<Option<Arc<dyn InterruptSink>>>,
     /// One flush, and one reset of the GT, at a time. Taken before a port, never after.
@@ -39,14 +40,18 @@ pub(super) struct Core {
 
 impl Core {
     /// As [`HardGpu::new`](super::HardGpu::new).
-    pub(super) fn new(mmio: Arc<dyn Mmio>, entries: u32, status: StatusPages) -> Result<Self, HardError> {
-        if !(64..=GGTT_ENTRIES).contains(&entries) {
-            return Err(HardError::Table(entries));
+    pub(super) fn new(
+        mmio: Arc<dyn Mmio>,
+        table: Range<u32>,
+        status: StatusPages,
+    ) -> Result<Self, HardError> {
+        if table.len() < LEAST_ENTRIES || table.end > GGTT_ENTRIES {
+            return Err(HardError::Table(table.start, table.end));
         }
         let own = u32::try_from(Engine::ALL.len()).unwrap_or(0);
         let gpu = Self {
             mmio,
-            entries: entries.saturating_sub(own),
+            table: table.start..table.end.saturating_sub(own),
             ports: Engine::ALL.map(|_| Mutex::default()),
             sink: RwLock::new(None),
             whole: Mutex::new(()),
@@ -60,7 +65,7 @@ impl Core {
         }
         // A reset lets the GT sleep again.
         gpu.wake()?;
-        for index in 0..gpu.entries {
+        for index in gpu.table.clone() {
             gpu.set_entry(index, Pte::ABSENT);
         }
         for (e, bfn) in Engine::ALL.into_iter().zip(gpu._status.bfns()) {
@@ -119,14 +124,14 @@ impl Core {
 
     /// Where an engine's status page is in the table.
     pub(super) fn status_entry(&self, e: Engine) -> u32 {
-        self.entries.saturating_add(u32::try_from(e.index()).unwrap_or(0))
+        self.table.end.saturating_add(u32::try_from(e.index()).unwrap_or(0))
     }
 
     fn set_entry(&self, index: u32, pte: Pte) {
         self.mmio.write64(GTT_OFFSET + index * PTE_SIZE, pte.0);
     }
 
-    /// Tells the sink. No lock of ours is held.
+    /// Tells the sink, which takes no lock that is held while calling us.
     pub(super) fn tell(&self, irq: Interrupt) {
         let sink = self.sink.read().clone();
         if let Some(sink) = sink {
@@ -190,17 +195,17 @@ impl PhysicalGpu for Core {
     }
 
     fn ggtt_entries(&self) -> u32 {
-        self.entries
+        self.table.end
     }
 
     fn ggtt_write(&self, index: u32, bfn: Option<Bfn>) {
-        if index < self.entries {
+        if self.table.contains(&index) {
             self.set_entry(index, bfn.and_then(Pte::new).unwrap_or(Pte::ABSENT));
         }
     }
 
     fn ggtt_read(&self, index: u32) -> Option<Bfn> {
-        if index >= self.entries {
+        if !self.table.contains(&index) {
             return None;
         }
         Pte(self.mmio.read64(GTT_OFFSET + index * PTE_SIZE)).bfn()
@@ -276,10 +281,7 @@ impl Drop for Core {
 
 impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Core")
-            .field("entries", &self.entries)
-            .field("dead", &self.dead)
-            .finish_non_exhaustive()
+        f.debug_struct("Core").field("table", &self.table).field("dead", &self.dead).finish_non_exhaustive()
     }
 }
 

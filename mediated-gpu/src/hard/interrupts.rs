@@ -98,9 +98,19 @@ impl Core {
         }
         self.write(irq::GEN8_MASTER_IRQ, MASTER_IRQ_CONTROL);
         for irq in told {
-            if let Interrupt::ContextSwitch(e) = irq {
+            match irq {
                 // The next submission goes out at once, not only when somebody asks.
-                self.go_on(e, &mut self.port(e).lock());
+                Interrupt::ContextSwitch(e) => self.go_on(e, &mut self.port(e).lock()),
+                // Told only while no reset can come between: what runs after one is not to blame.
+                Interrupt::Error(e) => {
+                    let port = self.port(e).lock();
+                    if self.read(e.mmio_base() + engine::RING_EIR) != 0 {
+                        self.tell(irq);
+                    }
+                    drop(port);
+                    continue;
+                }
+                Interrupt::User(_) => {}
             }
             self.tell(irq);
         }

@@ -18,6 +18,7 @@ pub mod trial;
 
 use std::any::Any;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,9 @@ const RESET_LIMIT: Duration = Duration::from_secs(1);
 /// How long an engine is given to end what it does before all of them are cut off.
 const LAST_LIMIT: Duration = Duration::from_millis(100);
 
+/// Entries of the smallest table that is of any use.
+const LEAST_ENTRIES: usize = 64;
+
 /// A GPU could not be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum HardError {
@@ -53,8 +57,10 @@ pub enum HardError {
     #[error("the GPU does not come out of its reset within {RESET_LIMIT:?}")]
     NoReset,
     /// Its table is none.
-    #[error("the GPU's table has {0} entries: between 64 and {GGTT_ENTRIES} can be used")]
-    Table(u32),
+    #[error(
+        "entries {0} to {1} of the GPU's table: at least {LEAST_ENTRIES} are needed, and there are {GGTT_ENTRIES}"
+    )]
+    Table(u32, u32),
     /// Its registers are not where they must be.
     #[error("BAR0 has {0:#x} bytes, {need:#x} are needed", need = 2 * GTT_OFFSET)]
     Bar0(u64),
@@ -74,19 +80,19 @@ pub struct HardGpu {
 }
 
 impl HardGpu {
-    /// Takes a GPU that nobody uses, with a table of `entries`: resets it, empties the table and starts the engines. Interrupts
-    /// are enabled. `listen` is given what is to be called when the device interrupts, by one thread at a time, and gives what
+    /// Takes a GPU that nobody uses: resets it, empties its entries of `table` and starts the engines. The others it does not touch.
+    /// Interrupts are enabled. `listen` is given what is to be called when the device interrupts, by one thread at a time, and gives what
     /// ends that when it is dropped.
     ///
     /// # Errors
     /// It does not wake up, does not come out of its reset, or has no such table; what `listen` fails with.
     pub fn new<T: Any + Send>(
         mmio: Arc<dyn Mmio>,
-        entries: u32,
+        table: Range<u32>,
         status: StatusPages,
         listen: impl FnOnce(Box<dyn Fn() + Send>) -> Result<T, HardError>,
     ) -> Result<Self, HardError> {
-        let core = Arc::new(Core::new(mmio, entries, status)?);
+        let core = Arc::new(Core::new(mmio, table, status)?);
         let driver = core.clone();
         let ears = listen(Box::new(move || driver.interrupt()))?;
         // What it had to say before somebody listened.

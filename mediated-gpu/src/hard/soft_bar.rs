@@ -39,7 +39,7 @@ impl SoftBar {
         gpu.set_interrupt_sink(Arc::new(Wire { gpu: Arc::downgrade(&gpu), wire: wire.clone() }));
         let end = wire.clone();
         let bar = Self { gpu, wire, cut: AtomicBool::new(false) };
-        HardGpu::new(Arc::new(bar), entries, status, |interrupt| {
+        HardGpu::new(Arc::new(bar), 0..entries, status, |interrupt| {
             let thread = thread::Builder::new().name("gpu-irq".into()).spawn(move || {
                 while interrupts.recv() == Ok(Message::Raised) {
                     interrupt();

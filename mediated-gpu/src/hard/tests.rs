@@ -168,7 +168,7 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let device = Arc::new(Device::default());
-        let gpu = HardGpu::new(device.clone(), ENTRIES, status(), |_| Ok(())).expect("a GPU");
+        let gpu = HardGpu::new(device.clone(), 0..ENTRIES, status(), |_| Ok(())).expect("a GPU");
         let heard = Arc::new(Heard::default());
         gpu.set_interrupt_sink(heard.clone());
         device.written(&[]);
@@ -197,7 +197,7 @@ fn a_gpu_is_woken_reset_and_set_up_before_it_is_used() {
     for index in 0..ENTRIES {
         device.write64(GTT_OFFSET + index * PTE_SIZE, Pte::new(Bfn(0xbad)).unwrap().0);
     }
-    let gpu = HardGpu::new(device.clone(), ENTRIES, status(), |_| Ok(())).expect("a GPU");
+    let gpu = HardGpu::new(device.clone(), 0..ENTRIES, status(), |_| Ok(())).expect("a GPU");
     let order =
         device.written(&[gt::FORCEWAKE_MT, gt::GDRST, BASE + reg::RING_MODE_GEN7, irq::GEN8_MASTER_IRQ]);
     let wake = [masked_disable(0xffff), masked_enable(1)].map(|v| (gt::FORCEWAKE_MT, v));
@@ -232,14 +232,14 @@ fn a_gpu_that_does_not_wake_or_come_back_is_refused_and_cut_off() {
     for (flaw, wanted) in [(Flaw::Asleep, "wake up"), (Flaw::Reset(GRDOM_FULL), "come out of its reset")] {
         let device = Arc::new(Device::default());
         device.flaw(flaw);
-        let error = HardGpu::new(device.clone(), ENTRIES, status(), |_| Ok(())).unwrap_err();
+        let error = HardGpu::new(device.clone(), 0..ENTRIES, status(), |_| Ok(())).unwrap_err();
         assert!(error.to_string().contains(wanted), "{error}");
         assert!(device.cut());
     }
-    for entries in [0, 63, GGTT_ENTRIES + 1] {
+    for (start, end) in [(0, 0), (0, 63), (0, GGTT_ENTRIES + 1), (100, 163), (5, 4)] {
         let device = Arc::new(Device::default());
-        let error = HardGpu::new(device, entries, status(), |_| Ok(())).unwrap_err();
-        assert!(matches!(error, HardError::Table(n) if n == entries));
+        let error = HardGpu::new(device, start..end, status(), |_| Ok(())).unwrap_err();
+        assert!(matches!(error, HardError::Table(s, e) if (s, e) == (start, end)));
     }
 }
 
@@ -257,6 +257,17 @@ fn entries_are_written_whole_and_those_of_the_status_pages_are_out_of_reach() {
     }
     rig.gpu.write32(GTT_OFFSET, 1);
     assert_eq!((rig.gpu.read32(GTT_OFFSET), rig.device.get(GTT_OFFSET)), (u32::MAX, 0));
+}
+
+#[test]
+fn of_a_part_of_the_table_nothing_else_is_touched() {
+    let device = Arc::new(Device::default());
+    let gpu = HardGpu::new(device.clone(), 100..200, status(), |_| Ok(())).expect("a GPU");
+    [99, 100, 195, 196, 200].into_iter().for_each(|index| gpu.ggtt_write(index, Some(Bfn(7))));
+    let touched: Vec<u32> = device.0.lock().table.keys().map(|at| (at - GTT_OFFSET) / PTE_SIZE).collect();
+    assert_eq!(touched, (100..200).collect::<Vec<_>>());
+    assert_eq!(device.read64(GTT_OFFSET + 196 * PTE_SIZE), 0x10_1001, "RCS's status page");
+    assert_eq!((gpu.ggtt_read(195), gpu.ggtt_read(99)), (Some(Bfn(7)), None));
 }
 
 #[test]
@@ -298,8 +309,13 @@ fn a_submission_is_four_dwords_and_the_next_waits_until_it_is_taken() {
 fn an_interrupt_is_taken_back_and_told_by_engine_and_kind() {
     let rig = Rig::new();
     let bits = GT_RENDER_USER_INTERRUPT | GT_CS_MASTER_ERROR_INTERRUPT << 16;
+    rig.device.set(BASE + reg::RING_EIR, 1);
     rig.interrupt(irq::GEN8_GT_IIR0, bits, 3);
     assert_eq!(rig.heard(), [Interrupt::User(Engine::Rcs), Interrupt::Error(Engine::Bcs)]);
+    rig.device.written(&[]);
+    rig.device.set(BASE + reg::RING_EIR, 0);
+    rig.interrupt(irq::GEN8_GT_IIR0, bits, 3);
+    assert_eq!(rig.heard(), [Interrupt::User(Engine::Rcs)], "an error that a reset has ended is nobody's");
     assert_eq!(rig.device.get(irq::GEN8_GT_IIR0), 0);
     let order = rig.device.written(&[irq::GEN8_MASTER_IRQ, irq::GEN8_GT_IIR0]);
     assert_eq!(
@@ -401,6 +417,6 @@ fn a_device_that_is_gone_reads_as_ones_and_nothing_is_trusted() {
         }
     }
     let gone = Arc::new(Gone::default());
-    assert!(matches!(HardGpu::new(gone.clone(), ENTRIES, status(), |_| Ok(())), Err(HardError::NoReset)));
+    assert!(matches!(HardGpu::new(gone.clone(), 0..ENTRIES, status(), |_| Ok(())), Err(HardError::NoReset)));
     assert!(gone.0.load(std::sync::atomic::Ordering::Acquire));
 }

@@ -33,13 +33,42 @@ const DATA: usize = BATCH + 1;
 /// Where the pictures begin. Page 0 is for what an engine fetches ahead.
 const PICTURES: usize = 1 + AREA * Engine::ALL.len();
 
+/// How the host itself reaches the ground. Offsets are bytes from its first page's start.
+pub trait GroundMemory: Send + Sync {
+    /// Copies from it.
+    fn read(&self, offset: usize, bytes: &mut [u8]);
+    /// Copies to it.
+    fn write(&self, offset: usize, bytes: &[u8]);
+}
+
+impl GroundMemory for DmaMemory {
+    fn read(&self, offset: usize, bytes: &mut [u8]) {
+        DmaMemory::read(self, offset, bytes);
+    }
+
+    fn write(&self, offset: usize, bytes: &[u8]) {
+        DmaMemory::write(self, offset, bytes);
+    }
+}
+
 /// Memory that the GPU reaches at neighbouring bus frames, and the host too.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Ground {
     /// [`Ground::PAGES`] pages.
-    pub memory: Arc<DmaMemory>,
+    pub memory: Arc<dyn GroundMemory>,
     /// The bus frame of the first.
     pub first: Bfn,
+    /// The first of the GPU's entries that are to lead there. All from there on are used.
+    pub entry: u32,
+}
+
+impl fmt::Debug for Ground {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ground")
+            .field("first", &self.first)
+            .field("entry", &self.entry)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Ground {
@@ -103,9 +132,9 @@ fn run_within(gpu: &dyn PhysicalGpu, ground: Ground, limit: Duration) -> Vec<Fin
     let news = Arc::new(News::default());
     gpu.set_interrupt_sink(news.clone());
     let mut trial = Trial { gpu, ground, news, id: 0, limit };
-    let entries = gpu.ggtt_entries();
+    let entries = trial.ground.entry..gpu.ggtt_entries();
     let scratch = trial.ground.first;
-    (0..entries).for_each(|index| gpu.ggtt_write(index, Some(scratch)));
+    entries.clone().for_each(|index| gpu.ggtt_write(index, Some(scratch)));
     (0..Ground::PAGES).for_each(|page| trial.map(page, page));
     gpu.ggtt_flush();
     let mut findings = Vec::new();
@@ -118,7 +147,7 @@ fn run_within(gpu: &dyn PhysicalGpu, ground: Ground, limit: Duration) -> Vec<Fin
     }
     judge("BCS fills and copies a picture".into(), trial.picture());
     judge("what was taken out of the table is not reached".into(), trial.taken_away());
-    (0..entries).for_each(|index| gpu.ggtt_write(index, None));
+    entries.for_each(|index| gpu.ggtt_write(index, None));
     gpu.ggtt_flush();
     findings
 }
@@ -128,27 +157,28 @@ fn area(e: Engine) -> usize {
     1 + AREA * e.index()
 }
 
-/// Graphics address of a page.
-fn gm(page: usize) -> u64 {
-    page as u64 * PAGE_SIZE as u64
-}
-
-fn surface(page: usize) -> Surface {
-    Surface { base: gm(page), pitch: 4 * SIDE, tiled: false }
-}
-
 const ALL: Rect = Rect { x1: 0, y1: 0, x2: SIDE, y2: SIDE };
 
-fn fill(page: usize, rect: Rect, color: u32) -> [u32; 7] {
-    let (depth, rop, dst) = (Depth::Bpp32, ROP_PATCOPY, surface(page));
-    XyColorBlt { write_alpha: true, write_rgb: true, depth, rop, clip: false, dst, rect, color }.encode()
-}
-
 impl Trial<'_> {
+    /// Graphics address of a page.
+    fn gm(&self, page: usize) -> u64 {
+        (u64::from(self.ground.entry).saturating_add(page as u64)).saturating_mul(PAGE_SIZE as u64)
+    }
+
+    fn surface(&self, page: usize) -> Surface {
+        Surface { base: self.gm(page), pitch: 4 * SIDE, tiled: false }
+    }
+
+    fn fill(&self, page: usize, rect: Rect, color: u32) -> [u32; 7] {
+        let (depth, rop, dst) = (Depth::Bpp32, ROP_PATCOPY, self.surface(page));
+        XyColorBlt { write_alpha: true, write_rgb: true, depth, rop, clip: false, dst, rect, color }.encode()
+    }
+
     /// Has a graphics page lead to a page of the ground.
     fn map(&self, at: usize, page: usize) {
         let bfn = Bfn(self.ground.first.0.saturating_add(page as u64));
-        self.gpu.ggtt_write(u32::try_from(at).unwrap_or(u32::MAX), Some(bfn));
+        let entry = u32::try_from(at).unwrap_or(u32::MAX).saturating_add(self.ground.entry);
+        self.gpu.ggtt_write(entry, Some(bfn));
     }
 
     fn write(&self, page: usize, offset: usize, dwords: &[u32]) {
@@ -172,11 +202,11 @@ impl Trial<'_> {
         self.write(base + RING, 0, &ring);
         let dword = |n: u64| u32::try_from(n).unwrap_or(0);
         let tail = dword(4 * ring.len() as u64);
-        let fresh = FreshRing { start: dword(gm(base + RING)), size: dword(PAGE_SIZE as u64), tail };
+        let fresh = FreshRing { start: dword(self.gm(base + RING)), size: dword(PAGE_SIZE as u64), tail };
         let image = register_state(e, fresh, 0, [0; 4]);
         self.write(base, usize::try_from(STATE_OFFSET).unwrap_or(0), &image);
         self.id += 1;
-        let descriptor = Descriptor::ggtt(dword(gm(base)), self.id).0 | Descriptor::FORCE_RESTORE;
+        let descriptor = Descriptor::ggtt(dword(self.gm(base)), self.id).0 | Descriptor::FORCE_RESTORE;
         self.gpu.submit(e, descriptor, None);
         self.id
     }
@@ -185,12 +215,14 @@ impl Trial<'_> {
     fn wait(&self, e: Engine, so: impl Fn(&CsbEntry) -> bool) -> Piece {
         let end = Instant::now() + self.limit;
         loop {
-            let seen = self.news.told.lock().0;
+            // What is said comes before the error that it ends with.
+            let (seen, error) = *self.news.told.lock();
             if self.gpu.take_csb(e).iter().any(&so) {
                 return Ok(());
             }
             let mut told = self.news.told.lock();
-            if told.1.take() == Some(e) {
+            if error == Some(e) {
+                told.1 = None;
                 return Err(format!("{} met an error", e.name()));
             }
             if told.0 == seen && self.news.more.wait_until(&mut told, end).timed_out() {
@@ -212,7 +244,7 @@ impl Trial<'_> {
 
     /// What makes all that was written before be there, and leaves a mark behind it.
     fn mark(&self, e: Engine, offset: u64, value: u32) -> Vec<u32> {
-        let at = gm(area(e) + DATA).saturating_add(offset);
+        let at = self.gm(area(e) + DATA).saturating_add(offset);
         match e {
             Engine::Rcs => cmd::pipe_control_store(at, value.into()).to_vec(),
             Engine::Bcs | Engine::Vcs | Engine::Vecs => cmd::flush_dw_store(at, value).to_vec(),
@@ -221,7 +253,7 @@ impl Trial<'_> {
 
     fn stores(&mut self, e: Engine, value: u32) -> Piece {
         self.write(area(e) + DATA, 0, &[0; 4]);
-        let store = cmd::store_dword(gm(area(e) + DATA), value);
+        let store = cmd::store_dword(self.gm(area(e) + DATA), value);
         let ring = [store.to_vec(), self.mark(e, 8, value + 1), vec![cmd::MI_USER_INTERRUPT]].concat();
         self.complete(e, &ring)?;
         self.data(e, &[value, 0, value + 1])
@@ -229,16 +261,16 @@ impl Trial<'_> {
 
     fn batch(&mut self, e: Engine) -> Piece {
         self.write(area(e) + DATA, 0, &[0; 4]);
-        let store = cmd::store_dword(gm(area(e) + DATA), 0x2222_0000);
+        let store = cmd::store_dword(self.gm(area(e) + DATA), 0x2222_0000);
         self.write(area(e) + BATCH, 0, &[&store[..], &[cmd::MI_BATCH_BUFFER_END, cmd::MI_NOOP]].concat());
-        let start = cmd::batch_buffer_start(gm(area(e) + BATCH));
+        let start = cmd::batch_buffer_start(self.gm(area(e) + BATCH));
         let ring = [start.to_vec(), self.mark(e, 8, 0x2222_0001)].concat();
         self.complete(e, &ring)?;
         self.data(e, &[0x2222_0000, 0, 0x2222_0001])
     }
 
     fn endless(&mut self, e: Engine) -> Piece {
-        let start = cmd::batch_buffer_start(gm(area(e) + BATCH));
+        let start = cmd::batch_buffer_start(self.gm(area(e) + BATCH));
         self.write(area(e) + BATCH, 0, &start);
         let id = self.submit(e, &start);
         self.wait(e, |entry| entry.context_id == id && entry.status & CSB_IDLE_TO_ACTIVE != 0)?;
@@ -279,16 +311,16 @@ impl Trial<'_> {
             depth: Depth::Bpp32,
             rop: ROP_SRCCOPY,
             clip: false,
-            dst: surface(to),
+            dst: self.surface(to),
             rect: ALL,
-            src: surface(from),
+            src: self.surface(from),
             src_x: 0,
             src_y: 0,
         };
         let e = Engine::Bcs;
         let ring = [
-            fill(from, ALL, 0xff20_4060).to_vec(),
-            fill(from, inner, 0xffe0_a010).to_vec(),
+            self.fill(from, ALL, 0xff20_4060).to_vec(),
+            self.fill(from, inner, 0xffe0_a010).to_vec(),
             self.mark(e, 0, 1),
             copy.encode().to_vec(),
             self.mark(e, 0, 2),
@@ -303,7 +335,8 @@ impl Trial<'_> {
     fn taken_away(&mut self) -> Piece {
         let (at, others) = (PICTURES, PICTURES + 2 * PICTURE);
         let e = Engine::Bcs;
-        let ring = |trial: &Self, color| [fill(at, ALL, color).to_vec(), trial.mark(e, 0, color)].concat();
+        let ring =
+            |trial: &Self, color| [trial.fill(at, ALL, color).to_vec(), trial.mark(e, 0, color)].concat();
         self.complete(e, &ring(self, 0x1234_5678))?;
         self.shows(at, 0x1234_5678, ALL, 0x1234_5678)?;
         (0..PICTURE).for_each(|n| self.map(at + n, others + n));
@@ -401,14 +434,12 @@ mod tests {
         }
     }
 
-    fn soft(ground: &Ground) -> Arc<dyn PhysicalGpu> {
+    /// A GPU, and a ground with room for status pages behind it.
+    fn soft() -> (Arc<dyn PhysicalGpu>, Ground) {
+        let memory = Arc::new(DmaMemory::new(Ground::PAGES + 4).unwrap());
         let config = SoftGpuConfig { ggtt_entries: 1024, ..SoftGpuConfig::default() };
-        Arc::new(SoftGpu::new(Arc::new(Bus(ground.memory.clone())), config).unwrap())
-    }
-
-    /// A ground with room for status pages behind it.
-    fn ground() -> Ground {
-        Ground { memory: Arc::new(DmaMemory::new(Ground::PAGES + 4).unwrap()), first: FIRST }
+        let gpu = Arc::new(SoftGpu::new(Arc::new(Bus(memory.clone())), config).unwrap());
+        (gpu, Ground { memory, first: FIRST, entry: 64 })
     }
 
     fn wrong(findings: &[Finding]) -> Vec<String> {
@@ -417,11 +448,10 @@ mod tests {
 
     #[test]
     fn a_gpu_that_does_its_work_passes_by_itself_and_behind_registers() {
-        let ground = ground();
-        let findings = run(&*soft(&ground), ground.clone());
+        let (gpu, ground) = soft();
+        let findings = run(&*gpu, ground.clone());
         assert_eq!((findings.len(), wrong(&findings)), (14, vec![]));
 
-        let gpu = soft(&ground);
         let behind = |n| Bfn(FIRST.0 + Ground::PAGES as u64 + n);
         let status = StatusPages::new([0, 1, 2, 3].map(behind), ());
         let hard = SoftBar::drive(gpu, status).unwrap();
@@ -432,8 +462,8 @@ mod tests {
 
     #[test]
     fn a_gpu_that_goes_on_reaching_what_was_taken_away_is_found_out() {
-        let ground = ground();
-        let gpu = Flawed { remembers: true, ..Flawed::new(soft(&ground)) };
+        let (gpu, ground) = soft();
+        let gpu = Flawed { remembers: true, ..Flawed::new(gpu) };
         let wrong = wrong(&run(&gpu, ground));
         assert_eq!(
             wrong,
@@ -443,8 +473,8 @@ mod tests {
 
     #[test]
     fn an_engine_that_stops_with_errors_is_found_out_and_the_others_pass() {
-        let ground = ground();
-        let gpu = Flawed { failing: Some(Engine::Vcs), ..Flawed::new(soft(&ground)) };
+        let (gpu, ground) = soft();
+        let gpu = Flawed { failing: Some(Engine::Vcs), ..Flawed::new(gpu) };
         let wrong = wrong(&run(&gpu, ground));
         assert_eq!(wrong.len(), 3, "{wrong:?}");
         assert!(wrong.iter().all(|w| w.starts_with("FAILED VCS") && w.ends_with("VCS met an error")));
@@ -452,8 +482,8 @@ mod tests {
 
     #[test]
     fn an_engine_that_cannot_be_stopped_is_found_out_and_waited_for_no_longer_than_told() {
-        let ground = ground();
-        let gpu = Flawed { lasting: true, ..Flawed::new(soft(&ground)) };
+        let (gpu, ground) = soft();
+        let gpu = Flawed { lasting: true, ..Flawed::new(gpu) };
         let limit = Duration::from_millis(200);
         let wrong = wrong(&run_within(&gpu, ground, limit));
         for e in ["RCS", "BCS", "VCS", "VECS"] {

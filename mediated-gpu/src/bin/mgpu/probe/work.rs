@@ -26,7 +26,8 @@ pub(super) fn run(device: &Arc<VfioDevice>) -> Result<ExitCode, Error> {
     let first = status.first();
     let pages = StatusPages::new(Engine::ALL.map(|e| Bfn(first.0 + e.index() as u64)), status);
     let gpu = attach(device, pages)?;
-    let findings = trial::run(&gpu, Ground { memory: ground.memory().clone(), first: ground.first() });
+    let findings =
+        trial::run(&gpu, Ground { memory: ground.memory().clone(), first: ground.first(), entry: 0 });
     // No bus master any more, before its memory goes.
     drop(gpu);
     drop(ground);

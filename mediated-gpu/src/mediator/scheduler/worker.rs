@@ -228,8 +228,14 @@ impl Worker {
             }
             if std::mem::take(&mut queue.error) {
                 drop(queue);
-                // One that was on its way when the engine was reset is not this context's.
-                if self.gpu.read32(self.engine.mmio_base() + reg::RING_EIR) != 0 {
+                // One that was on its way when the engine was reset is not this context's. It is if the engine shows it, or
+                // knows nothing of the context any more.
+                let shown = self.gpu.read32(self.engine.mmio_base() + reg::RING_EIR) != 0;
+                let over = shown || self.gpu.is_idle(self.engine);
+                if self.gpu.take_csb(self.engine).iter().any(complete) {
+                    return End::Complete;
+                }
+                if over {
                     return End::Error;
                 }
                 continue;

@@ -291,6 +291,22 @@ fn news_of_an_error_that_a_reset_has_ended_harms_no_later_context() {
 }
 
 #[test]
+fn a_context_that_the_gpu_has_forgotten_ends_with_the_news_and_not_at_its_deadline() {
+    use crate::physical::{Engine, Interrupt, InterruptSink};
+    let host = Host::with(Config { deadline: Duration::from_secs(3600), ..CONFIG });
+    let mut g = host.guest();
+    g.start();
+    host.gpu.hang(1);
+    g.emit(&cmd::store_dword(g.gm(DATA), 1));
+    g.submit();
+    eventually("it is on the engine", || host.gpu.hanging_left() == 0);
+    host.mediator.as_ref().unwrap().scheduler.interrupt(Interrupt::Error(Engine::Bcs));
+    eventually("it has ended", || g.idle());
+    let s = g.vgpu.statistics();
+    assert_eq!((s.gpu_errors, s.overruns, s.completions), (1, 0, 0));
+}
+
+#[test]
 fn every_engine_takes_submissions() {
     use crate::physical::Engine;
     let host = Host::new();

@@ -161,13 +161,21 @@ registers! {
 }
 
 registers! {
-    /// Of the display engine: interrupts, pipe A, primary plane A, and what tells that there is none.
+    /// Of the display engine: interrupts, pipe A, primary plane A, and what tells whether there is one.
     display;
     FUSE_STRAP = 0x42014, ReadOnly, "Straps: b30 no internal display.";
     GEN8_DE_PIPE_A_ISR = 0x44400, ReadOnly, "Pipe A: state.";
     GEN8_DE_PIPE_A_IMR = 0x44404, ReadWrite, "Pipe A: mask.";
     GEN8_DE_PIPE_A_IIR = 0x44408, WriteOneClear, "Pipe A: identity.";
     GEN8_DE_PIPE_A_IER = 0x4440c, ReadWrite, "Pipe A: enable.";
+    GEN8_DE_PIPE_B_ISR = 0x44410, ReadOnly, "Pipe B: state.";
+    GEN8_DE_PIPE_B_IMR = 0x44414, ReadWrite, "Pipe B: mask.";
+    GEN8_DE_PIPE_B_IIR = 0x44418, WriteOneClear, "Pipe B: identity.";
+    GEN8_DE_PIPE_B_IER = 0x4441c, ReadWrite, "Pipe B: enable.";
+    GEN8_DE_PIPE_C_ISR = 0x44420, ReadOnly, "Pipe C: state.";
+    GEN8_DE_PIPE_C_IMR = 0x44424, ReadWrite, "Pipe C: mask.";
+    GEN8_DE_PIPE_C_IIR = 0x44428, WriteOneClear, "Pipe C: identity.";
+    GEN8_DE_PIPE_C_IER = 0x4442c, ReadWrite, "Pipe C: enable.";
     GEN8_DE_PORT_ISR = 0x44440, ReadOnly, "Ports: state.";
     GEN8_DE_PORT_IMR = 0x44444, ReadWrite, "Ports: mask.";
     GEN8_DE_PORT_IIR = 0x44448, WriteOneClear, "Ports: identity.";
@@ -299,8 +307,6 @@ pub const DISP_FORMAT_MASK: u32 = 0xf << 26;
 pub const DISP_FORMAT_BGRX888: u32 = 6 << 26;
 /// [`display::DSPACNTR`]: X-tiled.
 pub const DISP_TILED: u32 = 1 << 10;
-/// [`display::FUSE_STRAP`]: no internal display.
-pub const ILK_INTERNAL_DISPLAY_DISABLE: u32 = 1 << 30;
 /// Nanoseconds per tick of a timestamp.
 pub const TIMESTAMP_NS: u64 = 80;
 

@@ -167,8 +167,8 @@ fn stock_probe_reads_what_it_needs_from_the_first_access_to_the_last() {
     d.read(0x78000, 8, Is(regs::MAGIC_VALUE));
     d.read(0x78008, 2, Is(1));
     d.read(0x78010, 4, Is(0x1c));
-    // There is no display, nor a fuse that says what EUs there are.
-    d.reads(&[(0x42300, Is(0)), (0x42014, Bits(1 << 30, 1 << 30)), (0xc2014, Is(0)), (0xc6204, Is(0))]);
+    // No fuse says that there is no display, nor what EUs there are.
+    d.reads(&[(0x42300, Is(0)), (0x42014, Bits(0, 1 << 30)), (0xc2014, Is(0)), (0xc6204, Is(0))]);
     d.reads(&[0x9120, 0x9134, 0x9138, 0x913c].map(|fuse| (fuse, Is(0))));
     Engine::ALL.iter().for_each(|e| d.write(e.mmio_base() + 0x98, u32::MAX));
     // No fault and no error is left from before.
@@ -185,7 +185,7 @@ fn stock_probe_reads_what_it_needs_from_the_first_access_to_the_last() {
         d.modify(fence, 0);
     }
     // Power: the well answers.
-    d.reads(&[(0x13_0040, Is(0)), (0x46408, Is(0))]);
+    d.reads(&[(0x13_0040, Is(0x4000_0000)), (0x46408, Is(0))]);
     d.write(0x46408, 0x10);
     d.read(0x45404, 4, Is(0));
     d.write(0x45404, 0x8000_0000);
@@ -273,4 +273,38 @@ fn stock_probe_reads_what_it_needs_from_the_first_access_to_the_last() {
     let unknown: Vec<_> = d.effects.iter().filter(|e| matches!(e, Effect::Unknown(_))).collect();
     assert!(unknown.is_empty(), "{unknown:x?}");
     assert!(!d.effects.iter().any(|e| matches!(e, Effect::Dropped(_))));
+}
+
+/// i915's `hsw_enable_pc8` and `hsw_disable_pc8`, by which it suspends and comes back.
+#[test]
+fn stock_suspension_finds_the_display_at_rest_and_its_clock_stops_and_starts() {
+    let mut d = Driver::new();
+    d.write(0x45404, 0x8000_0000);
+    d.write(0x45404, 0);
+    // The sideband to the south display's clocks, a read and a write.
+    for opcode in [0x0601, 0x0701] {
+        d.read(0xc6008, 4, Bits(0, 1));
+        d.write(0xc6000, 0x1f00 << 16);
+        d.write(0xc6004, 0);
+        d.write(0xc6008, opcode);
+        d.read(0xc6008, 4, Bits(0, 3));
+    }
+    // No well, clock, panel or backlight is on.
+    d.read(0x45404, 4, Is(0));
+    let on = 1 << 31;
+    let at_rest = [0x46020, 0x46040, 0x46060, 0xc7200, 0x48250, 0xc8250, 0x48400, 0xe7000];
+    d.reads(&at_rest.map(|offset| (offset, Bits(0, on))));
+    // Its clock comes from elsewhere and is stopped, then the other way round.
+    let clock = 0x13_0040;
+    d.read(clock, 4, Is(0x4000_0000));
+    d.write(clock, 0x4020_0000);
+    d.read(clock, 4, Bits(1 << 19, 1 << 19));
+    d.write(clock, 0xc028_0000);
+    d.read(clock, 4, Bits(0, 1 << 30));
+    d.read(0x13_8144, 4, Bits(0, 1 << 9));
+    d.write(clock, 0x0028_0000);
+    d.read(clock, 4, Bits(1 << 30, 1 << 30));
+    d.write(clock, 0x4008_0000);
+    d.read(clock, 4, Is(0x4000_0000));
+    assert!(!d.effects.iter().any(|e| matches!(e, Effect::Unknown(_))), "{:?}", d.effects);
 }

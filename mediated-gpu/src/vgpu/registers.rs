@@ -11,9 +11,12 @@ use crate::vgpu::slice::Slice;
 /// Bytes of the register part of BAR0.
 pub(crate) const REGISTER_BYTES: u32 = 2 << 20;
 
-/// Areas whose registers are known to a driver of gen8 but do nothing on a GPU without EUs, display and power
-/// management: they keep what was written. First byte, end. Every address of the stock i915's probe and of its
-/// first submissions lies in a row or here (PRM volume 2c, i915 `i915_reg.h` and `gt/*_regs.h`).
+/// Areas whose registers are known to a driver of gen8 but do nothing on a GPU without EUs, monitors and power
+/// management: they keep what was written. First byte, end. Every address of the stock i915's probe, of its
+/// first submissions and of its suspension lies in a row or here (PRM volume 2c, i915 `i915_reg.h` and `gt/*_regs.h`).
+///
+/// The display has its pipes, though no port has anything behind it: a driver that finds none at all (`FUSE_STRAP`) fails
+/// when it is to suspend (i915's `hsw_enable_pc8` walks a list of pipes that it then has not begun).
 const PLAIN: &[(u32, u32, &str)] = &[
     (0x2000, 0x2800, "RCS: workarounds, non-privileged list"),
     (0x4000, 0x5000, "graphics arbiter, private PAT"),
@@ -25,16 +28,24 @@ const PLAIN: &[(u32, u32, &str)] = &[
     (0x12000, 0x12800, "VCS"),
     (0x1a000, 0x1a800, "VECS"),
     (0x22000, 0x22800, "BCS"),
+    (0x41000, 0x41010, "VGA plane"),
     (0x42000, 0x44000, "display chicken bits and fuses"),
-    (0x44470, 0x44500, "display interrupts"),
-    (0x45400, 0x45420, "power wells"),
-    (0x46000, 0x46500, "display clocks"),
-    (0x60000, 0x61000, "pipe A timing"),
-    (0x70000, 0x71000, "pipe A and its planes"),
+    (0x44030, 0x44034, "hotplug of ports"),
+    (0x44400, 0x44500, "display interrupts"),
+    (0x45000, 0x46000, "watermarks and power wells"),
+    (0x46000, 0x47000, "display clocks"),
+    (0x48000, 0x4a000, "backlight, utility pin, colours"),
+    (0x4a000, 0x4c000, "palettes"),
+    (0x60000, 0x70000, "timing of pipes, ports, transcoders"),
+    (0x70000, 0x73000, "pipes and their planes"),
     (0xc2000, 0xc3000, "south display chicken bits"),
     (0xc4000, 0xc4100, "south display interrupts"),
-    (0xc6200, 0xc6300, "south display clocks"),
-    (0xf0000, 0xf0100, "south transcoder A chicken bits"),
+    (0xc5000, 0xc5200, "lines of monitors' descriptions"),
+    (0xc6000, 0xc6300, "south display clocks, sideband"),
+    (0xc7200, 0xc7300, "panel power"),
+    (0xc8200, 0xc8300, "south backlight"),
+    (0xe7000, 0xe7100, "global time code"),
+    (0xf0000, 0xf3000, "south transcoders"),
     (0x101000, 0x101100, "GGTT control"),
     (0x120000, 0x120100, "eDRAM capabilities"),
     (0x130000, 0x130100, "GT wake and state"),
@@ -43,14 +54,25 @@ const PLAIN: &[(u32, u32, &str)] = &[
 ];
 
 /// Interrupt identity registers outside the tables: one clears.
-const WRITE_ONE_CLEAR: &[u32] = &[SDEIIR];
+const WRITE_ONE_CLEAR: &[u32] = &[SDEIIR, EDP_PSR_IIR];
 /// South display interrupt identity (i915 `SDEIIR`).
 const SDEIIR: u32 = 0xc4008;
+/// Identity of the panel's self-refresh (i915 `EDP_PSR_IIR`).
+const EDP_PSR_IIR: u32 = 0x64838;
 /// Power wells (i915 `HSW_PWR_WELL_CTL1`, `HSW_PWR_WELL_CTL2`): b31 asks, b30 answers, for all who ask.
 const POWER_WELLS: [u32; 2] = [0x45400, 0x45404];
 const POWER_WELL_ASK: u32 = 0xaaaa_aaaa;
 /// Mailbox of the power controller (i915 `GEN6_PCODE_MAILBOX`): b31 busy, low byte the error.
 const PCODE_MAILBOX: u32 = 0x138124;
+/// Sideband to the south display's clocks (i915 `SBI_CTL_STAT`): b0 busy, b1 failed.
+const SBI_CTL_STAT: u32 = 0xc6008;
+const SBI_BUSY_OR_FAILED: u32 = 3;
+/// The display's clock (i915 `LCPLL_CTL`): b31 off, b30 locked; b21 another source is asked for, b19 it is used.
+const LCPLL_CTL: u32 = 0x130040;
+const LCPLL_PLL_DISABLE: u32 = 1 << 31;
+const LCPLL_PLL_LOCK: u32 = 1 << 30;
+const LCPLL_CD_SOURCE_FCLK: u32 = 1 << 21;
+const LCPLL_CD_SOURCE_FCLK_DONE: u32 = 1 << 19;
 /// Forcewake answers for every requester's bit it is asked.
 const FORCEWAKE_BITS: u32 = 0xffff;
 /// A status pointer that no entry was written to yet (gen8 after reset).
@@ -155,6 +177,8 @@ impl RegisterFile {
                 self.set(gt::FORCEWAKE_ACK_HSW, woken);
             }
             PCODE_MAILBOX => self.set(PCODE_MAILBOX, 0),
+            SBI_CTL_STAT => self.set(SBI_CTL_STAT, self.get(SBI_CTL_STAT) & !SBI_BUSY_OR_FAILED),
+            LCPLL_CTL => self.set(LCPLL_CTL, display_clock(self.get(LCPLL_CTL))),
             _ if POWER_WELLS.contains(&offset) => {
                 let asked = POWER_WELLS.iter().fold(0, |all, well| all | self.get(*well) & POWER_WELL_ASK);
                 for well in POWER_WELLS {
@@ -204,7 +228,6 @@ impl RegisterFile {
         for offset in (0..GT_END).step_by(4) {
             self.set(offset, 0);
         }
-        self.set(display::FUSE_STRAP, regs::ILK_INTERNAL_DISPLAY_DISABLE);
         for (e, handshake) in Engine::ALL.into_iter().zip(keep) {
             self.set_engine(e, ENGINE_RESET_KEEPS, handshake);
             self.reset_engine(e);
@@ -213,11 +236,14 @@ impl RegisterFile {
 
     fn power_on(&mut self) {
         self.reset_gt();
+        self.set(LCPLL_CTL, display_clock(0));
         for group in 0..4 {
             self.set(irq::GEN8_GT_IMR0 + 0x10 * group, u32::MAX);
         }
         for imr in [
             display::GEN8_DE_PIPE_A_IMR,
+            display::GEN8_DE_PIPE_B_IMR,
+            display::GEN8_DE_PIPE_C_IMR,
             display::GEN8_DE_PORT_IMR,
             display::GEN8_DE_MISC_IMR,
             display::GEN8_PCU_IMR,
@@ -246,6 +272,13 @@ impl RegisterFile {
             self.set(offset, value);
         }
     }
+}
+
+/// What the display's clock says of itself when it has been asked for that: it does so at once.
+fn display_clock(asked: u32) -> u32 {
+    let locked = if asked & LCPLL_PLL_DISABLE == 0 { LCPLL_PLL_LOCK } else { 0 };
+    let fclk = if asked & LCPLL_CD_SOURCE_FCLK == 0 { 0 } else { LCPLL_CD_SOURCE_FCLK_DONE };
+    asked & !(LCPLL_PLL_LOCK | LCPLL_CD_SOURCE_FCLK_DONE) | locked | fclk
 }
 
 fn in_pvinfo(offset: u32) -> bool {
@@ -304,8 +337,14 @@ mod tests {
         assert_eq!(write(0x45404, 0x8000_0000), 0xc000_0000);
         assert_eq!(write(0x138124, 0x8000_001a), 0);
         assert_eq!(write(0xb100, 0x0078_4000), 0x0078_4000);
-        assert_eq!(write(0x42014, 0), 0x4000_0000);
+        assert_eq!(write(0x42014, 0x4000_0000), 0);
         assert_eq!(write(0xc4008, u32::MAX), 0);
+        // As one lets its display's clock rest, and starts it again.
+        assert_eq!(write(0x130040, 0x4020_0000), 0x4028_0000);
+        assert_eq!(write(0x130040, 0xc028_0000), 0x8028_0000);
+        assert_eq!(write(0x130040, 0x0008_0000), 0x4000_0000);
+        assert_eq!(write(0xc6008, 0x0000_0601), 0x0000_0600);
+        assert_eq!(write(0x64838, u32::MAX), 0);
         assert_eq!(f.get(0x45400), 0x4000_0000);
         f.guest_write(0xa188, 0x0001_0001);
         assert_eq!(f.get(0x130044), 1);
@@ -331,7 +370,7 @@ mod tests {
         f.reset_gt();
         assert_eq!((f.get(0x100008), f.get(0x44304), f.get(0x70180)), (5, 7, 9));
         assert_eq!((f.get(0xb100), f.get(0x22080), f.get(0x220d0)), (0, 0, 3));
-        assert_eq!(f.get(0x42014), 0x4000_0000);
+        assert_eq!(f.get(0x42014), 0);
         assert_eq!(f.get(0x223a0), 7);
     }
 
@@ -344,7 +383,8 @@ mod tests {
             0xc400c, 0xc4040, 0x420b0, 0x4090, 0x42080, 0x20a0, 0x2050, 0x9430, 0x9424, 0x42090, 0xc2020,
             0xf0060, 0x9400, 0x101008, 0x145998, 0x138124, 0x138128, 0x13812c, 0x78838, 0x7883c, 0x78818,
             0x1a3a0, 0x2238, 0xa168, 0x4dd4, 0x4024, 0x145e04, 0x229c, 0x2080, 0x12230, 0x4260, 0x13805c,
-            0x138108, 0x8504, 0xa090, 0xa0b8, 0x2054,
+            0x138108, 0x8504, 0xa090, 0xa0b8, 0x2054, 0x44030, 0x44418, 0x44438, 0x64838, 0xc6000, 0xc7200,
+            0x48250, 0xc8250, 0x48400, 0xe7000, 0x138144,
         ];
         for offset in touched {
             assert!(!matches!(RegisterFile::kind(offset), Kind::Unknown), "{offset:#x}");

@@ -31,7 +31,7 @@ const MODULES: &[(&str, &str)] = &[
 ];
 
 const XEN_BIN: &str = "usr/lib/xen-4.17/bin";
-const TOOLS: &[&str] = &["xl", "xenstored", "xenconsoled", "xen-init-dom0"];
+const TOOLS: &[&str] = &["xl", "libxl-save-helper", "xenstored", "xenconsoled", "xen-init-dom0"];
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 const UNWINDER: &str = "libgcc_s.so.1";
 const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";

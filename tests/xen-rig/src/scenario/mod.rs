@@ -47,6 +47,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &i915::TwoGuests,
     &i915::I915Hang,
     &i915::I915Life,
+    &i915::SaveRestore,
     &vfio::Vfio,
     &sandbox::Sandbox,
     &speed::Speed,

@@ -7,6 +7,7 @@ mod hvm;
 mod life;
 mod painting;
 mod pvh;
+mod saved;
 mod two;
 
 use std::fs;
@@ -17,6 +18,7 @@ pub(super) use self::hang::I915Hang;
 pub(super) use self::hvm::I915Hvm;
 pub(super) use self::life::I915Life;
 pub(super) use self::pvh::I915Pvh;
+pub(super) use self::saved::SaveRestore;
 pub(super) use self::two::TwoGuests;
 use super::{Checks, Run};
 use crate::cpio::Tree;

@@ -16,24 +16,46 @@ const COPY: &str = "0x7f0000000000 512x256";
 
 /// Lines of dom0's script that take a picture of what the guest shows, and then tell it to shut down.
 pub(super) fn taken(guest: &str, control: &str) -> String {
+    taken_as(guest, "", &format!("{guest}-surface"), control)
+}
+
+/// The same of what this painter of the guest's shows, recorded by another name.
+pub(super) fn taken_as(guest: &str, painter: &str, record: &str, control: &str) -> String {
     format!(
-        "spoke {guest} 60 ' shows '\n\
-         record {guest}-surface mgpu ask {control} surface {COPY}\n\
+        "spoke {guest} 60 '{painter} shows '\n\
+         record {record} mgpu ask {control} surface {COPY}\n\
          xl shutdown {guest}\n"
     )
 }
 
 /// No picture that the guest painted was wrong to it, and the last one is [shown](shown).
 pub(super) fn right(run: &Run, log: &str, guest: &str, name: &str, pictures: &str, checks: &mut Checks) {
+    all_right(log, name, checks);
+    shown(run, guest, name, pictures, checks);
+}
+
+/// No picture that the guest painted was wrong to it.
+pub(super) fn all_right(log: &str, name: &str, checks: &mut Checks) {
     let painted = said(log, &format!("{name} pictures ")).unwrap_or_default();
     checks.that(painted.ends_with(" wrong 0"), format!("every picture is right ({painted})"));
-    shown(run, guest, name, pictures, checks);
 }
 
 /// The picture of which the guest says that it shows it is there, pixel by pixel.
 pub(super) fn shown(run: &Run, guest: &str, name: &str, pictures: &str, checks: &mut Checks) {
-    checks.succeeded(run, &format!("{guest}-surface"));
-    let said_where = run.text(&format!("{guest}-surface.out"));
+    shown_as(run, guest, name, &format!("{guest}-surface"), pictures, checks);
+}
+
+/// The same of one [recorded](taken_as) by another name.
+pub(super) fn shown_as(
+    run: &Run,
+    guest: &str,
+    name: &str,
+    record: &str,
+    pictures: &str,
+    checks: &mut Checks,
+) {
+    checks.succeeded(run, record);
+    let said_where = run.text(&format!("{record}.out"));
     let whole = said_where.trim_end().ends_with("(0 pages not there)");
     checks.that(whole, format!("all of the picture is there ({})", said_where.trim_end()));
     let file = said_where.split(' ').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();

@@ -1,7 +1,8 @@
 // Work for every engine of a GPU that a stock i915 drives, by its own interface (include/uapi/drm/i915_drm.h): stores on
 // four engines, a fill and a copy on the blitter, each checked. Says a line for each, and ends with status 0 if all held.
-// i915-work [NODE [PART...]]: stores and blits, or what is named: stream (many batches, not waited for one by one), loop
-// (a batch that goes round for ever), long (blits that take minutes); the driver has to end the last two by a reset.
+// i915-work [NODE [PART...]]: stores and blits, or what is named: others (stores on all engines but the blitter), stream (many
+// batches, not waited for one by one), loop (a batch that goes round for ever), long (blits that take minutes); the driver has
+// to end the last two by a reset.
 #include "i915.h"
 
 // A picture of 512 by 256 pixels, whose pages are not neighbours.
@@ -26,9 +27,11 @@ static const struct { const char *name; int engine; } engines[] = {
 	{ "RCS", 1 }, { "VCS", 2 }, { "BCS", 3 }, { "VECS", 4 },
 };
 
-static void stores(void)
+static void stores_but(int skipped)
 {
 	for (int i = 0; i < 4; i++) {
+		if (i == skipped)
+			continue;
 		uint32_t target = create(8192), words[2048] = { 0 };
 		int right = 1;
 		for (uint32_t n = 0; n < 10; n++) {
@@ -47,6 +50,16 @@ static void stores(void)
 		snprintf(line, sizeof line, "store %s", engines[i].name);
 		check(line, right);
 	}
+}
+
+static void stores(void)
+{
+	stores_but(-1);
+}
+
+static void others(void)
+{
+	stores_but(2);
 }
 
 static uint32_t colour(int band)
@@ -167,8 +180,8 @@ int main(int argc, char **argv)
 {
 	open_gpu(argc > 1 ? argv[1] : "/dev/dri/card0");
 	static const struct { const char *name; void (*run)(void); int usual; } parts[] = {
-		{ "stores", stores, 1 }, { "blits", blits, 1 }, { "stream", stream, 0 },
-		{ "loop", loop, 0 }, { "long", lengthy, 0 },
+		{ "stores", stores, 1 }, { "others", others, 0 }, { "blits", blits, 1 },
+		{ "stream", stream, 0 }, { "loop", loop, 0 }, { "long", lengthy, 0 },
 	};
 	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
 		int named = argc <= 2 && parts[i].usual;

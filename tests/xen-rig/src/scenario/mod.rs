@@ -46,6 +46,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &i915::I915Balloon,
     &i915::TwoGuests,
     &i915::I915Hang,
+    &i915::I915Reset,
     &i915::I915Life,
     &i915::SaveRestore,
     &vfio::Vfio,

@@ -14,7 +14,7 @@ use std::fs;
 use std::time::Duration;
 
 pub(super) use self::balloon::I915Balloon;
-pub(super) use self::hang::I915Hang;
+pub(super) use self::hang::{I915Hang, I915Reset};
 pub(super) use self::hvm::I915Hvm;
 pub(super) use self::life::I915Life;
 pub(super) use self::pvh::I915Pvh;

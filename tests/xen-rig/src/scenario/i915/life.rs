@@ -1,9 +1,10 @@
 //! What happens to a driver in its life, with a vGPU of the largest type: it binds, lets its GPU sleep and wakes it, is removed
 //! and comes back.
 //!
-//! Sleep is what i915 calls parked. From runtime suspension it keeps any GPU without RC6 (`intel_rc6_init`), as vGPUs are.
+//! Sleep is what i915 calls parked. From runtime suspension it keeps any GPU without RC6 (`intel_rc6_init`), as vGPUs are to it
+//! whatever they can do (`rc6_supported`): the one reference that is left when nothing else holds the function.
 
-use super::{Checks, PVH_BOOT, STORES, bound, did, install, machine, none, recorded, said, worked};
+use super::{Checks, PVH_BOOT, STORES, bound, did, install, machine, none, recorded, said, status, worked};
 use crate::cpio::Tree;
 use crate::error::Result;
 use crate::kit::Kit;
@@ -16,7 +17,7 @@ use crate::scenario::{Run, Scenario};
 pub(in crate::scenario) struct I915Life;
 
 /// What the guest does.
-const STEPS: &str = "work first stores\nparked 60\nwork awake stores\nunload\nload\nwork last\n";
+const STEPS: &str = "work first stores\nparked 60\nruntime\nwork awake stores\nunload\nload\nwork last\n";
 /// Trapped accesses of the driver's probe, which writes 655,360 entries of its translation table, at most.
 const PROBE: u64 = 4000;
 
@@ -54,6 +55,12 @@ impl Scenario for I915Life {
         did(&log, "first", STORES, checks);
         counted(run, checks);
         checks.equal("the GPU sleeps", said(&log, "parked"), Some(""));
+        let runtime = said(&log, "runtime ").unwrap_or_default();
+        checks.that(
+            runtime.starts_with("auto active, Runtime power status: enabled,GPU idle: yes,")
+                && runtime.contains("Usage count: 1,"),
+            format!("nothing but the driver's own reference keeps it from runtime suspension ({runtime})"),
+        );
         did(&log, "awake", STORES, checks);
         checks.equal("the driver goes", said(&log, "unloaded, nodes "), Some("."));
         worked(&log, "last", checks);
@@ -71,22 +78,4 @@ fn counted(run: &Run, checks: &mut Checks) {
         probe.is_some_and(|n| n <= PROBE),
         format!("the probe traps at most {PROBE} times ({probe:?})"),
     );
-}
-
-/// A figure of mgpu's status, which is a line of JSON without anything nested.
-fn status(line: &str, name: &str) -> Option<u64> {
-    let (_, rest) = line.split_once(&format!("\"{name}\":"))?;
-    rest.split([',', '}']).next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_status_gives_its_figures_by_their_whole_names() {
-        let line = r#"{"domid":1,"type":"V4_1","mmio":490,"mmio_more":3}"#;
-        assert_eq!((status(line, "mmio"), status(line, "mmio_more")), (Some(490), Some(3)));
-        assert_eq!((status(line, "type"), status(line, "io"), status("", "mmio")), (None, None, None));
-    }
 }

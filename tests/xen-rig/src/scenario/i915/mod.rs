@@ -178,6 +178,12 @@ fn figure(out: &str, name: &str) -> Option<u64> {
     out.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
+/// A figure of mgpu's status, which is a line of JSON without anything nested.
+fn status(line: &str, name: &str) -> Option<u64> {
+    let (_, rest) = line.split_once(&format!("\"{name}\":"))?;
+    rest.split([',', '}']).next()?.parse().ok()
+}
+
 /// mgpu counts none of these.
 fn none(out: &str, names: &[&str], checks: &mut Checks) {
     for name in names {
@@ -227,5 +233,12 @@ mod tests {
             (figure(out, "mmio"), figure(out, "mmio_more"), figure(out, "mm")),
             (Some(17), Some(4), None)
         );
+    }
+
+    #[test]
+    fn a_status_gives_its_figures_by_their_whole_names() {
+        let line = r#"{"domid":1,"type":"V4_1","mmio":490,"mmio_more":3}"#;
+        assert_eq!((status(line, "mmio"), status(line, "mmio_more")), (Some(490), Some(3)));
+        assert_eq!((status(line, "type"), status(line, "io"), status("", "mmio")), (None, None, None));
     }
 }

@@ -1,8 +1,8 @@
 // Work for every engine of a GPU that a stock i915 drives, by its own interface (include/uapi/drm/i915_drm.h): stores on
 // four engines, a fill and a copy on the blitter, each checked. Says a line for each, and ends with status 0 if all held.
 // i915-work [NODE [PART...]]: stores and blits, or what is named: others (stores on all engines but the blitter), stream (many
-// batches, not waited for one by one), loop (a batch that goes round for ever), long (blits that take minutes); the driver has
-// to end the last two by a reset.
+// batches, not waited for one by one), piled (the same behind blits that take seconds), loop (a batch that goes round for ever),
+// long (blits that take minutes); the driver has to end the last two by a reset.
 #include "i915.h"
 
 // A picture of 512 by 256 pixels, whose pages are not neighbours.
@@ -109,30 +109,34 @@ static void blits(void)
 	free(pixels);
 }
 
-// Stores, of which each is a batch; only the last of each engine is waited for.
-static void stream(void)
+// Stores on an engine, of which each is a batch; only the last is waited for.
+static void store_many(const char *how, int i)
 {
 	enum { BATCHES = 32 };
-	for (int i = 0; i < 4; i++) {
-		uint32_t target = create(4096), words[1024] = { 0 }, last = 0;
-		struct exec_object o = object(target, TARGET, OBJECT_WRITE);
-		int right = 1;
-		for (uint32_t n = 0; n < BATCHES; n++) {
-			uint64_t at = TARGET + 4 * n;
-			uint32_t batch[] = {
-				MI_STORE_DATA_IMM, (uint32_t)at, (uint32_t)(at >> 32), n + 1,
-				MI_BATCH_BUFFER_END, 0,
-			};
-			last = submit(engines[i].engine, &o, 1, batch, 6);
-		}
-		wait(last, 20);
-		get(target, words, sizeof words);
-		for (uint32_t n = 0; n < BATCHES; n++)
-			right &= words[n] == n + 1;
-		char line[32];
-		snprintf(line, sizeof line, "stream %s", engines[i].name);
-		check(line, right);
+	uint32_t target = create(4096), words[1024] = { 0 }, last = 0;
+	struct exec_object o = object(target, TARGET, OBJECT_WRITE);
+	int right = 1;
+	for (uint32_t n = 0; n < BATCHES; n++) {
+		uint64_t at = TARGET + 4 * n;
+		uint32_t batch[] = {
+			MI_STORE_DATA_IMM, (uint32_t)at, (uint32_t)(at >> 32), n + 1,
+			MI_BATCH_BUFFER_END, 0,
+		};
+		last = submit_at(BATCH + 65536 * (n + 1), engines[i].engine, &o, 1, batch, 6);
 	}
+	wait(last, 20);
+	get(target, words, sizeof words);
+	for (uint32_t n = 0; n < BATCHES; n++)
+		right &= words[n] == n + 1;
+	char line[32];
+	snprintf(line, sizeof line, "%s %s", how, engines[i].name);
+	check(line, right);
+}
+
+static void stream(void)
+{
+	for (int i = 0; i < 4; i++)
+		store_many("stream", i);
 }
 
 // Waits until the driver has ended a batch that does not end, and looks whom it blames.
@@ -152,13 +156,11 @@ static void loop(void)
 	hangs("loop", 2, NULL, 0, batch, 4);
 }
 
-// A batch that calls another, which is in its second page, as often as fits.
-static void lengthy(void)
+// A batch that calls another, which is in its second page, so often or as often as fits.
+static void fills(uint32_t *batch, uint64_t at, int calls)
 {
-	uint32_t target = create(BYTES), batch[2048] = { 0 };
-	struct exec_object o = object(target, TARGET, OBJECT_WRITE);
 	int n = 0;
-	for (; n + 4 < 1024; n += 3) {
+	for (; n + 4 < 1024 && calls-- > 0; n += 3) {
 		uint32_t call[] = {
 			MI_BATCH_BUFFER_START | SECOND_LEVEL, (uint32_t)BATCH + 4096, BATCH >> 32,
 		};
@@ -168,12 +170,28 @@ static void lengthy(void)
 	for (n = 1024; n + 8 < 2048; n += 7) {
 		uint32_t fill[] = {
 			XY_COLOR_BLT_32, DEPTH_32 | ROP_FILL | PITCH, 0, HEIGHT << 16 | WIDTH,
-			(uint32_t)TARGET, TARGET >> 32, n,
+			(uint32_t)at, at >> 32, n,
 		};
 		memcpy(batch + n, fill, sizeof fill);
 	}
 	batch[n] = MI_BATCH_BUFFER_END;
+}
+
+static void lengthy(void)
+{
+	uint32_t batch[2048] = { 0 };
+	struct exec_object o = object(create(BYTES), TARGET, OBJECT_WRITE);
+	fills(batch, TARGET, 1024);
 	hangs("long", 2, &o, 1, batch, 2048);
+}
+
+static void piled(void)
+{
+	uint32_t batch[2048] = { 0 };
+	struct exec_object o = object(create(BYTES), SOURCE, OBJECT_WRITE);
+	fills(batch, SOURCE, 12);
+	submit(engines[2].engine, &o, 1, batch, 2048);
+	store_many("piled", 2);
 }
 
 int main(int argc, char **argv)
@@ -181,7 +199,7 @@ int main(int argc, char **argv)
 	open_gpu(argc > 1 ? argv[1] : "/dev/dri/card0");
 	static const struct { const char *name; void (*run)(void); int usual; } parts[] = {
 		{ "stores", stores, 1 }, { "others", others, 0 }, { "blits", blits, 1 },
-		{ "stream", stream, 0 }, { "loop", loop, 0 }, { "long", lengthy, 0 },
+		{ "stream", stream, 0 }, { "piled", piled, 0 }, { "loop", loop, 0 }, { "long", lengthy, 0 },
 	};
 	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
 		int named = argc <= 2 && parts[i].usual;

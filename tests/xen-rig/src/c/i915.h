@@ -120,14 +120,16 @@ static struct exec_object object(uint32_t handle, uint64_t address, uint64_t fla
 	};
 }
 
-// Submits a batch to an engine; what can be waited for is the batch's handle.
-static uint32_t submit(int engine, struct exec_object *others, int count, const uint32_t *commands, int dwords)
+// Submits a batch to an engine; what can be waited for is the batch's handle. Where another one is still in use the driver waits
+// for that first.
+static uint32_t submit_at(uint64_t at, int engine, struct exec_object *others, int count, const uint32_t *commands,
+			  int dwords)
 {
 	uint32_t batch = create((dwords * 4 + 4095) & ~4095);
 	struct exec_object objects[4];
 	put(batch, commands, dwords * 4);
 	memcpy(objects, others, count * sizeof *others);
-	objects[count] = object(batch, BATCH, 0);
+	objects[count] = object(batch, at, 0);
 	struct execbuffer e = {
 		.buffers_ptr = (uintptr_t)objects,
 		.buffer_count = count + 1,
@@ -136,6 +138,11 @@ static uint32_t submit(int engine, struct exec_object *others, int count, const 
 	};
 	must(again(GEM_EXECBUFFER2, &e), "GEM_EXECBUFFER2");
 	return batch;
+}
+
+static uint32_t submit(int engine, struct exec_object *others, int count, const uint32_t *commands, int dwords)
+{
+	return submit_at(BATCH, engine, others, count, commands, dwords);
 }
 
 static void wait(uint32_t batch, int seconds)

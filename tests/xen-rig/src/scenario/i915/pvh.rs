@@ -1,8 +1,8 @@
 //! The stock i915 of a PVH guest binds, and runs work on every engine of its vGPU.
 
 use super::{
-    Checks, bound, figure, install, interrupted, machine, none, painting, recorded, said, script_while,
-    worked,
+    Checks, STORES, bound, did, figure, install, interrupted, machine, none, painting, recorded, said,
+    script_while, status, worked,
 };
 use crate::cpio::Tree;
 use crate::error::Result;
@@ -18,6 +18,17 @@ pub(in crate::scenario) struct I915Pvh;
 /// The driver writes each of this type's 114,688 entries once, and the first flush looks at them all: the largest type has six
 /// times as many, which an emulated machine that others share takes half a minute for.
 const TYPE: &str = "V4_8";
+/// Before and after each of these, dom0 asks what mgpu counts: batches that are waited for one by one, some that are not, and some
+/// that wait behind one that takes long.
+const COUNTED: &str =
+    "sleep 4\nwork alone stores\nsleep 4\nwork stream stream\nsleep 4\nwork piled piled\nsleep 4\n";
+/// As in `c/i915-work.c`: batches on four engines.
+const ALONE: u64 = 4 * 10;
+const STREAM: u64 = 4 * 32;
+/// On one engine, with the one that takes long.
+const PILED: u64 = 32 + 1;
+/// Trapped accesses of a batch, at most, where the engine has more to do than the driver.
+const A_BATCH: f64 = 6.0;
 /// Trapped accesses of the driver's probe and of all its work, at most.
 const TRAPS: u64 = 4000;
 
@@ -35,10 +46,21 @@ impl Scenario for I915Pvh {
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
-        install(kit, files, Kind::Pvh, "work first\npaint painter 3\n")?;
+        install(kit, files, Kind::Pvh, &format!("work first\n{COUNTED}paint painter 3\n"))?;
         let picture = painting::taken("stock", "/run/mgpu");
-        let options = format!("--type {TYPE} --out /results/pictures --control /run/mgpu");
-        Ok(script_while("", &options, &format!("spoke stock 300 painter.pictures\n{picture}")))
+        let options = format!(
+            "--type {TYPE} --deadline-ms {} --out /results/pictures --control /run/mgpu",
+            painting::DEADLINE_MS
+        );
+        let counted: String = ["first", "alone", "stream", "piled"]
+            .map(|work| {
+                format!(
+                    "spoke stock 300 '{work} work done'\nsleep 1\nrecord {work} mgpu ask /run/mgpu status\n"
+                )
+            })
+            .concat();
+        let meanwhile = format!("{counted}spoke stock 300 painter.pictures\n{picture}");
+        Ok(script_while("", &options, &meanwhile))
     }
 
     fn judge(&self, _kit: &Kit, run: &Run, checks: &mut Checks) -> Result<()> {
@@ -48,9 +70,34 @@ impl Scenario for I915Pvh {
         checks.equal("painter: its pictures are right", said(&log, "painter pictures "), Some("3 wrong 0"));
         painting::shown(run, "stock", "painter", "pictures", checks);
         interrupted(&log, 40, checks);
+        did(&log, "alone", STORES, checks);
+        did(&log, "stream", STREAMS, checks);
+        did(&log, "piled", &["piled BCS"], checks);
+        a_batch(run, checks);
         served(&out, checks);
         Ok(())
     }
+}
+
+const STREAMS: &[&str] = &["stream RCS", "stream VCS", "stream BCS", "stream VECS"];
+
+/// Trapped accesses from one look to the next, in which so many batches ran, by their number: all of the driver's, also those
+/// by which it wakes its GPU before and lets it sleep afterwards.
+fn a_batch(run: &Run, checks: &mut Checks) {
+    let counted = |name: &str| status(&run.text(&format!("{name}.out")), "mmio");
+    let each = |from: &str, to: &str, batches: u64| {
+        let accesses = counted(to)?.checked_sub(counted(from)?)?;
+        Some(accesses as f64 / batches as f64)
+    };
+    let (alone, stream) = (each("first", "alone", ALONE), each("alone", "stream", STREAM));
+    let piled = each("stream", "piled", PILED);
+    checks.figure("i915: trapped accesses a batch, each waited for", alone.unwrap_or(f64::MAX));
+    checks.figure("i915: trapped accesses a batch, not waited for", stream.unwrap_or(f64::MAX));
+    checks.figure("i915: trapped accesses a batch, behind one that takes long", piled.unwrap_or(f64::MAX));
+    checks.that(
+        piled.is_some_and(|n| n <= A_BATCH),
+        format!("a batch of a busy engine traps at most {A_BATCH} times ({piled:?})"),
+    );
 }
 
 /// What mgpu counts.

@@ -153,8 +153,8 @@ impl Rig {
     }
 }
 
-/// Whether the emulated machine itself stopped. On a host that has no time for QEMU, Xen now and then loses its timer:
-/// then nothing runs any more, not even dom0's watchdog, which speaks before the time is up.
+/// Whether the emulated machine itself stopped, as it did when QEMU forgot an interrupt of Xen's timer: then nothing runs
+/// any more, not even dom0's watchdog, which speaks before the time is up.
 fn stands_still(log: &Log, end: End) -> bool {
     end == End::TimedOut && log.find(OUT_OF_TIME).is_none() && log.crash(true).is_none()
 }

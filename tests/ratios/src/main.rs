@@ -13,6 +13,7 @@ mod harness;
 mod mappings;
 mod ping_pong;
 mod processors;
+mod pte;
 mod round_trip;
 mod soft_gpu;
 mod xen;
@@ -38,6 +39,7 @@ const FAMILIES: &[Family] = &[
     Family { names: channel::NAMES, measure: channel::measure },
     Family { names: grants::NAMES, measure: grants::measure },
     Family { names: guest_memory::NAMES, measure: guest_memory::measure },
+    Family { names: pte::NAMES, measure: pte::measure },
     Family { names: round_trip::NAMES, measure: round_trip::measure },
     Family { names: soft_gpu::NAMES, measure: soft_gpu::measure },
     Family { names: xen::NAMES, measure: xen::measure },

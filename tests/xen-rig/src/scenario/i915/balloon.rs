@@ -40,8 +40,14 @@ impl Scenario for I915Balloon {
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
-        // What the first program leaves behind in the driver's global table leads to pages that the balloon takes.
-        install(kit, files, Kind::Pvh, "work first\npaint painter\n")?;
+        // What these programs leave behind in the driver's global table leads to pages that the balloon takes sooner or later: not
+        // each time, since the painter may get some of them first.
+        install(
+            kit,
+            files,
+            Kind::Pvh,
+            "work first\nfor time in 1 2 3 4 5 6; do sleep 12; work again others; done &\npaint painter\n",
+        )?;
         Ok(format!(
             "linux stock {FULL} {PVH_BOOT}\n\
              background server mgpu serve --domid $DOMID --pci-root --deadline-ms {} --out /results/pictures --control /run/mgpu\n\

@@ -30,6 +30,8 @@ pub const RAM: Gfn = Gfn(0x100);
 pub const FRAMES: u64 = 2048;
 /// RAM of the machine: dom0, Xen, and some guests.
 const HOST_FRAMES: usize = 24 << 10;
+/// RAM of the machine beside its guests', where they are counted.
+const HOST_BESIDE: usize = 8 << 10;
 const SLICE: SliceSize = SliceSize { low: 16 * MIB, high: 16 * MIB, fences: 2 };
 
 /// Puts something between the mediator and the GPU below it.
@@ -76,6 +78,13 @@ impl World {
         Self::configured(profile, MediatorConfig::default(), between)
     }
 
+    /// The same, with room for so many guests.
+    pub fn for_guests(profile: Profile, guests: u16) -> Self {
+        let theirs = usize::try_from(u64::from(guests) * FRAMES).expect("frames");
+        let frames = theirs + HOST_BESIDE;
+        Self::of_size(frames, profile, MediatorConfig::default(), put(None))
+    }
+
     /// The same, with the GPU behind the registers of a device, and the driver of such a device between.
     pub fn behind_registers(profile: Profile) -> Self {
         Self::made(profile, MediatorConfig::default(), |gpu, client, own| {
@@ -90,9 +99,13 @@ impl World {
     }
 
     fn made(profile: Profile, mediator: MediatorConfig, between: impl Put) -> Self {
+        Self::of_size(HOST_FRAMES, profile, mediator, between)
+    }
+
+    fn of_size(frames: usize, profile: Profile, mediator: MediatorConfig, between: impl Put) -> Self {
         // What was shipped has a 1:1 map, and nothing else to reach guests by.
         let iommu = if profile == Profile::Xs { Iommu::OneToOne } else { Iommu::On };
-        let config = Config { frames: HOST_FRAMES, profile, iommu, ..Config::default() };
+        let config = Config { frames, profile, iommu, ..Config::default() };
         let machine = Machine::new(config).expect("a machine");
         let free_before = machine.free_frames();
         Self::on(machine, free_before, mediator, between)

@@ -10,6 +10,7 @@ mod drain;
 mod grants;
 mod guest_memory;
 mod harness;
+mod idle;
 mod mappings;
 mod ping_pong;
 mod processors;
@@ -40,6 +41,7 @@ const FAMILIES: &[Family] = &[
     Family { names: grants::NAMES, measure: grants::measure },
     Family { names: guest_memory::NAMES, measure: guest_memory::measure },
     Family { names: pte::NAMES, measure: pte::measure },
+    Family { names: idle::NAMES, measure: idle::measure },
     Family { names: round_trip::NAMES, measure: round_trip::measure },
     Family { names: soft_gpu::NAMES, measure: soft_gpu::measure },
     Family { names: xen::NAMES, measure: xen::measure },

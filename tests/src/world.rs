@@ -147,10 +147,20 @@ impl World {
 
     /// Gives a domain its vGPU.
     pub fn serve(&self, domid: DomId) -> Service {
+        self.serve_with(domid, Self::options(None))
+    }
+
+    /// Gives a domain a vGPU of the smallest kind that the driver can draw with, of which there can be many.
+    pub fn serve_small(&self, domid: DomId) -> Service {
+        let kind = VgpuType::Custom(SliceSize { low: 4 * MIB, fences: 0, ..SLICE });
+        self.serve_with(domid, Options { kind, ..Self::options(None) })
+    }
+
+    fn serve_with(&self, domid: DomId, options: Options) -> Service {
         let events = Arc::new(self.machine.open_evtchn(DOM0).expect("event channels"));
         let conn = Connection::new(self.dom0.clone(), events);
         let mediator = self.mediator.as_ref().expect("the mediator is still there");
-        Service::start(&conn, &self.client, mediator, domid, Self::options(None)).expect("a service")
+        Service::start(&conn, &self.client, mediator, domid, options).expect("a service")
     }
 
     /// How guests are served, with these frames as their table.

@@ -16,6 +16,7 @@ mod ping_pong;
 mod processors;
 mod pte;
 mod round_trip;
+mod scale;
 mod soft_gpu;
 mod xen;
 
@@ -43,6 +44,7 @@ const FAMILIES: &[Family] = &[
     Family { names: pte::NAMES, measure: pte::measure },
     Family { names: idle::NAMES, measure: idle::measure },
     Family { names: round_trip::NAMES, measure: round_trip::measure },
+    Family { names: scale::NAMES, measure: scale::measure },
     Family { names: soft_gpu::NAMES, measure: soft_gpu::measure },
     Family { names: xen::NAMES, measure: xen::measure },
 ];

@@ -4,7 +4,7 @@
 //! takes its interrupts in the event loop, by line and by message, and takes the pages back while the device still has
 //! their addresses: what it writes then arrives nowhere. Without an IOMMU it is interrupts only. Registers: QEMU's `docs/specs/edu.rst`.
 
-#[path = "../judge/mod.rs"]
+#[path = "../../../ioreq-server/xen-ioreq/examples/judge/mod.rs"]
 mod judge;
 
 use std::error::Error;

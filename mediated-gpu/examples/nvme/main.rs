@@ -4,7 +4,7 @@
 //! `nvme ADDRESS` asks twice: where the answer may go, and where it was allowed to go before. Registers, queues and commands: NVM
 //! Express base specification 1.4, sections 3.1, 4.2, 4.6 and 5.15.
 
-#[path = "../judge/mod.rs"]
+#[path = "../../../ioreq-server/xen-ioreq/examples/judge/mod.rs"]
 mod judge;
 
 use std::error::Error;

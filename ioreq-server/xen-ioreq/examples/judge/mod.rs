@@ -1,4 +1,4 @@
-//! A line for each fact that an example finds on the Xen it runs on, and a verdict at the end: the rig reads both.
+//! A line for each fact that an example finds, and a verdict at the end: the rig reads both.
 
 use std::fmt::Debug;
 use std::process::ExitCode;

@@ -198,6 +198,16 @@ registers! {
     SFUSE_STRAP = 0xc2014, ReadOnly, "South straps: b7 no internal display.";
 }
 
+/// The mask registers of [`display`]. Identity and enable follow each of them.
+pub const DISPLAY_IMRS: [u32; 6] = [
+    display::GEN8_DE_PIPE_A_IMR,
+    display::GEN8_DE_PIPE_B_IMR,
+    display::GEN8_DE_PIPE_C_IMR,
+    display::GEN8_DE_PORT_IMR,
+    display::GEN8_DE_MISC_IMR,
+    display::GEN8_PCU_IMR,
+];
+
 registers! {
     /// The page through which a guest and its host's mediator talk (`i915_pvinfo.h`, version 1.0).
     pvinfo;

@@ -4,8 +4,8 @@
 
 use super::core::Core;
 use crate::gen8::regs::{
-    GT_CONTEXT_SWITCH_INTERRUPT, GT_CS_MASTER_ERROR_INTERRUPT, GT_RENDER_PIPECTL_NOTIFY_INTERRUPT,
-    GT_RENDER_USER_INTERRUPT, MASTER_IRQ_CONTROL, display, engine, irq,
+    DISPLAY_IMRS, GT_CONTEXT_SWITCH_INTERRUPT, GT_CS_MASTER_ERROR_INTERRUPT,
+    GT_RENDER_PIPECTL_NOTIFY_INTERRUPT, GT_RENDER_USER_INTERRUPT, MASTER_IRQ_CONTROL, engine, irq,
 };
 use crate::physical::{Engine, Interrupt};
 
@@ -38,12 +38,7 @@ impl Core {
         for group in GROUPS {
             self.source(irq::GEN8_GT_IMR0 + GROUP * group, u32::MAX, 0);
         }
-        for imr in [
-            display::GEN8_DE_PIPE_A_IMR,
-            display::GEN8_DE_PORT_IMR,
-            display::GEN8_DE_MISC_IMR,
-            display::GEN8_PCU_IMR,
-        ] {
+        for imr in DISPLAY_IMRS {
             self.source(imr, u32::MAX, 0);
         }
         Engine::ALL.into_iter().for_each(|e| self.write(e.mmio_base() + engine::RING_IMR, u32::MAX));

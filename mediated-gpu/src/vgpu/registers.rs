@@ -3,7 +3,7 @@
 //! What no row and no area knows reads as all-ones and takes no write. Side effects are not here: a write
 //! answers what kind of register it hit, and `state` acts.
 
-use crate::gen8::regs::{self, Access, Register, display, engine, gt, irq, pvinfo};
+use crate::gen8::regs::{self, Access, Register, engine, gt, irq, pvinfo};
 use crate::physical::Engine;
 use crate::vgpu::VgpuId;
 use crate::vgpu::slice::Slice;
@@ -240,14 +240,7 @@ impl RegisterFile {
         for group in 0..4 {
             self.set(irq::GEN8_GT_IMR0 + 0x10 * group, u32::MAX);
         }
-        for imr in [
-            display::GEN8_DE_PIPE_A_IMR,
-            display::GEN8_DE_PIPE_B_IMR,
-            display::GEN8_DE_PIPE_C_IMR,
-            display::GEN8_DE_PORT_IMR,
-            display::GEN8_DE_MISC_IMR,
-            display::GEN8_PCU_IMR,
-        ] {
+        for imr in regs::DISPLAY_IMRS {
             self.set(imr, u32::MAX);
         }
     }

@@ -87,7 +87,9 @@ impl Scenario for Sandbox {
         for (attempt, wanted) in ROWS {
             let said = run.text(&format!("row-{attempt}.out"));
             let last = said.lines().last().unwrap_or_default();
-            checks.that(last == *wanted, format!("{attempt}: {wanted} ({last})"));
+            let why = run.text(&format!("row-{attempt}.err"));
+            let why = why.lines().take(3).collect::<Vec<_>>().join("; ");
+            checks.that(last == *wanted, format!("{attempt}: {wanted} ({last}) {why}"));
         }
         // SIGSYS, as the shell says it
         checks.equal("a call that was not foreseen kills", run.status("killed"), Some(128 + 31));

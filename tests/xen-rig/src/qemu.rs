@@ -61,7 +61,7 @@ pub struct Machine {
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { below: Below::Xen, memory: 1024, dom0_memory: 512, cpus: 1, timeout: Duration::from_secs(300) }
+        Self { below: Below::Xen, memory: 1024, dom0_memory: 512, cpus: 1, timeout: Duration::from_secs(600) }
     }
 }
 

@@ -106,7 +106,7 @@ impl Scenario for Channel {
     }
 
     fn machine(&self) -> Machine {
-        Machine { memory: 1280, dom0_memory: 640, timeout: Duration::from_secs(600), ..Machine::default() }
+        Machine { memory: 1280, dom0_memory: 640, timeout: Duration::from_secs(1200), ..Machine::default() }
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {

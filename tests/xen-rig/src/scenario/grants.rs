@@ -39,7 +39,7 @@ impl Scenario for Grants {
     }
 
     fn machine(&self) -> Machine {
-        Machine { timeout: Duration::from_secs(240), ..Machine::default() }
+        Machine { timeout: Duration::from_secs(600), ..Machine::default() }
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {

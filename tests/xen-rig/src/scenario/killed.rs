@@ -30,7 +30,7 @@ impl Scenario for Killed {
     }
 
     fn machine(&self) -> Machine {
-        Machine { timeout: Duration::from_secs(400), ..Machine::default() }
+        Machine { timeout: Duration::from_secs(800), ..Machine::default() }
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {

@@ -38,7 +38,7 @@ impl Scenario for Promise {
     }
 
     fn machine(&self) -> Machine {
-        Machine { timeout: Duration::from_secs(300), ..Machine::default() }
+        Machine { timeout: Duration::from_secs(600), ..Machine::default() }
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {

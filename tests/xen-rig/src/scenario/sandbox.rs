@@ -45,7 +45,7 @@ impl Scenario for Sandbox {
     }
 
     fn machine(&self) -> Machine {
-        Machine { memory: 1536, dom0_memory: 1024, timeout: Duration::from_secs(300), ..Machine::default() }
+        Machine { memory: 1536, dom0_memory: 1024, timeout: Duration::from_secs(600), ..Machine::default() }
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {

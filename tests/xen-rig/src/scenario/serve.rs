@@ -32,7 +32,7 @@ impl Scenario for Serve {
     }
 
     fn machine(&self) -> Machine {
-        Machine { timeout: Duration::from_secs(240), ..Machine::default() }
+        Machine { timeout: Duration::from_secs(600), ..Machine::default() }
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {

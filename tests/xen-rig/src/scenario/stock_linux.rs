@@ -67,7 +67,7 @@ impl Scenario for StockLinux {
     }
 
     fn machine(&self) -> Machine {
-        let timeout = Duration::from_secs(420);
+        let timeout = Duration::from_secs(840);
         match self.0 {
             Kind::Pvh => Machine { memory: 1280, dom0_memory: 640, timeout, ..Machine::default() },
             Kind::Hvm => Machine { memory: 1536, dom0_memory: 896, timeout, ..Machine::default() },

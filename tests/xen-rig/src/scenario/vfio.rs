@@ -45,7 +45,7 @@ impl Scenario for Vfio {
 
     fn machine(&self) -> Machine {
         let below = Below::Linux { devices: DEVICES, command_line: "intel_iommu=on" };
-        Machine { below, timeout: Duration::from_secs(120), ..Machine::default() }
+        Machine { below, timeout: Duration::from_secs(600), ..Machine::default() }
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {

@@ -36,7 +36,7 @@ impl Scenario for I915Balloon {
     }
 
     fn machine(&self) -> Machine {
-        Machine { timeout: Duration::from_secs(900), ..machine() }
+        Machine { timeout: Duration::from_secs(1500), ..machine() }
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {

@@ -35,7 +35,7 @@ impl Scenario for I915Hvm {
     }
 
     fn machine(&self) -> Machine {
-        Machine { memory: 1792, dom0_memory: 1024, timeout: Duration::from_secs(600), ..machine() }
+        Machine { memory: 1792, dom0_memory: 1024, timeout: Duration::from_secs(1200), ..machine() }
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {

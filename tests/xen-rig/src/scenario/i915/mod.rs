@@ -84,7 +84,7 @@ fn install_with(
 
 /// The machine for one such guest.
 fn machine() -> Machine {
-    Machine { memory: 1536, dom0_memory: 768, timeout: Duration::from_secs(420), ..Machine::default() }
+    Machine { memory: 1536, dom0_memory: 768, timeout: Duration::from_secs(840), ..Machine::default() }
 }
 
 /// What dom0 does with a PVH guest, with more on its command line, that mgpu serves with these options, until the guest has come

@@ -34,7 +34,7 @@ impl Scenario for SaveRestore {
 
     fn machine(&self) -> Machine {
         // dom0 holds the guest's memory in a file.
-        Machine { memory: 1920, dom0_memory: 1152, timeout: Duration::from_secs(600), ..machine() }
+        Machine { memory: 1920, dom0_memory: 1152, timeout: Duration::from_secs(1200), ..machine() }
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {

@@ -33,7 +33,7 @@ impl Scenario for TwoGuests {
     }
 
     fn machine(&self) -> Machine {
-        Machine { timeout: Duration::from_secs(900), ..machine() }
+        Machine { timeout: Duration::from_secs(1500), ..machine() }
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {

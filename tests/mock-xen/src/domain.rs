@@ -2,10 +2,8 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
 use xen_ioreq::abi::sched::{SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_suspend};
 use xen_ioreq::{DomId, Errno, Gfn, Mfn};
 
@@ -16,6 +14,8 @@ use crate::iommu::{BusTable, PvIommu};
 use crate::ioreq::Servers;
 use crate::irq::Interrupts;
 use crate::p2m::{P2m, P2mType};
+use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::sync::{Mutex, RwLock};
 use crate::vcpu::VcpuState;
 
 /// Why a domain no longer runs.

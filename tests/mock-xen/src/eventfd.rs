@@ -7,7 +7,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use parking_lot::{Mutex, RwLock};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use xen_ioreq::abi::ioreq::IOREQ_TYPE_COPY;
 use xen_ioreq::abi::privcmd_eventfd::{QUEUE_NOTIFY_VQ_MASK, VIRTIO_MMIO_QUEUE_NOTIFY};
@@ -20,6 +19,7 @@ use crate::ioreq::Server;
 use crate::ioreq::request::Request;
 use crate::machine::Machine;
 use crate::process::Held;
+use crate::sync::{Mutex, RwLock};
 use crate::{dm_op, evtchn};
 
 /// A descriptor as the kernel holds it, and the number by which its owner names it. (Linux knows the file behind it; here one

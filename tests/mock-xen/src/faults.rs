@@ -171,7 +171,7 @@ impl Faults {
         match self.at(sites) {
             Some(Fault::Error(e)) => Err(e),
             Some(Fault::Delay(time)) => {
-                std::thread::sleep(time);
+                crate::sync::sleep(time);
                 Ok(())
             }
             Some(Fault::Kill(_)) | None => Ok(()),

@@ -6,9 +6,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
 use rustix::mm::{MapFlags, ProtFlags};
 use xen_ioreq::seam::{Mapping, MappingOwner, Prot};
 use xen_ioreq::{DomId, Errno, Mfn, PAGE_SIZE};
@@ -17,6 +15,8 @@ use crate::faults::Site;
 use crate::frames::Hold;
 use crate::machine::Machine;
 use crate::process::{Held, Process};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Pages of one mapping; each entry is the frame that it holds, `None` for a hole and for what has been released.
 pub(crate) struct Pages {

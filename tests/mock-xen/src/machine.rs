@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
 use xen_ioreq::{Bfn, DomId, Errno, Gfn, IoServerId, Mfn, PAGE_MASK, PAGE_SIZE, VcpuId};
 
 use crate::bus::BusPort;
@@ -24,6 +23,7 @@ use crate::irq::InterruptLines;
 use crate::memory::HostMemory;
 use crate::oracle::{Oracle, Violation};
 use crate::p2m::P2m;
+use crate::sync::{Mutex, RwLock};
 use crate::vcpu::Vcpu;
 
 /// Why a machine or a domain cannot be built.

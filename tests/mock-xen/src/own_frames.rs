@@ -3,7 +3,6 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use xen_ioreq::seam::{Mapping, Prot};
 use xen_ioreq::{Errno, Gfn, Mfn, PAGE_SIZE};
 
@@ -14,6 +13,7 @@ use crate::grant;
 use crate::history::Event;
 use crate::machine::Machine;
 use crate::process::{Held, Process};
+use crate::sync::Mutex;
 
 /// Frames of the calling domain, mapped side by side; given back on drop (a frame that its devices still reach stays
 /// until that ends).

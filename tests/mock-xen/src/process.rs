@@ -4,13 +4,13 @@
 //! hypervisor knows domains, not processes.
 
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
 use xen_ioreq::Errno;
 
 use crate::faults::{Fault, Faults, Killed, Moment, Site};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Something that ends with the process.
 pub(crate) trait Held: Send + Sync {
@@ -75,7 +75,7 @@ impl Process {
             None => call(None),
             Some(Fault::Error(e)) => Err(e),
             Some(Fault::Delay(time)) => {
-                std::thread::sleep(time);
+                crate::sync::sleep(time);
                 call(None)
             }
             Some(Fault::Kill(Moment::Before)) => die(),

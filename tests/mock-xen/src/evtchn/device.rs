@@ -9,7 +9,6 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rustix::event::EventfdFlags;
 use xen_ioreq::seam::EventChannels;
 use xen_ioreq::{DomId, Errno, Port};
@@ -18,6 +17,7 @@ use super::{MAX_PORTS, Sink, alloc_unbound, bind_interdomain, close, notify};
 use crate::domain::Domain;
 use crate::machine::Machine;
 use crate::process::Held;
+use crate::sync::Mutex;
 
 #[derive(Clone, Copy, Default)]
 struct PortState {

@@ -8,13 +8,13 @@ mod tests;
 
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
 use xen_ioreq::{DomId, Errno, Port};
 
 pub(crate) use device::Device;
 pub use device::EvtchnDevice;
 
 use crate::domain::Domain;
+use crate::sync::Mutex;
 use crate::vcpu::VcpuState;
 
 /// Ports of a domain, the reserved port 0 included.

@@ -5,9 +5,7 @@
 //! translates the address is the machine's, and the frame cannot be taken away from under a device.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use xen_ioreq::abi::grant_table::GNTST_no_device_space;
 use xen_ioreq::{Bfn, DomId, Mfn};
 
@@ -15,9 +13,7 @@ use crate::domain::Domain;
 use crate::iommu::{self, BFN_BITS_MAX, Kind, Translation};
 use crate::machine::Machine;
 use crate::oracle::ViolationKind;
-
-/// How long an access that is under way is waited for, as an IOMMU's flush waits. A device that holds on is told of.
-const PATIENCE: Duration = Duration::from_millis(200);
+use crate::sync::{Mutex, Patience};
 
 /// Machine frames that devices reach untranslated by a grant, with the number of mappings.
 pub(crate) type Untranslated = Mutex<BTreeMap<Mfn, u32>>;
@@ -93,9 +89,9 @@ pub(crate) fn reaches(mapper: &Domain, frame: Mfn) -> bool {
 /// Leads a mapping to another frame, in one step for devices. Whoever is in the middle of an access is waited for.
 pub(super) fn switch(machine: &Machine, mapper: &Domain, bfn: Bfn, from: Mfn, to: Mfn) {
     let Some(table) = mapper.bus.as_deref().filter(|_| mapper.controls_bus) else { return };
-    let deadline = Instant::now() + PATIENCE;
+    let patience = Patience::begin();
     loop {
-        let force = Instant::now() >= deadline;
+        let force = patience.is_over();
         let done = machine.frames(|t| {
             let Some(old) = table.lookup(bfn).filter(|old| old.mfn == from) else { return true };
             let new = Translation { mfn: to, domain: Some(mapper.id), ..old };
@@ -110,6 +106,6 @@ pub(super) fn switch(machine: &Machine, mapper: &Domain, bfn: Bfn, from: Mfn, to
         if done {
             return;
         }
-        std::thread::sleep(Duration::from_micros(20));
+        patience.wait();
     }
 }

@@ -25,7 +25,6 @@ mod unmap;
 
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
 use xen_ioreq::abi::grant_table::*;
 use xen_ioreq::abi::revokable::{
     GNTTABOP_map_revokable, GNTTABOP_revoke, gnttab_map_revokable, gnttab_revoke,
@@ -44,6 +43,7 @@ use self::unmap::Gone;
 use crate::config::Config;
 use crate::domain::Domain;
 use crate::machine::Machine;
+use crate::sync::{Mutex, RwLock};
 
 /// A domain's part in grants.
 pub(crate) struct Grants {
@@ -188,7 +188,7 @@ fn each<T: FromBytes + IntoBytes + Immutable>(
     let preempt_after = u32::try_from(call.machine.config().preempt_after.max(1)).unwrap_or(u32::MAX);
     for i in 0..count {
         if i > 0 && i.is_multiple_of(preempt_after) {
-            std::thread::yield_now();
+            crate::sync::yield_now();
         }
         let slot = slot::<T>(args, i)?;
         let mut op = T::read_from_bytes(slot).map_err(|_| Errno::EFAULT)?;

@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
 use rustix::mm::{MapFlags, ProtFlags};
 use xen_ioreq::seam::{Mapping, MappingOwner};
 use xen_ioreq::{Errno, Gfn, Mfn, PAGE_SIZE};
@@ -18,6 +17,7 @@ use crate::domain::Domain;
 use crate::machine::Machine;
 use crate::p2m::{P2m, P2mType};
 use crate::process::{Held, Process};
+use crate::sync::Mutex;
 
 /// What a page shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parking_lot::Mutex;
 use xen_ioreq::abi::iommu_op::pv_iommu_op;
 use xen_ioreq::{Bfn, DomId, Errno, Mfn};
 
@@ -21,6 +20,7 @@ use crate::faults::Site;
 use crate::frames::{FrameTable, Hold};
 use crate::machine::Machine;
 use crate::oracle::ViolationKind;
+use crate::sync::Mutex;
 
 /// What a domain's PV-IOMMU keeps beside its table.
 #[derive(Default)]
@@ -74,7 +74,7 @@ pub(crate) fn iommu_op(
         }
         if i > 0 && i.is_multiple_of(preempt_after) {
             batch.flush()?;
-            std::thread::yield_now();
+            crate::sync::yield_now();
         }
         let done = ops.read(i).and_then(|mut op| {
             let sites = [Site::IommuOp(None), Site::IommuOp(Some(op.subop_id))];

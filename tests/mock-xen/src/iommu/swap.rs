@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use xen_ioreq::{Bfn, DomId, Errno, Mfn};
 
@@ -16,9 +15,7 @@ use crate::frames::{FrameTable, Hold, M2b};
 use crate::history::Event;
 use crate::machine::Machine;
 use crate::oracle::ViolationKind;
-
-/// How long an access that is under way is waited for, as an IOMMU's flush waits. A device that holds on is told of.
-const PATIENCE: Duration = Duration::from_millis(200);
+use crate::sync::Patience;
 
 /// A scratch frame in use.
 pub(super) struct Scratch {
@@ -81,13 +78,13 @@ pub(super) fn forget(caller: &Domain, guest: DomId, bfn: Bfn, ioserver: u16) -> 
 /// Puts scratch in the place of a frame that has left its guest's address space, if all mappers allow it. The guest is
 /// being changed: no new entry for the frame is made meanwhile.
 pub(crate) fn swap_out(machine: &Machine, guest: DomId, mfn: Mfn) {
-    let deadline = Instant::now() + PATIENCE;
+    let patience = Patience::begin();
     loop {
-        let last_try = Instant::now() >= deadline;
+        let last_try = patience.is_over();
         if machine.frames(|t| try_swap(machine, t, guest, mfn, last_try)) {
             return;
         }
-        std::thread::sleep(Duration::from_micros(20));
+        patience.wait();
     }
 }
 

@@ -9,10 +9,8 @@ pub(crate) mod ring;
 pub(crate) mod select;
 pub(crate) mod slot;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use parking_lot::{Mutex, RwLock};
 use xen_ioreq::abi::ioreq::{HVM_IOREQSRV_BUFIOREQ_ATOMIC, HVM_IOREQSRV_BUFIOREQ_OFF};
 use xen_ioreq::{DomId, Errno, IoServerId, Mfn, Port, VcpuId};
 
@@ -25,6 +23,8 @@ use crate::eventfd::Bells;
 use crate::evtchn::{self, Sink};
 use crate::frames::Hold;
 use crate::machine::Machine;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 
 /// vCPUs for which one page has slots.
 pub(crate) const VCPUS_PER_PAGE: u32 = 128;

@@ -1,10 +1,10 @@
 //! Interrupts of a vCPU: what waits in its local APIC and what is in service; its wire to the 8259s; an injected event.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Vcpu, VcpuError};
 use crate::dm_op::InjectedEvent;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// A set of vectors.
 #[derive(Default)]

@@ -11,11 +11,9 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use xen_ioreq::{DomId, Errno, VcpuId};
 
 use self::interrupt::Vectors;
@@ -27,6 +25,8 @@ use crate::ioreq::Server;
 use crate::ioreq::request::Request;
 use crate::ioreq::slot::Progress;
 use crate::machine::Machine;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Why a vCPU cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -180,13 +180,13 @@ fn look(patience: Duration, mut over: impl FnMut() -> bool) -> bool {
             if over() {
                 return true;
             }
-            std::hint::spin_loop();
+            crate::sync::spin_loop();
         }
         if start.elapsed() > patience {
             return false;
         }
         // Who is to answer may want this very processor.
-        std::thread::yield_now();
+        crate::sync::yield_now();
     }
 }
 

@@ -17,6 +17,7 @@ use crate::domain::Domain;
 use crate::frames::{Access, GrantUse, Hold};
 use crate::history::Event;
 use crate::machine::Machine;
+use crate::sync::{Mutex, yield_now};
 
 /// Whether the entry must have been withdrawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,62 +31,77 @@ enum Withdrawn {
 /// `revoke`. ENOENT: no such reference. EBUSY: it still grants something. EPERM: it is in use without being revokable.
 /// ENOMEM: the host cannot show the mapper its own frame; nothing is lost, the call can be made again.
 pub(super) fn revoke(call: &Call<'_>, reference: u32) -> Result<(), Errno> {
-    let table = call.caller.grants.table.read();
-    if reference >= table.entries() {
-        return Err(Errno::ENOENT);
-    }
-    one(call.machine, call.caller, &table, reference, Withdrawn::Entry)
+    one(call.machine, call.caller, reference, Withdrawn::Entry)
 }
 
 /// The granter is dead: everything revokable is revoked.
 pub(super) fn all_of(machine: &Machine, granter: &Domain) {
-    let table = granter.grants.table.read();
-    for (reference, act) in table.known() {
-        let in_use = {
-            let act = act.lock();
-            act.revokable && act.pins.any()
-        };
-        if in_use && let Err(e) = one(machine, granter, &table, reference, Withdrawn::Granter) {
+    let in_use = |act: &Mutex<Active>| {
+        let act = act.lock();
+        act.revokable && act.pins.any()
+    };
+    let all: Vec<u32> = {
+        let table = granter.grants.table.read();
+        table.known().filter(|(_, act)| in_use(act)).map(|(reference, _)| reference).collect()
+    };
+    for reference in all {
+        if let Err(e) = one(machine, granter, reference, Withdrawn::Granter) {
             log::error!("{}: reference {reference} stays mapped: {e}", granter.id);
         }
     }
 }
 
-fn one(
+fn one(machine: &Machine, granter: &Domain, reference: u32, withdrawn: Withdrawn) -> Result<(), Errno> {
+    begin(machine, granter, &granter.grants.table.read(), reference, withdrawn)?;
+    // The table is let go of in between: a copy has to look into it to end, which it could not beside somebody who waits
+    // to change it.
+    while !drained(machine, &granter.grants.table.read(), reference) {
+        yield_now();
+    }
+    Ok(())
+}
+
+fn drained(machine: &Machine, table: &Table, reference: u32) -> bool {
+    let Some(active) = table.active(reference) else { return true };
+    table::drained(active, table.entry(machine.memory(), reference))
+}
+
+/// Lets nobody in any more, and switches the mappings.
+fn begin(
     machine: &Machine,
     granter: &Domain,
     table: &Table,
     reference: u32,
     withdrawn: Withdrawn,
 ) -> Result<(), Errno> {
-    let active = table.active(reference).ok_or(Errno::ENOENT)?;
+    if reference >= table.entries() {
+        return Err(Errno::ENOENT);
+    }
+    let mut act = table.active(reference).ok_or(Errno::ENOENT)?.lock();
     let entry = table.entry(machine.memory(), reference);
-    {
-        let mut act = active.lock();
-        let granted = entry.is_some_and(|e| e.flags() & GTF_type_mask != GTF_invalid);
-        if withdrawn == Withdrawn::Entry && granted {
-            return Err(Errno::EBUSY);
+    let granted = entry.is_some_and(|e| e.flags() & GTF_type_mask != GTF_invalid);
+    if withdrawn == Withdrawn::Entry && granted {
+        return Err(Errno::EBUSY);
+    }
+    // Another revocation is under way, and has come as far as this.
+    if act.revoking || !act.pins.any() {
+        return Ok(());
+    }
+    if !act.revokable {
+        return Err(Errno::EPERM);
+    }
+    // A use that is pinned already would let others in without a look at the entry, and so go on for ever.
+    act.revoking = true;
+    for at in 0..act.maps.len() {
+        let Some(mapped) = act.maps.get(at).copied().flatten() else { continue };
+        if let Err(e) = switch(machine, granter, &mut act, mapped) {
+            act.revoking = false;
+            return Err(e);
         }
-        if !act.pins.any() {
-            return Ok(());
-        }
-        if !act.revokable {
-            return Err(Errno::EPERM);
-        }
-        // A use that is pinned already would let others in without a look at the entry, and so go on for ever.
-        act.revoking = true;
-        for at in 0..act.maps.len() {
-            let Some(mapped) = act.maps.get(at).copied().flatten() else { continue };
-            if let Err(e) = switch(machine, granter, &mut act, mapped) {
-                act.revoking = false;
-                return Err(e);
-            }
-            if let Some(slot) = act.maps.get_mut(at) {
-                *slot = None;
-            }
+        if let Some(slot) = act.maps.get_mut(at) {
+            *slot = None;
         }
     }
-    table::drain(active, entry);
     Ok(())
 }
 

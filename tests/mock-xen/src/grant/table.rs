@@ -9,7 +9,7 @@ use xen_ioreq::{DomId, Mfn, PAGE_SIZE};
 use super::entry::Entry;
 use super::pins::{Pins, Side};
 use crate::memory::HostMemory;
-use crate::sync::{Mutex, OnceLock, yield_now};
+use crate::sync::{Mutex, OnceLock};
 
 /// References of a block of [`Active`]s.
 const BLOCK: usize = 256;
@@ -104,20 +104,17 @@ impl Active {
     }
 }
 
-/// Waits for the copies of a reference that is being revoked and then forgets it. Each is a page at most, and no new one begins.
-pub(crate) fn drain(active: &Mutex<Active>, entry: Option<Entry<'_>>) {
-    loop {
-        let mut act = active.lock();
-        if act.copies == 0 {
-            *act = Active::default();
-            if let Some(entry) = entry {
-                entry.clear(GTF_reading | GTF_writing);
-            }
-            return;
+/// Whether the revocation of a reference is over, which it is when no copy is under way; then it is forgotten, and the entry is no
+/// longer marked. Each copy is a page at most, and no new one begins. Another revocation of it may have come to its end first.
+pub(crate) fn drained(active: &Mutex<Active>, entry: Option<Entry<'_>>) -> bool {
+    let mut act = active.lock();
+    if act.revoking && act.copies == 0 {
+        *act = Active::default();
+        if let Some(entry) = entry {
+            entry.clear(GTF_reading | GTF_writing);
         }
-        drop(act);
-        yield_now();
     }
+    !act.revoking
 }
 
 /// The table.

@@ -13,4 +13,4 @@ mod table;
 
 pub(crate) use entry::{Ask, Entry, Purpose};
 pub(crate) use pins::Side;
-pub(crate) use table::{Active, drain};
+pub(crate) use table::{Active, drained};

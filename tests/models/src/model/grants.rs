@@ -8,10 +8,10 @@ use xen_ioreq::abi::revokable::GTF_revokable;
 use xen_ioreq::{DomId, Mfn};
 
 use crate::checker::{Checker, Frame, Thread, join, spawn};
-use crate::grant::{Active, Ask, Entry, Purpose, Side, drain};
+use crate::grant::{Active, Ask, Entry, Purpose, Side, drained};
 use crate::memory::HostMemory;
-use crate::sync::Mutex;
 use crate::sync::atomic::Ordering;
+use crate::sync::{Mutex, yield_now};
 
 const MAPPER: DomId = DomId(1);
 const MARKS: u16 = GTF_reading | GTF_writing;
@@ -111,6 +111,13 @@ pub fn a_withdrawal_beside_a_claim(checker: Checker, version: Version) -> usize 
     })
 }
 
+/// As `revoke` waits for copies.
+fn drain(pages: &Pages, active: &Mutex<Active>) {
+    while !drained(active, Some(pages.entry())) {
+        yield_now();
+    }
+}
+
 /// A use as `copy` makes it; whether it was let in.
 fn copy(pages: &Pages, active: &Mutex<Active>, frame: &Frame) -> bool {
     {
@@ -147,7 +154,7 @@ pub fn a_revocation_beside_copies(checker: Checker, copiers: usize, granter: Gra
         pages.close();
         active.lock().revoking = true;
         if granter == Granter::Right {
-            drain(&active, Some(pages.entry()));
+            drain(&pages, &active);
         }
         frame.end();
         for thread in threads {
@@ -208,7 +215,7 @@ pub fn a_revocation_beside_a_mapping(checker: Checker, granter: Granter) -> usiz
                 act.pins.sub(Side::Host, false);
             }
         }
-        drain(&active, Some(pages.entry()));
+        drain(&pages, &active);
         frame.end();
         join(mapper);
         if granter == Granter::Right {

@@ -1,0 +1,9 @@
+//! Scenes: few threads that make whole hypercalls, and what must hold whatever order they meet in.
+
+mod guest;
+pub mod revoke;
+mod seat;
+mod world;
+
+pub use guest::Version;
+pub use seat::By;

@@ -1,9 +1,9 @@
 //! Letting go of frames: a thread a vGPU, which carries out invalidations and releases what nobody refers to.
 //!
 //! A notice is urgent. References that were merely put wait for company, so that a guest that rewrites its table
-//! does not cost a flush an entry; with too many waiting, their writer waits too. Now and then, while there are
-//! mappings, some of them are asked about, since a guest can put another frame behind a number and nobody is told. A notice that
-//! names nothing has all of them asked about: it waits as long as that took the last time, since they come in hundreds.
+//! does not cost a flush an entry; with too many waiting, their writer waits too. A notice that
+//! names nothing has all mappings asked about: it waits as long as that took the last time, since they come in hundreds.
+//! With nothing to do the thread sleeps: what goes without a notice is for the [`sweeper`](super::sweeper) to find.
 //!
 //! Order: no new references, entries to scratch, flush, release. The types of `pviommu` hold us to it.
 
@@ -38,8 +38,6 @@ const LAST_ROUNDS: u32 = 100;
 /// What the thread is told. The lock is held for moments, with no other taken.
 pub(super) struct Maintenance {
     frames: Guest,
-    /// How often mappings are asked about.
-    sweep_every: Duration,
     todo: Mutex<Todo>,
     changed: Condvar,
 }
@@ -49,7 +47,6 @@ struct Round {
     /// When the notices came that it carries out.
     came: VecDeque<Instant>,
     draining: Vec<Draining>,
-    sweep: bool,
 }
 
 #[derive(Debug)]
@@ -63,8 +60,6 @@ struct Todo {
     /// What is draining, since when the longest.
     draining: Vec<Draining>,
     since: Option<Instant>,
-    /// When mappings are to be asked about.
-    sweep_at: Instant,
     /// Rounds begun and done.
     begun: u64,
     done: u64,
@@ -72,19 +67,18 @@ struct Todo {
 }
 
 impl Maintenance {
-    pub(super) fn new(frames: Guest, sweep_every: Duration) -> Self {
+    pub(super) fn new(frames: Guest) -> Self {
         let todo = Todo {
             breathe_until: Instant::now(),
             named: false,
             notices: VecDeque::new(),
             draining: Vec::new(),
             since: None,
-            sweep_at: Instant::now() + sweep_every,
             begun: 0,
             done: 0,
             closed: false,
         };
-        Self { frames, sweep_every, todo: Mutex::new(todo), changed: Condvar::new() }
+        Self { frames, todo: Mutex::new(todo), changed: Condvar::new() }
     }
 
     /// Records an invalidation.
@@ -130,6 +124,12 @@ impl Maintenance {
         }
     }
 
+    /// There is something to let go of that came with no call of these.
+    pub(super) fn hurry(&self) {
+        self.todo.lock().since.get_or_insert_with(Instant::now);
+        self.changed.notify_all();
+    }
+
     /// Ends the thread, after the round it is in.
     pub(super) fn close(&self) {
         self.todo.lock().closed = true;
@@ -141,7 +141,7 @@ impl Maintenance {
         std::thread::Builder::new().name(format!("{} frames", vgpu.id())).spawn(move || {
             narrow(ThreadKind::Maintenance);
             let maintenance = vgpu.maintenance();
-            while let Some(Round { came, draining, sweep }) = maintenance.next_round() {
+            while let Some(Round { came, draining }) = maintenance.next_round() {
                 let began = Instant::now();
                 let all = try_release(vgpu.ggtt(), draining);
                 if !came.is_empty() {
@@ -150,9 +150,7 @@ impl Maintenance {
                 for at in came {
                     vgpu.stats().invalidated(at.elapsed());
                 }
-                // What that finds is the next round's.
-                let found = sweep && try_sweep(vgpu.ggtt());
-                maintenance.end_round(all && !found);
+                maintenance.end_round(all);
             }
         })
     }
@@ -160,35 +158,28 @@ impl Maintenance {
     /// Waits until there is something to do. `None`: closed.
     fn next_round(&self) -> Option<Round> {
         let mut todo = self.todo.lock();
-        let sweep = loop {
+        loop {
             if todo.closed {
                 return None;
             }
-            let now = Instant::now();
-            let sweep = todo.sweep_at <= now;
-            if sweep || todo.named || todo.draining.len() >= COMPANY {
-                break sweep;
+            if todo.named || todo.draining.len() >= COMPANY {
+                break;
             }
             let notice = (!todo.notices.is_empty()).then_some(todo.breathe_until);
             // What failed is often a notice, which another came after.
             let company = todo.since.map(|since| (since + PATIENCE).max(todo.breathe_until));
-            let due = [notice, company].into_iter().flatten().fold(todo.sweep_at, Instant::min);
-            if due <= now {
-                break sweep;
+            match [notice, company].into_iter().flatten().min() {
+                Some(due) if due <= Instant::now() => break,
+                Some(due) => {
+                    self.changed.wait_until(&mut todo, due);
+                }
+                None => self.changed.wait(&mut todo),
             }
-            self.changed.wait_until(&mut todo, due);
-        };
-        if sweep {
-            todo.sweep_at = Instant::now() + self.sweep_every;
         }
         todo.begun += 1;
         todo.since = None;
         todo.named = false;
-        Some(Round {
-            came: std::mem::take(&mut todo.notices),
-            draining: std::mem::take(&mut todo.draining),
-            sweep,
-        })
+        Some(Round { came: std::mem::take(&mut todo.notices), draining: std::mem::take(&mut todo.draining) })
     }
 
     /// Carrying notices out took that long.
@@ -224,14 +215,6 @@ fn try_release(ggtt: &ShadowGgtt, draining: Vec<Draining>) -> bool {
     catch_unwind(AssertUnwindSafe(|| ggtt.release(draining))).unwrap_or_else(|_| {
         log::error!("{ggtt:?}: a round of releases panicked");
         false
-    })
-}
-
-/// Asks about some of the mappings; whether something was found.
-fn try_sweep(ggtt: &ShadowGgtt) -> bool {
-    catch_unwind(AssertUnwindSafe(|| ggtt.sweep())).unwrap_or_else(|_| {
-        log::error!("{ggtt:?}: a sweep panicked");
-        true
     })
 }
 

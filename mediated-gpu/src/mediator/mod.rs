@@ -1,7 +1,8 @@
 //! Stands between guests and the GPU: shadows, audits, schedules, and lets go of frames in time.
 //!
 //! [`Mediator`] owns the physical GPU alone and makes [`Vgpu`]s; `shadow` is a slice's translation table, `audit`
-//! judges commands, `workload` copies what may run, `scheduler` runs it, `maintenance` carries out invalidations.
+//! judges commands, `workload` copies what may run, `scheduler` runs it, `maintenance` carries out invalidations,
+//! `sweeper` finds what nobody announced.
 
 mod audit;
 mod function;
@@ -16,6 +17,7 @@ mod saved;
 mod scheduler;
 mod shadow;
 mod stats;
+mod sweeper;
 #[cfg(test)]
 mod tests;
 mod workload;
@@ -42,6 +44,7 @@ pub use self::scheduler::{Policy, Share, WHOLE_WEIGHT};
 use self::shadow::{Parts, ShadowGgtt};
 pub use self::stats::Snapshot;
 use self::stats::Stats;
+use self::sweeper::Sweeper;
 use self::workload::EngineArea;
 use crate::bus::BusMaster;
 use crate::physical::{Engine, PhysicalGpu};
@@ -63,7 +66,8 @@ pub struct Config {
     /// Bytes of batches that one context may run.
     pub batch_limit: u64,
     /// How often some of a guest's mappings (a sixteenth, 64 to 256) are asked about, since a guest can put another frame
-    /// behind a number and nobody is told. A vGPU without mappings asks nothing.
+    /// behind a number and nobody is told: after 16 times, or more if there are very many, all have had their turn. While no
+    /// vGPU works four times are done at once, four times as rarely. A vGPU without mappings asks nothing.
     pub sweep_every: Duration,
 }
 
@@ -136,9 +140,10 @@ pub struct Mediator {
     scheduler: Arc<Scheduler>,
     /// Taken with no other lock held.
     vgpus: Mutex<Vgpus>,
+    /// The engines' threads, and the sweeper's.
     workers: Vec<JoinHandle<()>>,
+    sweeper: Arc<Sweeper>,
     aperture: u64,
-    sweep_every: Duration,
 }
 
 struct Vgpus {
@@ -182,9 +187,10 @@ impl Mediator {
             scheduler,
             vgpus,
             workers: Vec::new(),
+            sweeper: Arc::new(Sweeper::new(config.sweep_every)),
             aperture: config.aperture,
-            sweep_every: config.sweep_every,
         };
+        mediator.workers.push(mediator.sweeper.spawn()?);
         for engine in Engine::ALL {
             let range = GmRange { base, size: area };
             base = range.end();
@@ -226,7 +232,7 @@ impl Mediator {
         let id = VgpuId(vgpus.last);
         let state = state(id, slice).inspect_err(|_| vgpus.slices.free(slice))?;
         let stats = Arc::new(Stats::default());
-        let maintenance = Maintenance::new(frames.clone(), self.sweep_every);
+        let maintenance = Maintenance::new(frames.clone());
         let ggtt = ShadowGgtt::new(Parts {
             slice,
             scratch: self.scratch_bfn,
@@ -245,6 +251,7 @@ impl Mediator {
                 return Err(MediatorError::from(e).into());
             }
         };
+        self.sweeper.add(&vgpu);
         Ok(vgpu)
     }
 
@@ -253,6 +260,7 @@ impl Mediator {
     pub fn destroy(&self, id: VgpuId) -> Result<Snapshot, MediatorError> {
         let Live { vgpu, thread } = self.vgpus.lock().live.remove(&id).ok_or(MediatorError::NoVgpu(id))?;
         vgpu.retire();
+        self.sweeper.remove(id);
         vgpu.maintenance().close();
         if thread.join().is_err() {
             log::error!("{id}: the thread that releases frames had panicked");
@@ -291,9 +299,10 @@ impl Drop for Mediator {
             }
         }
         self.scheduler.close();
+        self.sweeper.close();
         for worker in self.workers.drain(..) {
             if worker.join().is_err() {
-                log::error!("an engine's thread had panicked");
+                log::error!("an engine's thread, or the sweeper, had panicked");
             }
         }
         // The areas went with their threads; what is left of the table is the slices' scratch.

@@ -90,6 +90,12 @@ stats! {
 }
 
 impl Stats {
+    /// A number that changes whenever its guest works with it: submits, maps, or gives memory back.
+    pub(crate) fn work(&self) -> u64 {
+        let parts = [&self.submissions, &self.pte_writes, &self.mappings, &self.notices];
+        parts.into_iter().map(Counter::get).fold(0, u64::wrapping_add)
+    }
+
     /// A notice has been carried out, so long after it came.
     pub(crate) fn invalidated(&self, after: Duration) {
         self.invalidations.add(1);

@@ -216,3 +216,69 @@ fn flush_waits_for_one_that_another_thread_has_begun() {
         assert!(second.join().unwrap() > before.1, "it came back before any flush was done");
     });
 }
+
+/// Lets so many ticks pass, as the sweeper's thread would: how often it wakes for that.
+fn ticks(host: &Host, ticks: u32) -> u32 {
+    let (mut passed, mut wakes, mut next) = (0, 0, 1);
+    while passed < ticks {
+        passed += next;
+        wakes += 1;
+        next = host.mediator().sweeper.shares(next);
+    }
+    wakes
+}
+
+#[test]
+fn idle_vgpus_are_swept_as_often_as_working_ones_and_in_a_quarter_of_the_wakes() {
+    let host = Host::new();
+    let mut guests: Vec<_> = (0..15).map(|_| host.guest()).collect();
+    guests.iter_mut().for_each(TestGuest::start);
+    let swept =
+        |guests: &[TestGuest]| -> Vec<u64> { guests.iter().map(|g| g.vgpu.statistics().sweeps).collect() };
+    // They have just worked.
+    assert_eq!(ticks(&host, 1), 1);
+    let before = swept(&guests);
+    assert_eq!(ticks(&host, 61), 16, "all of them together");
+    let after = swept(&guests);
+    assert!(before.iter().zip(&after).all(|(before, after)| (61..=64).contains(&(after - before))));
+    // One that works has them all swept at each tick.
+    for n in 0..8 {
+        let store = cmd::store_dword(guests[7].gm(DATA), n);
+        guests[7].run(&store);
+        assert_eq!(host.mediator().sweeper.shares(1), 1);
+    }
+    let busy = swept(&guests);
+    assert!(after.iter().zip(&busy).all(|(after, busy)| busy - after == 8));
+    // A change of its table is work, too.
+    assert_ne!(host.mediator().sweeper.shares(1), 1);
+    guests[3].map(DATA);
+    assert_eq!(host.mediator().sweeper.shares(1), 1);
+}
+
+#[test]
+fn page_that_goes_without_notice_is_free_after_the_shares_of_sixteen_ticks_of_idling() {
+    let host = Host::new();
+    let mut g = host.guest();
+    g.start();
+    ticks(&host, 1);
+    let used = host.world.used();
+    host.world.balloon_out(g.domid, g.gfn(DATA));
+    assert_eq!(host.world.used(), used, "our mapping keeps it");
+    assert!(ticks(&host, 16) <= 5);
+    g.vgpu.settle();
+    gone(&g, &host, DATA, used - 1);
+    assert_eq!(g.vgpu.statistics().notices, 0);
+}
+
+#[test]
+fn vgpu_that_is_destroyed_is_swept_no_more() {
+    let host = Host::new();
+    let mut g = host.guest();
+    g.start();
+    ticks(&host, 1);
+    let vgpu = g.vgpu.clone();
+    host.mediator().destroy(vgpu.id()).unwrap();
+    let before = vgpu.statistics().sweeps;
+    assert_eq!(host.mediator().sweeper.shares(1), crate::mediator::sweeper::TOGETHER);
+    assert_eq!(vgpu.statistics().sweeps, before);
+}

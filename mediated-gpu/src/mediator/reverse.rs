@@ -4,10 +4,10 @@
 //! with ten mappings as with a million; all of them share one reference, since a driver points most of its slice at one page.
 //! No entry leads to a bus frame that the way back lacks. What was never written takes no memory.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
 use std::ops::Range;
 
+use foldhash::{HashMap, HashMapExt};
 use slab::Slab;
 use xen_ioreq::Bfn;
 
@@ -133,11 +133,11 @@ impl<T> ReverseMap<T> {
         entries: impl IntoIterator<Item = usize>,
         bfn: Bfn,
         reference: T,
-        spare: &mut Vec<T>,
+        spare: &mut impl Extend<T>,
     ) {
         let key = match self.by_bfn.entry(bfn) {
             MapEntry::Occupied(e) => {
-                spare.push(reference);
+                spare.extend([reference]);
                 *e.get()
             }
             MapEntry::Vacant(e) => {

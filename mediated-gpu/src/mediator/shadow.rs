@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use pviommu::{DeviceFlush, Draining, Guest, Mapped};
+use smallvec::SmallVec;
 use xen_ioreq::{Bfn, Gfn, PAGE_MASK, PAGE_SIZE};
 
 use self::lent::Lent;
@@ -141,6 +142,9 @@ impl ShadowGgtt {
 
     fn write_entry(&self, index: u32, at: usize, bits: u64, value: u64, draining: &mut Vec<Draining>) {
         self.parts.stats.pte_writes.add(1);
+        if self.write_known(index, at, bits, value, draining) {
+            return;
+        }
         self.doubt_swapped(at, bits, value);
         // A frame that went and came back before this write is another one. Its notice has come: carried out after
         // this write it would find this entry, and before that the guest would draw in the old frame.
@@ -151,10 +155,60 @@ impl ShadowGgtt {
         draining.append(&mut writers.stale);
         let guest = Pte(self.table.read().guest(at) & !bits | value & bits);
         let new = if guest.present() { self.map(Gfn(guest.frame())) } else { None };
-        let mut spare = Vec::new();
-        self.enter(&mut self.table.write(), &[Entry { index, at, guest }], new, &mut spare);
+        let spare = self.enter_one(&mut self.table.write(), Entry { index, at, guest }, new);
         drop(writers);
         draining.extend(spare.into_iter().filter_map(Mapped::put));
+    }
+
+    /// [`write_entry`](Self::write_entry) where no notice waits, and the entry leads nowhere, or to a frame that is mapped and of
+    /// which there is no doubt: two locks, no allocation, nobody asked. The guest's vCPU waits for it. `false`: nothing was done.
+    fn write_known(
+        &self,
+        index: u32,
+        at: usize,
+        bits: u64,
+        value: u64,
+        draining: &mut Vec<Draining>,
+    ) -> bool {
+        let writers = self.writers.lock();
+        // Notices are worked off under the lock, so that none does now that had come before.
+        if writers.closed || !writers.stale.is_empty() || self.parts.frames.has_work() {
+            return false;
+        }
+        let mut table = self.table.write();
+        let guest = Pte(table.guest(at) & !bits | value & bits);
+        let new = match guest.present().then(|| self.parts.frames.lookup(Gfn(guest.frame()))) {
+            Some(None) => return false,
+            Some(Some(mapped)) if is_doubtful(&table, at, mapped.bfn()) => {
+                draining.extend(mapped.put());
+                return false;
+            }
+            Some(mapped) => mapped,
+            None => None,
+        };
+        self.parts.stats.mappings.add(u64::from(new.is_some()));
+        let spare = self.enter_one(&mut table, Entry { index, at, guest }, new);
+        drop((table, writers));
+        draining.extend(spare.into_iter().filter_map(Mapped::put));
+        true
+    }
+
+    /// Makes an entry stand for what the guest wrote, and lead to `new`. The references that nothing needs any more.
+    fn enter_one(&self, table: &mut ReverseMap<Mapped>, e: Entry, new: Option<Mapped>) -> Spare {
+        let mut spare = Spare::new();
+        let after = new.as_ref().map(Mapped::bfn);
+        let moved = table.target(e.at) != after;
+        table.set_guest(e.at, e.guest.0);
+        match new {
+            Some(mapped) => table.link(moved.then_some(e.at), mapped.bfn(), mapped, &mut spare),
+            None => spare.extend(table.unlink(e.at)),
+        }
+        if moved {
+            self.parts.own.gpu.ggtt_write(e.index, Some(after.unwrap_or(self.parts.scratch)));
+            self.dirty.store(true, Ordering::Release);
+        }
+        self.parts.stats.live_mappings.set(table.linked());
+        spare
     }
 
     /// Makes entries stand for what the guest wrote, and lead to whatever is there. What nothing needs any more is stale.
@@ -219,11 +273,7 @@ impl ShadowGgtt {
         let guest = Pte(table.guest(at) & !bits | value & bits);
         if guest.present()
             && let Some(bfn) = self.parts.frames.bus_frame(Gfn(guest.frame()))
-            && match table.count(bfn) {
-                0 => true,
-                1 => table.target(at) == Some(bfn),
-                _ => false,
-            }
+            && is_doubtful(&table, at, bfn)
         {
             self.parts.frames.doubt(bfn);
         }
@@ -475,6 +525,18 @@ impl std::fmt::Debug for ShadowGgtt {
             .field("slice", &self.parts.slice)
             .field("scratch", &self.parts.scratch)
             .finish_non_exhaustive()
+    }
+}
+
+/// References that an entry, or a frame, has given up.
+type Spare = SmallVec<[Mapped; 2]>;
+
+/// Whether only this entry, or none, refers to a bus frame.
+fn is_doubtful(table: &ReverseMap<Mapped>, at: usize, bfn: Bfn) -> bool {
+    match table.count(bfn) {
+        0 => true,
+        1 => table.target(at) == Some(bfn),
+        _ => false,
     }
 }
 

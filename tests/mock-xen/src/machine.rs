@@ -246,8 +246,10 @@ impl Machine {
         }
         self.frames(|t| t.begin_end(domid));
         ioreq::destroy_all(&domain, None);
-        // The servers that it was the emulator of.
-        for other in self.domains.read().values().cloned().collect::<Vec<_>>() {
+        // The servers that it was the emulator of. The last page of one may be the last frame of its guest, which is then
+        // taken off the list.
+        let all: Vec<_> = self.domains.read().values().cloned().collect();
+        for other in all {
             ioreq::destroy_all(&other, Some(domid));
         }
         evtchn::close_all(&domain);

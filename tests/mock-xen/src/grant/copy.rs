@@ -152,7 +152,7 @@ fn acquire(
             Ok(end)
         }
         Err(status) => {
-            mine.release(machine);
+            mine.release(machine, None);
             Err(status)
         }
     }
@@ -174,17 +174,31 @@ fn handed_on(
 }
 
 impl Pin {
-    fn release(&self, machine: &Machine) {
+    /// `frame`: what is held of the frame, if this is the pin beside which it is. It goes under the lock of the reference: to
+    /// whoever finds a pin there the frame is held.
+    fn release(&self, machine: &Machine, frame: Option<(Mfn, Hold)>) {
         let table = self.granter.grants.table.read();
         let Some(act) = table.active(self.reference) else { return };
-        act.lock().end_copy(table.entry(machine.memory(), self.reference), self.readonly);
+        let mut act = act.lock();
+        if let Some((mfn, hold)) = frame {
+            machine.frames(|t| t.release(mfn, hold));
+        }
+        act.end_copy(table.entry(machine.memory(), self.reference), self.readonly);
     }
 }
 
 impl End {
     fn release(self, machine: &Machine) {
-        machine.frames(|t| t.release(self.frame, self.hold));
-        self.pins.iter().for_each(|pin| pin.release(machine));
+        let held = (self.frame, self.hold);
+        match self.pins.split_last() {
+            Some((root, others)) => {
+                root.release(machine, Some(held));
+                others.iter().for_each(|pin| pin.release(machine, None));
+            }
+            None => {
+                machine.frames(|t| t.release(held.0, held.1));
+            }
+        }
     }
 }
 

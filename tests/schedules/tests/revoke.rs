@@ -1,10 +1,9 @@
 //! A page that is taken back is its owner's alone, whatever others do meanwhile.
 
-use schedules::scene::revoke::{self, Granter};
-use schedules::scene::{By, Version};
-use schedules::{Checker, Fault};
+use schedules::Checker;
+use schedules::scene::{By, Granter, Version, revoke};
 
-const N: usize = 1000;
+const N: usize = 3000;
 
 #[test]
 fn a_mapping_beside_a_revocation_is_switched_or_refused() {
@@ -72,8 +71,6 @@ fn a_granter_that_does_not_take_its_page_back_is_found_out() {
 }
 
 #[test]
-#[should_panic(expected = "the granter's again")]
-fn a_claim_in_two_steps_is_found_out() {
-    let checker = Checker::sampled(N).with(Fault::TornUpdates("grant/entry.rs"));
-    revoke::beside_a_map(checker, By::Cpu, Version::One, Granter::Right);
+fn a_revocation_at_the_root_ends_copies_by_who_handed_it_on() {
+    revoke::at_the_root_of_a_grant_that_is_handed_on(Checker::sampled(N));
 }

@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use xen_ioreq::abi::grant_table::*;
+use xen_ioreq::abi::memory::{XENMEM_decrease_reservation, xen_memory_reservation};
 use xen_ioreq::abi::revokable::*;
-use xen_ioreq::seam::{GrantTableOp, Mapping, OwnMemory};
+use xen_ioreq::seam::{GrantTableOp, Mapping, MemoryOp, OwnMemory};
 use xen_ioreq::{DomId, Errno, PAGE_SIZE};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -132,6 +133,19 @@ impl Dom {
         self.flags(reference).store(flags, SeqCst);
     }
 
+    /// Introduces an entry of version 2 that hands on a grant of another's.
+    pub(crate) fn hand_on(&self, reference: u32, to: DomId, whose: DomId, theirs: u32) {
+        assert_eq!(self.version, Version::Two);
+        let entry = self.entry(reference);
+        // SAFETY: as in `flags`.
+        unsafe {
+            AtomicU16::from_ptr(entry.wrapping_add(2).cast()).store(to.0, SeqCst);
+            AtomicU16::from_ptr(entry.wrapping_add(4).cast()).store(whose.0, SeqCst);
+            AtomicU32::from_ptr(entry.wrapping_add(8).cast()).store(theirs, SeqCst);
+        }
+        self.flags(reference).store(GTF_transitive, SeqCst);
+    }
+
     /// The hypervisor's marks.
     pub(crate) fn marks(&self, reference: u32) -> u16 {
         let word = match self.version {
@@ -165,9 +179,17 @@ impl Dom {
         self.flags(reference).fetch_and(!GTF_type_mask, SeqCst);
     }
 
-    /// The type of an entry and what of a transfer has happened.
-    pub(crate) fn transfer_flags(&self, reference: u32) -> u16 {
-        self.flags(reference).load(SeqCst)
+    /// Of version 1: takes an acceptance back; whether nobody has committed to it.
+    pub(crate) fn accept_no_more(&self, reference: u32) -> bool {
+        self.flags(reference).compare_exchange(GTF_accept_transfer, 0, SeqCst, SeqCst).is_ok()
+    }
+
+    /// Of version 1: by which number the frame came that was accepted; `None`: it has not.
+    pub(crate) fn came(&self, reference: u32) -> Option<u64> {
+        let come = self.flags(reference).load(SeqCst) & GTF_transfer_completed != 0;
+        // SAFETY: as in `flags`.
+        let number = unsafe { AtomicU32::from_ptr(self.entry(reference).wrapping_add(4).cast()) };
+        come.then(|| number.load(SeqCst).into())
     }
 
     pub(crate) fn revoke(&self, reference: u32) -> Result<(), Errno> {
@@ -225,6 +247,12 @@ impl Dom {
         let mut arg = gnttab_transfer { mfn: gfn, domid: to.0, r#ref: reference, ..Default::default() };
         op(&self.caller, GNTTABOP_transfer, &mut arg)?;
         status(arg.status)
+    }
+
+    /// Gives a page back; whether it had it.
+    pub(crate) fn balloon(&self, gfn: u64) -> bool {
+        let mut arg = xen_memory_reservation { nr_extents: 1, domid: DomId::SELF.0, ..Default::default() };
+        self.caller.memory_op(XENMEM_decrease_reservation, arg.as_mut_bytes(), &mut [gfn]) == Ok(1)
     }
 
     pub(crate) fn set_version(&self, version: u32) -> Result<(), Refused> {

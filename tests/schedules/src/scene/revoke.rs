@@ -1,21 +1,13 @@
 //! A granter takes a page back while others map it, copy by it, look at it and unmap it.
 
 use xen_ioreq::Errno;
-use xen_ioreq::abi::grant_table::{GNTST_bad_domain, GNTST_bad_handle, GNTST_general_error};
+use xen_ioreq::abi::grant_table::{GNTST_bad_handle, GNTST_general_error};
 
-use super::guest::{Dom, End, Mapped, REVOKABLE, Refused, Version};
+use super::guest::{Dom, End, REVOKABLE, Refused, Version};
 use super::seat::{By, Seat};
-use super::world::{COPIES, OWN, PAGE, PUBLIC, REF, SECRET, STAND_IN, WRITTEN, World, play};
+use super::uses::{Granter, How, copy_once, look, refused, use_once, use_until_death};
+use super::world::{COPIES, OWN, PAGE, PUBLIC, REF, STAND_IN, WRITTEN, World, play};
 use crate::Checker;
-
-/// What a granter does wrong, if anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Granter {
-    /// Nothing.
-    Right,
-    /// It believes its page to be its own while others still use it.
-    Hasty,
-}
 
 /// Has the page back. `false`: the domain is dead.
 fn take_back(w: &World, g: &Dom, how: Granter) -> bool {
@@ -33,48 +25,6 @@ fn take_back(w: &World, g: &Dom, how: Granter) -> bool {
     w.keep_secret(g, PAGE)
 }
 
-/// Maps, looks, writes and unmaps, once.
-fn use_once(g: &Dom, m: &Dom, by: By) {
-    let seat = Seat::new(m, by);
-    let Ok(mapped) = seat.map(g.id, REF, false, Some(STAND_IN)).inspect_err(refused) else { return };
-    for _ in 0..2 {
-        look(&seat, &mapped);
-        seat.write(&mapped, WRITTEN);
-    }
-    match seat.unmap(&mapped) {
-        Ok(()) | Err(Refused::Call(Errno::ESRCH)) => {}
-        Err(e) => panic!("unmap: {e:?}"),
-    }
-}
-
-/// The granter has it no more, or is dead; or the caller is.
-fn refused(why: &Refused) {
-    let known = [
-        Refused::Status(GNTST_general_error),
-        Refused::Status(GNTST_bad_domain),
-        Refused::Call(Errno::ESRCH),
-    ];
-    assert!(known.contains(why), "{why:?}");
-}
-
-/// The first byte that a mapper sees, which is the granter's while it is granted or the mapper's own.
-fn look(seat: &Seat<'_>, mapped: &Mapped) -> Option<u8> {
-    let byte = seat.read(mapped)?;
-    assert_ne!(byte, SECRET, "a mapper sees what is the granter's again");
-    assert!(byte == PUBLIC || byte == OWN, "{byte} is nobody's");
-    Some(byte)
-}
-
-/// Copies out of the page, and into it.
-fn copy_once(w: &World, g: &Dom, m: &Dom) {
-    let grant = End::Grant(g.id, REF);
-    if m.copy(grant, End::Own(COPIES), 1).inspect_err(refused).is_ok() {
-        let byte = w.byte(m, COPIES << 12);
-        assert_ne!(byte, Some(SECRET), "a copy has what is the granter's again");
-    }
-    let _refused = m.copy(End::Own(COPIES), grant, 2).inspect_err(refused);
-}
-
 /// A mapping is made, used and ended meanwhile.
 pub fn beside_a_map(checker: Checker, by: By, version: Version, how: Granter) -> usize {
     checker.run(move || {
@@ -83,7 +33,7 @@ pub fn beside_a_map(checker: Checker, by: By, version: Version, how: Granter) ->
         g.offer(REF, m.id, PAGE, REVOKABLE);
         play(|s| {
             s.spawn(|| take_back(&w, &g, how));
-            s.spawn(|| use_once(&g, &m, by));
+            s.spawn(|| use_once(&g, &m, by, How::Revokable));
         });
         w.still_secret(&g, PAGE);
         w.end([g, m]);
@@ -227,7 +177,7 @@ pub fn beside_the_granters_death(checker: Checker, version: Version) -> usize {
         g.offer(REF, m.id, PAGE, REVOKABLE);
         play(|s| {
             s.spawn(|| take_back(&w, &g, Granter::Right));
-            s.spawn(|| use_once(&g, &m, By::Cpu));
+            s.spawn(|| use_once(&g, &m, By::Cpu, How::Revokable));
             s.spawn(|| copy_once(&w, &g, &m));
             s.spawn(|| w.machine.destroy_domain(g.id));
         });
@@ -276,7 +226,7 @@ pub fn beside_the_mappers_death(checker: Checker, by: By) -> usize {
         g.offer(REF, m.id, PAGE, REVOKABLE);
         play(|s| {
             s.spawn(|| take_back(&w, &g, Granter::Right));
-            s.spawn(|| use_until_death(&g, &m, by));
+            s.spawn(|| use_until_death(&g, &m, by, How::Revokable));
             s.spawn(|| w.machine.destroy_domain(m.id));
         });
         assert!(w.still_secret(&g, PAGE));
@@ -295,7 +245,7 @@ pub fn beside_the_end_of_a_process(checker: Checker) -> usize {
         g.offer(REF, m.id, PAGE, REVOKABLE);
         play(|s| {
             s.spawn(|| take_back(&w, &g, Granter::Right));
-            s.spawn(|| use_until_death(&g, &m, By::Cpu));
+            s.spawn(|| use_until_death(&g, &m, By::Cpu, How::Revokable));
             s.spawn(|| m.caller.kill());
         });
         assert!(w.still_secret(&g, PAGE));
@@ -303,15 +253,19 @@ pub fn beside_the_end_of_a_process(checker: Checker) -> usize {
     })
 }
 
-/// As [`use_once`], without a look: who is dead looks at nothing.
-fn use_until_death(g: &Dom, m: &Dom, by: By) {
-    let Ok(room) = Seat::try_new(m, by) else { return };
-    if let Ok(mapped) = room.map(g.id, REF, false, Some(STAND_IN)).inspect_err(refused) {
-        match room.unmap(&mapped) {
-            Ok(()) | Err(Refused::Call(Errno::ESRCH)) => {}
-            // Its end came first.
-            Err(Refused::Status(GNTST_bad_handle)) => {}
-            Err(e) => panic!("unmap: {e:?}"),
-        }
-    }
+/// A grant that is handed on is copied by meanwhile: it is pinned at its root, too, and the one in the middle dies.
+pub fn at_the_root_of_a_grant_that_is_handed_on(checker: Checker) -> usize {
+    checker.run(move || {
+        let w = World::new();
+        let (g, middle, m) = (w.granter(Version::One), w.granter(Version::Two), w.mapper(By::Cpu));
+        g.offer(REF, middle.id, PAGE, REVOKABLE);
+        middle.hand_on(REF, m.id, g.id, REF);
+        play(|s| {
+            s.spawn(|| take_back(&w, &g, Granter::Right));
+            s.spawn(|| copy_once(&w, &middle, &m));
+            s.spawn(|| w.machine.destroy_domain(middle.id));
+        });
+        assert!(w.still_secret(&g, PAGE));
+        w.end([g, middle, m]);
+    })
 }

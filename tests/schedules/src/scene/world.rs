@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use shuttle::thread::{Scope, scope};
+use xen_ioreq::abi::ioreq::HVM_IOREQSRV_BUFIOREQ_ATOMIC;
 use xen_ioreq::{DomId, Errno, Gfn};
 
 use super::guest::{Dom, Version};
 use super::seat::By;
 use crate::sync::alone;
-use crate::{Config, DomainConfig, Machine};
+use crate::{Config, DomainConfig, Machine, ioreq};
 
 /// Lets threads begin and waits for their ends. Between them each lock, atomic and wait is a point.
 pub(crate) fn play<'env, R>(begin: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> R) -> R {
@@ -78,6 +79,15 @@ impl World {
     /// A domain without a table, which maps what others grant.
     pub(crate) fn mapper(&self, by: By) -> Dom {
         self.domain(by, OWN)
+    }
+
+    /// A guest has an IOREQ server of this emulator's, with its pages.
+    pub(crate) fn share_pages(&self, guest: &Dom, emulator: DomId) {
+        let domain = guest.caller.domain();
+        let id = ioreq::create(&self.machine, domain, emulator, HVM_IOREQSRV_BUFIOREQ_ATOMIC);
+        let servers = domain.servers.read();
+        let server = servers.of_emulator(id.expect("the first one"), emulator).expect("its own");
+        server.ensure_pages(&self.machine, domain).expect("there are frames");
     }
 
     fn fill(&self, id: DomId, gfn: u64, byte: u8) -> Result<(), Errno> {

@@ -1,7 +1,7 @@
 //! Locks with the manners of `parking_lot`'s: no poison, and a writer that waits keeps new readers out.
 //!
 //! Who may go in is a matter of shuttle's semaphores; what is inside lies in a lock that is never waited for. So who waits for
-//! itself is found as a deadlock, and a thread that reads what it reads already is told even where no writer came between.
+//! itself is found as a deadlock, and a thread that locks what it reads already is told even where no writer came between.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -109,7 +109,10 @@ impl Readers {
     fn check(&self) {
         let me = shuttle::thread::current().id();
         let again = self.0.lock().contains(&me);
-        assert!(!again, "a thread reads what it reads already: with a writer between it waits for ever");
+        assert!(
+            !again,
+            "a thread locks what it reads already: alone or with a writer between it waits for ever"
+        );
     }
 }
 

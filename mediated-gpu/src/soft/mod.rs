@@ -13,6 +13,7 @@ mod exec;
 mod ggtt;
 mod mi;
 mod page;
+mod patience;
 mod port;
 mod regs;
 pub mod rig;
@@ -34,6 +35,7 @@ pub use device::ClockKind;
 use device::Device;
 use engine::{Core, Step};
 use ggtt::Ggtt;
+use patience::Patience;
 use tlb::Tlb;
 
 use crate::bus::BusMaster;
@@ -80,6 +82,7 @@ impl Shared {
     /// An engine's thread.
     fn run(&self, engine: Engine) {
         narrow(ThreadKind::Engine);
+        let mut patience = Patience::default();
         let mut core = self.core(engine).lock();
         while !self.shutdown.load(Ordering::Acquire) {
             let step = core.step(&self.dev);
@@ -90,7 +93,7 @@ impl Shared {
             match step {
                 Step::Worked => MutexGuard::bump(&mut core),
                 Step::Idle(wait) => {
-                    MutexGuard::unlocked(&mut core, || self.dev.port(engine).wait(wait));
+                    MutexGuard::unlocked(&mut core, || self.dev.port(engine).wait(wait, &mut patience));
                 }
             }
         }

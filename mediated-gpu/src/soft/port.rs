@@ -1,10 +1,12 @@
 //! An engine's execlist port: what was submitted, what came of it, and where the engine's thread sleeps.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::patience::Patience;
 use crate::gen8::context::Descriptor;
 use crate::physical::CsbEntry;
 
@@ -38,15 +40,29 @@ pub(super) enum Wait {
 /// How long an engine sleeps that waits for memory to change.
 const A_WHILE: Duration = Duration::from_micros(100);
 
+impl State {
+    /// Whether an engine that waits so has to wait on.
+    fn blocks(&self, what: Wait) -> bool {
+        !self.shutdown && !self.kick && (what != Wait::ForWork || self.queue.is_empty())
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Port {
     state: Mutex<State>,
     wake: Condvar,
+    /// Changes with whatever may end a wait, so that it can be looked for without the lock.
+    news: AtomicU32,
 }
 
 impl Port {
     pub(super) fn submit(&self, elements: Elements) {
         self.state.lock().queue.push_back(elements);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        self.news.fetch_add(1, Ordering::Release);
         self.wake.notify_all();
     }
 
@@ -59,7 +75,8 @@ impl Port {
             let (first, second) = (element(hi0, lo0), element(hi1, lo1));
             s.elsp.clear();
             s.queue.push_back([Some(first), second.valid().then_some(second)]);
-            self.wake.notify_all();
+            drop(s);
+            self.tell();
         }
     }
 
@@ -101,27 +118,32 @@ impl Port {
         s.elsp.clear();
         s.active = false;
         s.kick = true;
-        self.wake.notify_all();
+        drop(s);
+        self.tell();
     }
 
     pub(super) fn kick(&self) {
         self.state.lock().kick = true;
-        self.wake.notify_all();
+        self.tell();
     }
 
     pub(super) fn shutdown(&self) {
         self.state.lock().shutdown = true;
-        self.wake.notify_all();
+        self.tell();
     }
 
-    /// Sleeps until what is waited for happens, or the GPU goes.
-    pub(super) fn wait(&self, what: Wait) {
+    /// Sleeps until what is waited for happens, or the GPU goes. For work it is looked before, if that pays.
+    pub(super) fn wait(&self, what: Wait, patience: &mut Patience) {
+        // Read first: what comes after it is seen by looking, what came before it in the state.
+        let seen = self.news.load(Ordering::Acquire);
         let mut s = self.state.lock();
-        if what == Wait::Briefly && !s.shutdown && !s.kick {
+        if what == Wait::Briefly && s.blocks(what) {
             self.wake.wait_for(&mut s, A_WHILE);
         }
-        while what != Wait::Briefly && !s.shutdown && !s.kick && (what == Wait::ForKick || s.queue.is_empty())
-        {
+        if what == Wait::ForWork && s.blocks(what) {
+            MutexGuard::unlocked(&mut s, || patience.look(|| self.news.load(Ordering::Acquire) != seen));
+        }
+        while what != Wait::Briefly && s.blocks(what) {
             self.wake.wait(&mut s);
         }
         s.kick = false;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use xen_ioreq::{Bfn, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 
+use super::patience::Patience;
 use super::{ClockKind, SoftGpu, SoftGpuConfig};
 use crate::bus::HeapBus;
 use crate::gen8::context::{Descriptor, STATE_OFFSET, state};
@@ -23,6 +24,8 @@ const IMAGE: u32 = 0x1000;
 const RING: u32 = 0x10_0000;
 /// Bytes of the ring.
 const RING_SIZE: u32 = 0x1_0000;
+/// How long it is looked whether the GPU is done before the thread sleeps: for what is measured, a wake-up is much.
+const LOOK: Duration = Duration::from_millis(2);
 /// The context's id.
 const CONTEXT_ID: u32 = 0x20;
 
@@ -53,6 +56,7 @@ pub struct Rig {
     pub gpu: SoftGpu,
     engine: Engine,
     events: Arc<Events>,
+    patience: Mutex<Patience>,
     tail: u32,
     /// What its descriptor says of its tables.
     tables: u64,
@@ -84,7 +88,8 @@ impl Rig {
             gpu.ggtt_write(index, Some(Bfn(frame)));
         }
         gpu.ggtt_flush();
-        let rig = Self { bus, gpu, engine, events, tail: 0, tables: 0 };
+        let rig =
+            Self { bus, gpu, engine, events, patience: Mutex::new(Patience::new(LOOK)), tail: 0, tables: 0 };
         rig.set_state(state::RING_START, RING);
         rig.set_state(state::RING_CTL, (RING_SIZE - 4096) | RING_VALID);
         Ok(rig)
@@ -143,8 +148,9 @@ impl Rig {
         self.gpu.submit(self.engine, self.descriptor().0, None);
     }
 
-    /// Waits until all that was submitted is done or the engine has stopped.
+    /// Waits until all that was submitted is done or the engine has stopped. It looks a little before it sleeps, as drivers do.
     pub fn wait(&self) -> Result<(), Stopped> {
+        self.patience.lock().look(|| self.gpu.is_idle(self.engine));
         let mut seen = self.events.seen.lock();
         loop {
             if seen.contains(&Interrupt::Error(self.engine)) {

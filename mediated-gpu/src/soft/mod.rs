@@ -19,6 +19,7 @@ mod regs;
 pub mod rig;
 mod rop;
 mod space;
+mod stream;
 mod tlb;
 
 use std::fmt;

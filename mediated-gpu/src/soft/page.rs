@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use xen_ioreq::PAGE_SIZE;
 
+use super::stream::{self, Ahead};
 use crate::gen8::tiling::{COLUMN_BYTES, COLUMN_STEP};
 
 /// Bytes of a column's line.
@@ -33,6 +34,7 @@ impl Page<'_> {
         Self { ptr, held: PhantomData }
     }
 
+    #[inline]
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(
             offset <= PAGE_SIZE && len <= PAGE_SIZE - offset,
@@ -42,27 +44,10 @@ impl Page<'_> {
         unsafe { self.ptr.as_ptr().add(offset) }
     }
 
-    /// Tells the CPU's cache that `len` bytes from `offset` on, as far as they are in the page, are wanted soon.
-    pub(super) fn prefetch(&self, offset: usize, len: usize) {
-        for at in (offset..PAGE_SIZE.min(offset + len)).step_by(64) {
-            self.prefetch_line(at);
-        }
-    }
-
-    /// The same for a line of a Y-major tile: from `offset` on, in each column.
-    pub(super) fn prefetch_columns(&self, offset: usize) {
-        (offset..PAGE_SIZE).step_by(STEP).for_each(|at| self.prefetch_line(at));
-    }
-
-    fn prefetch_line(&self, at: usize) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch has no effect that a program could see; the CPU has SSE.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(self.at(at, 1).cast());
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = at;
+    /// What lies at `offset`, to be fetched ahead.
+    #[inline]
+    pub(super) fn ahead(&self, offset: usize) -> Ahead {
+        Ahead::new(self.at(offset, 1))
     }
 
     /// Loads the dword at a byte offset that is a multiple of 4.
@@ -165,30 +150,48 @@ impl Page<'_> {
         }
     }
 
-    /// Copies a line's 128 bytes into the columns of a Y-major tile, whose line begins at `offset`.
-    pub(super) fn line_to_columns(&self, offset: usize, src: &Page<'_>, src_offset: usize) {
-        let (to, from) = (self.columns(offset, LINE), src.at(src_offset, LINE));
-        for n in 0..LINE / COLUMN {
-            // SAFETY: `columns` and `at` have checked both; each piece is read before it is written.
-            unsafe {
-                to.add(n * STEP)
-                    .cast::<[u8; COLUMN]>()
-                    .write(from.add(n * COLUMN).cast::<[u8; COLUMN]>().read());
+    /// Copies lines, each from a place in a page on, into Y-major tiles that lie side by side: 128 bytes to each tile, to the line
+    /// that begins at `offset` and to those below it.
+    pub(super) fn lines_to_tiles<const N: usize>(tiles: &[Self], offset: usize, lines: [(&Self, usize); N]) {
+        let from = lines.map(|(page, offset)| page.at(offset, tiles.len() * LINE));
+        for (tile, to) in tiles.iter().map(|tile| tile.lines_in_columns(offset, N)).enumerate() {
+            for column in 0..LINE / COLUMN {
+                for (n, from) in from.iter().enumerate() {
+                    // SAFETY: `at` has checked the line's bytes, `lines_in_columns` the tile's. A column's line is read before
+                    // it is written, so that it does not matter whether both are one page. Bytes have no alignment.
+                    unsafe {
+                        let piece = from.add(tile * LINE + column * COLUMN).cast::<[u8; COLUMN]>().read();
+                        to.add(column * STEP + n * COLUMN).cast::<[u8; COLUMN]>().write(piece);
+                    }
+                }
             }
         }
     }
 
-    /// Copies a line's 128 bytes out of the columns of a Y-major tile, whose line begins at `src_offset`.
-    pub(super) fn line_from_columns(&self, offset: usize, src: &Page<'_>, src_offset: usize) {
-        let (to, from) = (self.at(offset, LINE), src.columns(src_offset, LINE));
-        for n in 0..LINE / COLUMN {
-            // SAFETY: as in `line_to_columns`.
-            unsafe {
-                to.add(n * COLUMN)
-                    .cast::<[u8; COLUMN]>()
-                    .write(from.add(n * STEP).cast::<[u8; COLUMN]>().read());
+    /// Copies lines out of Y-major tiles, as [`lines_to_tiles`](Self::lines_to_tiles) copies them in.
+    pub(super) fn lines_from_tiles<const N: usize>(
+        tiles: &[Self],
+        offset: usize,
+        lines: [(&Self, usize); N],
+    ) {
+        let to = lines.map(|(page, offset)| page.at(offset, tiles.len() * LINE));
+        for (tile, from) in tiles.iter().map(|tile| tile.lines_in_columns(offset, N)).enumerate() {
+            for (n, to) in to.iter().enumerate() {
+                for column in 0..LINE / COLUMN {
+                    // SAFETY: as in `lines_to_tiles`.
+                    unsafe {
+                        let piece = from.add(column * STEP + n * COLUMN).cast::<[u8; COLUMN]>().read();
+                        to.add(tile * LINE + column * COLUMN).cast::<[u8; COLUMN]>().write(piece);
+                    }
+                }
             }
         }
+    }
+
+    /// The first byte of some lines that lie in all columns, the first at `offset`.
+    fn lines_in_columns(&self, offset: usize, lines: usize) -> *mut u8 {
+        assert!(offset.is_multiple_of(COLUMN) && offset + lines * COLUMN <= STEP, "lines at {offset:#x}");
+        self.at(offset, PAGE_SIZE - STEP + lines * COLUMN)
     }
 
     /// The first byte of the line in the column that holds `offset`, if `len` bytes from `offset` on stay in the tile.
@@ -198,12 +201,35 @@ impl Page<'_> {
         self.at(offset - at, (columns - 1) * STEP + COLUMN)
     }
 
+    /// Fills bytes with a colour's four, its first one first. `ahead`: what will be filled next.
+    #[inline]
+    pub(super) fn fill(&self, offset: usize, len: usize, color: u32, ahead: Option<Ahead>) {
+        // SAFETY: `at` has checked the span.
+        unsafe { stream::fill(self.at(offset, len), len, color, ahead) }
+    }
+
     /// Copies bytes from a page, which may be this one: as if all were read first.
+    #[inline]
     pub(super) fn copy_from(&self, offset: usize, src: &Page<'_>, src_offset: usize, len: usize) {
         let (to, from) = (self.at(offset, len), src.at(src_offset, len));
         // SAFETY: both spans hold `len` bytes; `copy` allows that they overlap, which they do also where two
         // translations lead to one frame.
         unsafe { ptr::copy(from, to, len) }
+    }
+
+    /// The same for many bytes, where it pays to say what will be written and read next.
+    #[inline]
+    pub(super) fn stream_from(
+        &self,
+        offset: usize,
+        src: &Page<'_>,
+        src_offset: usize,
+        len: usize,
+        ahead: [Option<Ahead>; 2],
+    ) {
+        let (to, from) = (self.at(offset, len), src.at(src_offset, len));
+        // SAFETY: both spans hold `len` bytes. They may overlap, as above.
+        unsafe { stream::copy(to, from, len, ahead) }
     }
 }
 

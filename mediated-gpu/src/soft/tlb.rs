@@ -11,8 +11,10 @@ use std::sync::Arc;
 
 use xen_ioreq::{Bfn, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 
+use super::engine::in_page;
 use super::ggtt::Ggtt;
 use super::page::Page;
+use super::stream::Ahead;
 use crate::bus::{BusMaster, DmaAccess, DmaFault, Pin};
 use crate::gen8::ppgtt::{self, Entry, Root};
 
@@ -53,23 +55,36 @@ pub(super) enum Space {
 
 /// Marks a page number as one of the context's own.
 const PROCESS: u64 = 1 << 63;
+/// Marks what may be written through.
+const WRITABLE: u64 = 1 << 62;
+/// The tag of an empty way: no page's.
+const EMPTY: u64 = u64::MAX;
 
 /// What is written where nothing may be written.
 #[repr(align(4096))]
 struct Sink(UnsafeCell<[u8; PAGE_SIZE]>);
 
+/// What a look needs of an entry. Pins, which only the entry's end needs, lie elsewhere: blits stream through the CPU's cache,
+/// and what is looked at again and again has to be short.
+#[derive(Clone, Copy)]
 struct Way {
-    /// Number of the page, and [`PROCESS`].
-    page: u64,
-    access: DmaAccess,
-    pin: Pin,
+    /// Number of the page, [`PROCESS`] and [`WRITABLE`].
+    tag: u64,
+    ptr: NonNull<u8>,
 }
 
-#[derive(Default)]
-struct Set {
-    ways: [Option<Way>; 2],
-    /// The way used last; the other one is evicted.
-    recent: usize,
+// SAFETY: a pointer that nobody follows but by the pin that is held beside it.
+unsafe impl Send for Way {}
+
+impl Way {
+    const fn empty() -> Self {
+        Self { tag: EMPTY, ptr: NonNull::dangling() }
+    }
+
+    /// Whether this is the page `key`, to be used so. A writable one serves reads.
+    fn serves(&self, key: u64, access: DmaAccess) -> bool {
+        self.tag == key | WRITABLE || (access == DmaAccess::Read && self.tag == key)
+    }
 }
 
 pub(super) struct Tlb {
@@ -79,16 +94,31 @@ pub(super) struct Tlb {
     root: Option<Root>,
     space: Space,
     sink: Box<Sink>,
-    sets: Box<[Set]>,
+    sets: Box<[[Way; 2]]>,
+    /// Of each set, the way used last; the other one is evicted.
+    recent: Box<[u8]>,
+    /// What keeps each way's page.
+    pins: Box<[[Option<Pin>; 2]]>,
     /// Sets that hold something.
     used: Vec<usize>,
+    /// Entries that made room for others.
+    evicted: u64,
 }
 
 impl Tlb {
     pub(super) fn new(bus: Arc<dyn BusMaster>, ggtt: Arc<Ggtt>) -> Self {
-        let sets = (0..SETS).map(|_| Set::default()).collect();
-        let sink = Box::new(Sink(UnsafeCell::new([0; PAGE_SIZE])));
-        Self { bus, ggtt, root: None, space: Space::Global, sink, sets, used: Vec::new() }
+        Self {
+            bus,
+            ggtt,
+            root: None,
+            space: Space::Global,
+            sink: Box::new(Sink(UnsafeCell::new([0; PAGE_SIZE]))),
+            sets: vec![[Way::empty(); 2]; SETS].into(),
+            recent: vec![0; SETS].into(),
+            pins: (0..SETS).map(|_| [None, None]).collect(),
+            used: Vec::new(),
+            evicted: 0,
+        }
     }
 
     /// The context that runs from now on has these tables. Translations of others go.
@@ -105,12 +135,14 @@ impl Tlb {
     }
 
     /// A page's number, as the cache knows it.
+    #[inline]
     fn key(&self, addr: u64) -> u64 {
         let mark = if self.space == Space::Process && self.root.is_some() { PROCESS } else { 0 };
         addr >> PAGE_SHIFT | mark
     }
 
     /// The page that holds a graphics address.
+    #[inline]
     pub(super) fn page(&mut self, addr: u64, access: DmaAccess) -> Result<Page<'_>, Fault> {
         let ptr = self.translate(addr, access)?;
         // SAFETY: the pin is held by a way of this cache, which nothing can change while `self` is borrowed.
@@ -118,6 +150,7 @@ impl Tlb {
     }
 
     /// The pages that hold a destination, writable, and a source.
+    #[inline]
     pub(super) fn pair(&mut self, dst: u64, src: u64) -> Result<(Page<'_>, Page<'_>), Fault> {
         // The destination first: if both are one page, the source finds the writable entry and need not replace
         // it; if both fall in one set, the source takes the other way, since the destination was used last.
@@ -130,45 +163,56 @@ impl Tlb {
     /// The pages of several addresses, all at once. `None`: one of them leads nowhere, may not be written, or has no place in
     /// the cache beside the others.
     pub(super) fn together(&mut self, asked: &[(u64, DmaAccess)]) -> Option<Vec<Page<'_>>> {
+        let before = self.evicted;
+        let mut found = Vec::with_capacity(asked.len());
         for (addr, access) in asked {
-            self.translate(*addr, *access).ok()?;
+            found.push(self.translate(*addr, *access).ok()?);
         }
         // A later one may have taken an earlier one's place, and ended its pin.
-        asked.iter().map(|(addr, access)| self.held(*addr, *access)).collect()
+        let lost = self.evicted != before
+            && asked.iter().zip(&found).any(|((addr, access), ptr)| self.held(*addr, *access) != Some(*ptr));
+        // SAFETY: as in `page`: all of them are held now, and stay so while `self` is borrowed.
+        (!lost).then(|| found.into_iter().map(|ptr| unsafe { Page::new(ptr) }).collect())
     }
 
     /// The page that holds a graphics address, if the cache has it and it may be used so.
-    fn held(&self, addr: u64, access: DmaAccess) -> Option<Page<'_>> {
-        let page = self.key(addr);
-        let set = self.sets.get(Self::set_of(page))?;
-        let way = set.ways.iter().flatten().find(|w| w.page == page)?;
-        let may = way.access == DmaAccess::Write || access == DmaAccess::Read;
-        // SAFETY: as in `page`; what is held now stays so while `self` is borrowed.
-        may.then(|| unsafe { Page::new(way.pin.ptr) })
+    #[inline]
+    fn held(&self, addr: u64, access: DmaAccess) -> Option<NonNull<u8>> {
+        let key = self.key(addr);
+        let set = self.sets.get(Self::set_of(key))?;
+        set.iter().find(|w| w.serves(key, access)).map(|w| w.ptr)
     }
 
-    /// The page that holds a graphics address, if the cache has it.
-    pub(super) fn peek(&self, addr: u64) -> Option<Page<'_>> {
-        self.held(addr, DmaAccess::Read)
+    /// Where a graphics address lies, if the cache knows it: to be fetched ahead.
+    #[inline]
+    pub(super) fn ahead(&self, addr: u64) -> Option<Ahead> {
+        // SAFETY: as in `page`.
+        self.held(addr, DmaAccess::Read).map(|ptr| unsafe { Page::new(ptr) }.ahead(in_page(addr, 1)))
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "a remainder of the number of sets")]
-    fn set_of(page: u64) -> usize {
-        (page % SETS as u64) as usize
+    #[inline]
+    fn set_of(key: u64) -> usize {
+        (key % SETS as u64) as usize
     }
 
+    #[inline]
     fn translate(&mut self, addr: u64, access: DmaAccess) -> Result<NonNull<u8>, Fault> {
-        let page = self.key(addr);
-        let at = Self::set_of(page);
-        let set = &mut self.sets[at];
-        let hit = set.ways.iter().position(|w| w.as_ref().is_some_and(|w| w.page == page));
-        if let Some((i, way)) = hit.and_then(|i| Some((i, set.ways[i].as_ref()?)))
-            && (way.access == DmaAccess::Write || access == DmaAccess::Read)
-        {
-            set.recent = i;
-            return Ok(way.pin.ptr);
+        let key = self.key(addr);
+        let at = Self::set_of(key);
+        for (i, way) in (0..).zip(&self.sets[at]) {
+            if way.serves(key, access) {
+                self.recent[at] = i;
+                return Ok(way.ptr);
+            }
         }
-        let bfn = match self.root.filter(|_| page & PROCESS != 0) {
+        self.fetch(addr, key, access)
+    }
+
+    /// Looks an address up in the tables, and keeps what it finds.
+    #[cold]
+    fn fetch(&mut self, addr: u64, key: u64, access: DmaAccess) -> Result<NonNull<u8>, Fault> {
+        let bfn = match self.root.filter(|_| key & PROCESS != 0) {
             Some(root) => {
                 let leaf = self.walk(root, addr)?;
                 if access == DmaAccess::Write && !leaf.writable {
@@ -177,22 +221,26 @@ impl Tlb {
                 Bfn(leaf.frame)
             }
             None => {
-                let entry = self.ggtt.read(page).ok_or(Fault::Beyond(addr))?;
+                let entry = self.ggtt.read(key).ok_or(Fault::Beyond(addr))?;
                 entry.bfn().ok_or(Fault::Absent(addr & !PAGE_MASK))?
             }
         };
-        let set = &mut self.sets[at];
+        let at = Self::set_of(key);
         let pin = self.bus.pin(bfn, access).map_err(|f| Fault::Dma(addr, f))?;
         let ptr = pin.ptr;
-        if set.ways.iter().all(Option::is_none) {
+        let set = &mut self.sets[at];
+        if set.iter().all(|w| w.tag == EMPTY) {
             self.used.push(at);
         }
         // A read-only entry for this page is the one to replace; else an empty way; else the one not used last.
-        let empty = set.ways.iter().position(Option::is_none);
-        let i = hit.or(empty).unwrap_or(1 - set.recent);
-        set.recent = i;
-        if let Some(old) = set.ways[i].replace(Way { page, access, pin }) {
-            self.bus.unpin(old.pin);
+        let read_only = set.iter().position(|w| w.tag == key);
+        let empty = set.iter().position(|w| w.tag == EMPTY);
+        let i = read_only.or(empty).unwrap_or(usize::from(1 - self.recent[at]));
+        self.recent[at] = u8::from(i == 1);
+        set[i] = Way { tag: if access == DmaAccess::Write { key | WRITABLE } else { key }, ptr };
+        if let Some(old) = self.pins[at][i].replace(pin) {
+            self.evicted += 1;
+            self.bus.unpin(old);
         }
         Ok(ptr)
     }
@@ -215,10 +263,9 @@ impl Tlb {
     /// Gives every pin back.
     pub(super) fn flush(&mut self) {
         for at in self.used.drain(..) {
-            for way in &mut self.sets[at].ways {
-                if let Some(way) = way.take() {
-                    self.bus.unpin(way.pin);
-                }
+            self.sets[at] = [Way::empty(); 2];
+            for pin in self.pins[at].iter_mut().filter_map(Option::take) {
+                self.bus.unpin(pin);
             }
         }
     }

@@ -4,6 +4,7 @@ use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 
 use super::super::page::Page;
 use super::super::rop::Rop;
+use super::super::stream::{Ahead, turned};
 use super::super::tlb::{Fault, Tlb};
 use crate::bus::DmaAccess;
 
@@ -28,14 +29,24 @@ impl Place {
         if self.columns { page.read_columns(self.offset(), to) } else { page.read(self.offset(), to) }
     }
 
+    fn fill(self, page: &Page<'_>, color: u32, len: usize, ahead: Option<Ahead>) {
+        if self.columns {
+            let mut bytes = [0; COLUMNS];
+            bytes.as_chunks_mut().0.fill(color.to_le_bytes());
+            page.write_columns(self.offset(), &bytes[..len]);
+        } else {
+            page.fill(self.offset(), len, color, ahead);
+        }
+    }
+
     fn write(self, page: &Page<'_>, from: &[u8]) {
         if self.columns { page.write_columns(self.offset(), from) } else { page.write(self.offset(), from) }
     }
 }
 
 enum Kind {
-    /// Becomes the colour: as many bytes of it as a piece can have, and 3 more to begin at any of the four.
-    Fill(Vec<u8>),
+    /// Becomes the colour: its four bytes again and again.
+    Fill(u32),
     Copy,
     Rop {
         rop: Rop,
@@ -55,9 +66,7 @@ impl Action {
     /// Of colour and destination. Pattern and mask repeat every four bytes of a line.
     pub(super) fn fill(rop: Rop, pattern: u32, mask: u32) -> Self {
         if rop == Rop::PATCOPY && mask == u32::MAX {
-            // Copied from a buffer: the C library's copy is faster than any loop over words.
-            let color = pattern.to_le_bytes().repeat(PAGE_SIZE / 4 + 1);
-            return Self { kind: Kind::Fill(color), source: Vec::new(), destination: Vec::new() };
+            return Self { kind: Kind::Fill(pattern), source: Vec::new(), destination: Vec::new() };
         }
         Self::rop(rop, pattern, mask)
     }
@@ -81,7 +90,8 @@ impl Action {
     }
 
     /// Does a piece of `len` bytes, at most a page (128 bytes in columns), which begins `phase` bytes into its line
-    /// (modulo 4).
+    /// (modulo 4). `next`: where the piece after it will be written and read.
+    #[inline]
     pub(super) fn apply(
         &mut self,
         tlb: &mut Tlb,
@@ -89,15 +99,18 @@ impl Action {
         from: Option<Place>,
         phase: usize,
         len: usize,
+        next: [Option<u64>; 2],
     ) -> Result<(), Fault> {
         match (&self.kind, from) {
             (Kind::Fill(color), _) => {
-                to.write(&tlb.page(to.addr, DmaAccess::Write)?, &color[phase..phase + len]);
+                let ahead = next[0].and_then(|addr| tlb.ahead(addr));
+                to.fill(&tlb.page(to.addr, DmaAccess::Write)?, turned(*color, phase), len, ahead);
             }
             (Kind::Copy, Some(from)) => {
+                let ahead = next.map(|addr| tlb.ahead(addr?));
                 let (d, s) = tlb.pair(to.addr, from.addr)?;
                 if !to.columns && !from.columns {
-                    d.copy_from(to.offset(), &s, from.offset(), len);
+                    d.stream_from(to.offset(), &s, from.offset(), len, ahead);
                 } else {
                     let mut line = [0; COLUMNS];
                     from.read(&s, &mut line[..len]);
@@ -138,14 +151,10 @@ impl Action {
     ) -> Result<(), Fault> {
         let page = tlb.page(to.addr, DmaAccess::Write)?;
         match &self.kind {
-            Kind::Fill(color) => to.write(&page, &color[phase..phase + source.len()]),
+            Kind::Fill(color) => to.fill(&page, turned(*color, phase), source.len(), None),
             Kind::Copy => to.write(&page, source),
             Kind::Rop { rop, pattern, mask } => {
-                let turned = |v: &u32| {
-                    let mut bytes = v.to_le_bytes();
-                    bytes.rotate_left(phase);
-                    bytes
-                };
+                let turned = |v: &u32| turned(*v, phase).to_le_bytes();
                 let d = &mut self.destination[..source.len()];
                 to.read(&page, d);
                 rop.apply(d, source, turned(pattern), turned(mask));

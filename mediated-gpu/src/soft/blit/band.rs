@@ -1,151 +1,274 @@
-//! Copies of many tiles at once: some tiles side by side, and as much of the lines of the other surface.
+//! Copies of many lines at once, of which at least one side is tiled.
 //!
-//! All pages of a band are looked up together, then copied between without another look. What does not fit (a page that
-//! leads nowhere, lines that end before a tile does) is left to the caller, who does it piece by piece.
+//! All pages of a band are looked up together, then copied between without another look, in an order that suits both
+//! sides. What does not fit (a page that leads nowhere, a column of a tile that is not whole) is left to the caller, who does
+//! it piece by piece.
 
 use std::ops::Range;
 
 use super::super::page::Page;
 use super::super::tlb::Tlb;
-use super::tiles::{in_memory, place};
 use super::{Job, Side, checked};
 use crate::bus::DmaAccess;
 use crate::gen8::tiling::Tiling;
-use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
+use xen_ioreq::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 
 /// Bytes of a band's lines, at most: a page of a linear surface, or as many tiles as fill a step.
 pub(super) const WIDTH: u64 = PAGE_SIZE as u64;
+/// Lines of a band, at most: of a Y-major tile, or of four X-major ones.
+pub(super) const HEIGHT: i64 = 32;
+/// Bytes of a Y-major tile's line.
+const CELL: usize = 128;
 /// Lines of a Y-major tile that share a line of the cache.
 const TOGETHER: usize = 4;
 
-/// Where a line lies in its page, and in its tile.
+/// Where a line of one side lies.
 #[derive(Clone, Copy)]
 struct Line {
-    tiled: usize,
-    plain: usize,
+    /// The page that it begins in, among those asked for. It goes on in the ones after that.
+    page: usize,
+    /// Its first byte within what a page has of a line.
+    first: usize,
+    /// Where a page's part of the line begins in the page.
+    base: usize,
+}
+
+/// Where the lines of one side lie in the pages that were asked for.
+struct Plane {
+    /// Bytes that a page has of a line, as a power of two.
+    shift: u32,
+    lines: Vec<Line>,
+}
+
+impl Plane {
+    /// Adds the pages of this side to `asked`. `None`: one lies before address 0.
+    fn new(
+        side: Side,
+        columns: &Range<u64>,
+        rows: impl Iterator<Item = u64>,
+        access: DmaAccess,
+        asked: &mut Vec<(u64, DmaAccess)>,
+    ) -> Option<Self> {
+        let tiling = side.layout.tiling();
+        let (wide, high) = match tiling {
+            Tiling::Linear => (WIDTH, 1),
+            tiled => (tiled.tile().0.into(), tiled.tile().1.into()),
+        };
+        let shift = wide.trailing_zeros();
+        let mut last = None;
+        let mut lines = Vec::with_capacity(rows.size_hint().0);
+        for y in rows {
+            let addr = checked(side.address(columns.start, y)).ok()?;
+            let line = side.y.wrapping_add_unsigned(y);
+            let (row, in_tile) = (line.div_euclid(high), line.rem_euclid(high).cast_unsigned());
+            let first = match tiling {
+                Tiling::Linear => addr & PAGE_MASK,
+                _ => side.x.wrapping_add_unsigned(columns.start).cast_unsigned() & (wide - 1),
+            };
+            let base = match tiling {
+                Tiling::Linear => 0,
+                Tiling::X => in_tile * wide,
+                Tiling::Y => in_tile * 16,
+            };
+            let page = match last {
+                Some((of, page)) if tiling != Tiling::Linear && of == row => page,
+                _ => {
+                    let begin = asked.len();
+                    let pages = ((first + (columns.end - columns.start) - 1) >> shift) + 1;
+                    asked.extend((0..pages).map(|n| ((addr & !PAGE_MASK) + (n << PAGE_SHIFT), access)));
+                    begin
+                }
+            };
+            last = Some((row, page));
+            lines.push(Line { page, first: in_band(first), base: in_band(base) });
+        }
+        Some(Self { shift, lines })
+    }
+
+    /// The line's first byte.
+    #[inline]
+    fn start(&self, line: usize) -> Place {
+        let Line { page, first, base } = self.lines[line];
+        Place { page, at: base + first, base, room: (1 << self.shift) - first }
+    }
+
+    /// `n` bytes further on, at most to the end of the page's part.
+    #[inline]
+    fn step(&self, place: &mut Place, n: usize) {
+        (place.at, place.room) = (place.at + n, place.room - n);
+        if place.room == 0 {
+            *place = Place { page: place.page + 1, at: place.base, room: 1 << self.shift, ..*place };
+        }
+    }
+}
+
+/// A place in a line that lies in rows.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The page, among those asked for.
+    page: usize,
+    /// The offset in it.
+    at: usize,
+    /// Where its part of the line begins.
+    base: usize,
+    /// How many bytes of the line follow there.
+    room: usize,
+}
+
+/// How a band is copied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Both sides have the same tiles, which are copied whole.
+    Tiles,
+    /// Cells of a Y-major tile's lines, to or from lines of another kind.
+    Columns { to: bool },
+    /// Lines, in pieces that end where a page does on either side.
+    Rows,
 }
 
 /// A band that can be copied.
 pub(super) struct Band {
-    tiling: Tiling,
-    /// Bytes of its lines: whole tiles.
-    width: u64,
-    /// The tiles are the destination.
-    to_tiles: bool,
-    /// The source has tiles of the same kind, which are copied whole.
-    alike: bool,
-    /// Addresses: of the tiles, then of what is on the other side: of lines, or of tiles.
+    way: Way,
+    /// Bytes of its lines.
+    width: usize,
+    dst: Plane,
+    src: Plane,
     asked: Vec<(u64, DmaAccess)>,
-    tiles: usize,
-    lines: Vec<Line>,
 }
 
 impl Band {
-    /// Whether bands are likely to be possible: the tiles of `side` begin where the rectangle does, and no line of the other
-    /// surface has the end of a page within a tile.
-    pub(super) fn fits(side: Side, dst: Side, src: Side) -> bool {
-        let (wide, high) = side.layout.tiling().tile();
-        let (wide, high) = (i64::from(wide), i64::from(high));
-        let aligned = |s: Side| match s.layout.tiling() {
-            Tiling::Linear => s.address(0, 0) % wide == 0 && i64::from(s.layout.pitch()) % wide == 0,
-            other if other == side.layout.tiling() => s.x % wide == 0 && (s.y - side.y) % high == 0,
-            _ => s.x % wide == 0,
+    /// Whether bands are likely to be possible: where Y-major tiles are one side, cells of theirs are whole, and the other side
+    /// has each of them in one piece.
+    pub(super) fn fits(dst: Side, src: Side) -> bool {
+        let cell = i64::from(Tiling::Y.tile().0);
+        let whole = |s: Side| match s.layout.tiling() {
+            Tiling::Linear => s.address(0, 0) % cell == 0 && i64::from(s.layout.pitch()) % cell == 0,
+            _ => s.x % cell == 0,
         };
-        side.layout.tiling() != Tiling::Linear && aligned(dst) && aligned(src)
+        match (dst.layout.tiling(), src.layout.tiling()) {
+            (Tiling::Y, Tiling::Y) => whole(dst) && whole(src) && congruent(dst, src),
+            (Tiling::Y, _) | (_, Tiling::Y) => whole(dst) && whole(src),
+            _ => true,
+        }
     }
 
-    /// The band of these columns and rows of a rectangle, all rows in one row of tiles of `side`. It may be narrower.
-    pub(super) fn new(side: Side, job: Job, columns: Range<u64>, rows: Range<u64>) -> Option<Self> {
+    /// The band of these columns and rows of a rectangle, all rows in one row of Y-major tiles. It may be narrower.
+    pub(super) fn new(job: Job, columns: Range<u64>, rows: Range<u64>) -> Option<Self> {
         let Job { dst, src: Some(src), .. } = job else { return None };
-        let tiling = side.layout.tiling();
-        let (wide, high) = tiling.tile();
-        let to_tiles = dst.layout.tiling() == tiling;
-        let (tiled, plain) = if to_tiles { (dst, src) } else { (src, dst) };
-        let alike = plain.layout.tiling() == tiling;
-        if alike && rows.end - rows.start != u64::from(high) {
+        let (to, from) = (dst.layout.tiling(), src.layout.tiling());
+        let (wide, high) = to.tile();
+        let starts = |s: Side| {
+            let (x, y) = (s.x.wrapping_add_unsigned(columns.start), s.y.wrapping_add_unsigned(rows.start));
+            x % i64::from(wide) == 0 && y % i64::from(high) == 0
+        };
+        let width = columns.end - columns.start;
+        let whole = to == from
+            && (rows.end - rows.start).is_multiple_of(high.into())
+            && width >= wide.into()
+            && starts(dst)
+            && starts(src);
+        let cells = |n: u64, of: u64| n - n % of;
+        let (way, width) = match (to, from) {
+            _ if whole => (Way::Tiles, cells(width, wide.into())),
+            (Tiling::Y, Tiling::Y) => return None,
+            (Tiling::Y, _) => (Way::Columns { to: true }, cells(width, CELL as u64)),
+            (_, Tiling::Y) => (Way::Columns { to: false }, cells(width, CELL as u64)),
+            _ => (Way::Rows, width),
+        };
+        if width == 0 {
             return None;
         }
-        let wide = u64::from(wide);
-        let mut width = columns.end - columns.start;
-        let mut lines = Vec::new();
-        let (tiles_access, plain_access) =
-            if to_tiles { (DmaAccess::Write, DmaAccess::Read) } else { (DmaAccess::Read, DmaAccess::Write) };
-        let mut other = Vec::new();
-        if !alike {
-            for y in rows.clone() {
-                let (from, room) = place(plain, columns.start, y).ok()?;
-                width = width.min(room);
-                let tiled = checked(tiled.address(columns.start, y)).ok()?;
-                let offset = |addr: u64| in_memory(addr & PAGE_MASK);
-                lines.push(Line { tiled: offset(tiled), plain: offset(from.addr) });
-                other.push((from.addr, plain_access));
-            }
-        }
-        width -= width % wide;
-        let along = || (0..width / wide).map(|n| columns.start + n * wide);
-        let address = |side: Side, x| checked(side.address(x, rows.start)).ok();
-        let mut asked: Vec<_> =
-            along().map(|x| Some((address(tiled, x)?, tiles_access))).collect::<Option<_>>()?;
-        let tiles = asked.len();
-        if alike {
-            other = along().map(|x| Some((address(plain, x)?, plain_access))).collect::<Option<_>>()?;
-        }
-        asked.append(&mut other);
-        (tiles > 0).then_some(Self { tiling, width, to_tiles, alike, asked, tiles, lines })
+        let (columns, mut asked) = (columns.start..columns.start + width, Vec::new());
+        let step = if way == Way::Tiles { high as usize } else { 1 };
+        let mut plane =
+            |side, access| Plane::new(side, &columns, rows.clone().step_by(step), access, &mut asked);
+        let (dst, src) = (plane(dst, DmaAccess::Write)?, plane(src, DmaAccess::Read)?);
+        Some(Self { way, width: in_band(width), dst, src, asked })
     }
 
     /// Copies it. Gives the bytes of its lines; `None`: nothing is done.
     pub(super) fn copy(&self, tlb: &mut Tlb) -> Option<u64> {
         let pages = tlb.together(&self.asked)?;
-        let (tiles, other) = pages.split_at_checked(self.tiles)?;
-        if self.alike {
-            for (tile, other) in tiles.iter().zip(other) {
-                tile.copy_from(0, other, 0, PAGE_SIZE);
+        match self.way {
+            Way::Tiles => {
+                let (to, from) = pages.split_at_checked(self.asked.len() / 2)?;
+                for (n, (tile, source)) in to.iter().zip(from).enumerate() {
+                    let ahead = [to, from].map(|side| side.get(n + 1).map(|page| page.ahead(0)));
+                    tile.stream_from(0, source, 0, PAGE_SIZE, ahead);
+                }
             }
-            return Some(self.width);
+            Way::Columns { to: true } => self.columns(&pages, &self.dst, &self.src, true),
+            Way::Columns { to: false } => self.columns(&pages, &self.src, &self.dst, false),
+            Way::Rows => self.rows(&pages),
         }
-        let lines: Vec<_> = self.lines.iter().zip(other).collect();
-        match self.tiling {
-            Tiling::Y => self.columns(tiles, &lines),
-            Tiling::X | Tiling::Linear => self.rows(tiles, &lines),
-        }
-        Some(self.width)
+        Some(self.width as u64)
     }
 
-    /// Between X-major tiles and lines.
-    fn rows(&self, tiles: &[Page<'_>], lines: &[(&Line, &Page<'_>)]) {
-        const WIDE: usize = 512;
-        for (line, page) in lines {
-            for (n, tile) in tiles.iter().enumerate() {
-                let plain = line.plain + n * WIDE;
-                if self.to_tiles {
-                    tile.copy_from(line.tiled, page, plain, WIDE);
-                } else {
-                    page.copy_from(plain, tile, line.tiled, WIDE);
-                }
+    /// Between lines in rows. The pieces are short; the CPU sees by itself what comes next.
+    fn rows(&self, pages: &[Page<'_>]) {
+        for line in 0..self.dst.lines.len() {
+            let (mut to, mut from, mut left) = (self.dst.start(line), self.src.start(line), self.width);
+            while left > 0 {
+                let n = to.room.min(from.room).min(left);
+                pages[to.page].copy_from(to.at, &pages[from.page], from.at, n);
+                left -= n;
+                self.dst.step(&mut to, n);
+                self.src.step(&mut from, n);
             }
         }
     }
 
-    /// Between Y-major tiles and lines.
-    fn columns(&self, tiles: &[Page<'_>], lines: &[(&Line, &Page<'_>)]) {
-        const WIDE: usize = 128;
-        for together in
-            lines.chunk_by(|(a, _), (b, _)| a.tiled / (16 * TOGETHER) == b.tiled / (16 * TOGETHER))
-        {
-            for (n, tile) in tiles.iter().enumerate() {
-                if let (Some(next), Some((first, _))) = (tiles.get(n + 1), together.first()) {
-                    next.prefetch_columns(first.tiled);
-                }
-                for (line, page) in together {
-                    let plain = line.plain + n * WIDE;
-                    if self.to_tiles {
-                        tile.line_to_columns(line.tiled, page, plain);
-                    } else {
-                        page.line_from_columns(plain, tile, line.tiled);
-                    }
+    /// Between Y-major tiles and lines in rows: the tiles side by side, as many lines of each as share lines of the cache.
+    fn columns(&self, pages: &[Page<'_>], tiled: &Plane, plain: &Plane, to: bool) {
+        let mut first = 0;
+        while let Some(&Line { page, base, .. }) = tiled.lines.get(first) {
+            let tiles = &pages[page..page + self.width / CELL];
+            let together = (TOGETHER - base / 16 % TOGETHER).min(tiled.lines.len() - first);
+            if together == TOGETHER {
+                let lines = [first, first + 1, first + 2, first + 3];
+                cells(pages, tiles, base, plain, lines, to);
+            } else {
+                for below in 0..together {
+                    cells(pages, tiles, base + below * 16, plain, [first + below], to);
                 }
             }
+            first += together;
         }
     }
+}
+
+/// Copies some lines to or from tiles that lie side by side, where the first of the lines begins at `base` in each.
+fn cells<const N: usize>(
+    pages: &[Page<'_>],
+    tiles: &[Page<'_>],
+    base: usize,
+    plain: &Plane,
+    lines: [usize; N],
+    to: bool,
+) {
+    let (mut places, mut tiles) = (lines.map(|line| plain.start(line)), tiles);
+    while !tiles.is_empty() {
+        // As many cells as all lines have in one piece.
+        let room = places.iter().map(|p| p.room / CELL).min().unwrap_or(0);
+        let Some((some, rest)) = tiles.split_at_checked(room.clamp(1, tiles.len())) else { return };
+        let lines = places.each_ref().map(|p| (&pages[p.page], p.at));
+        if to {
+            Page::lines_to_tiles(some, base, lines)
+        } else {
+            Page::lines_from_tiles(some, base, lines)
+        }
+        places.iter_mut().for_each(|p| plain.step(p, some.len() * CELL));
+        tiles = rest;
+    }
+}
+
+/// Whether two surfaces of one tiling have their tiles at the same places of the rectangle.
+fn congruent(a: Side, b: Side) -> bool {
+    let (wide, high) = a.layout.tiling().tile();
+    (a.x - b.x) % i64::from(wide) == 0 && (a.y - b.y) % i64::from(high) == 0
+}
+
+/// Something within a band: at most the bytes of a page, or lines of a tile.
+fn in_band(n: u64) -> usize {
+    n.min(WIDTH) as usize
 }

@@ -12,9 +12,6 @@ use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 /// What a piece costs at least, in bytes: pieces of a few bytes take time too.
 const PIECE_COST: u64 = 512;
 
-/// Bytes fetched ahead: what the hardware's own prefetch needs to notice a stream.
-const PREFETCH: usize = 512;
-
 /// First bytes of lines: of the first to be done, and the distance to the next.
 #[derive(Clone, Copy)]
 struct Run {
@@ -101,23 +98,16 @@ impl Lines {
         Ok(true)
     }
 
-    /// Lets the CPU fetch the beginning of the piece after this one of `n` bytes: pages lie scattered, so that the
-    /// hardware cannot foresee it.
-    fn prefetch(&self, tlb: &Tlb, n: u64, backward: bool) {
+    /// Where the piece after this one of `n` bytes begins on either side.
+    fn next(&self, n: u64, backward: bool) -> [Option<u64>; 2] {
         if backward {
-            return;
+            return [None, None];
         }
         let next = |l: Run| match self.done + n {
             done if done < self.width => at(l.line(self.line), done),
             _ => at(l.line(self.line + 1), 0),
         };
-        for lines in [Some(self.dst), self.src].into_iter().flatten() {
-            if let Ok(addr) = next(lines)
-                && let Some(page) = tlb.peek(addr)
-            {
-                page.prefetch(in_page(addr), PREFETCH);
-            }
-        }
+        [Some(self.dst), self.src].map(|run| next(run?).ok())
     }
 
     /// Does the next piece of the line, at most up to the next page boundary of either side. Gives its bytes.
@@ -143,10 +133,10 @@ impl Lines {
         let len = in_page_len(n);
         // Colour and mask repeat every four bytes of a line.
         let phase = in_page(offset % 4);
-        self.prefetch(tlb, n, backward);
+        let next = self.next(n, backward);
         let place = |addr| Place { addr, columns: false };
         let from = src.map(|s| at(s, offset)).transpose()?;
-        action.apply(tlb, place(to), from.map(place), phase, len)?;
+        action.apply(tlb, place(to), from.map(place), phase, len, next)?;
         Ok(n)
     }
 }

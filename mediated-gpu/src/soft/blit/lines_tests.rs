@@ -151,3 +151,26 @@ fn every_raster_operation_is_drawn_or_refused_for_its_missing_operand() {
         }
     }
 }
+
+#[test]
+fn page_that_is_missing_stops_a_fill_or_a_copy_there_and_not_before() {
+    // Some pages of lines without gaps, with gaps, and with a pitch that suits no page.
+    for (pitch, width) in [(1024i16, 256i16), (4096, 1000), (1236, 309), (1236, 300)] {
+        for odd in [0u64, 40, 4095] {
+            let lines = i16::try_from(10 * 4096 / i64::from(pitch)).expect("few");
+            let rect = Rect { x1: 0, y1: 0, x2: width, y2: lines };
+            let (to, from) = (0x2000 + odd, 0x1_8000 + odd / 2);
+            let fill = XyColorBlt::fill(to, pitch, rect, 0x1122_3344);
+            let mut copy = scroll(to, pitch, rect, 0, 0);
+            copy.src.base = from;
+            for budget in [1, 5000, u64::MAX] {
+                for page in [2, 3, 6, 10] {
+                    check_hole(|| Blit::fill(&fill, NO_CLIP, BltTilings::X), page, true, budget);
+                    check_hole(|| Blit::copy(&copy, NO_CLIP, BltTilings::X), page, true, budget);
+                    let source = 0x16 + page;
+                    check_hole(|| Blit::copy(&copy, NO_CLIP, BltTilings::X), source, false, budget);
+                }
+            }
+        }
+    }
+}

@@ -13,7 +13,7 @@ use crate::bus::{BusMaster, HeapBus};
 use crate::gen8::blt::{BltTilings, Depth, FastTiling, Rect, XyColorBlt, XyFastCopyBlt, XySrcCopyBlt};
 use crate::gen8::tiling::Tiling;
 use crate::soft::ggtt::Ggtt;
-use crate::soft::tlb::Tlb;
+use crate::soft::tlb::{Fault, Tlb};
 
 const PAGES: u32 = 48;
 /// Bytes of graphics memory.
@@ -24,6 +24,7 @@ pub(super) const NO_CLIP: Rect = Rect { x1: 0, y1: 0, x2: 0, y2: 0 };
 /// Graphics memory whose pages lie scattered over frames.
 pub(super) struct Memory {
     bus: Arc<HeapBus>,
+    ggtt: Arc<Ggtt>,
     frames: Vec<Bfn>,
     tlb: Tlb,
 }
@@ -37,8 +38,8 @@ impl Memory {
             ggtt.write(i, Some(bfn));
             bus.write(bfn, 0, bytes);
         }
-        let tlb = Tlb::new(Arc::clone(&bus) as Arc<dyn BusMaster>, ggtt);
-        Self { bus, frames, tlb }
+        let tlb = Tlb::new(Arc::clone(&bus) as Arc<dyn BusMaster>, Arc::clone(&ggtt));
+        Self { bus, ggtt, frames, tlb }
     }
 
     pub(super) fn content(&self) -> Vec<u8> {
@@ -51,10 +52,14 @@ impl Memory {
 
     /// Draws, a little at a time. `None`: it faulted.
     pub(super) fn draw(&mut self, blit: Result<Option<Blit>, Refused>, budget: u64) -> Option<()> {
-        let Some(mut blit) = blit.expect("not refused") else { return Some(()) };
+        self.try_draw(blit, budget).ok()
+    }
+
+    fn try_draw(&mut self, blit: Result<Option<Blit>, Refused>, budget: u64) -> Result<(), Fault> {
+        let Some(mut blit) = blit.expect("not refused") else { return Ok(()) };
         for _ in 0..SIZE * 64 {
-            if blit.advance(&mut self.tlb, budget).ok()? {
-                return Some(());
+            if blit.advance(&mut self.tlb, budget)? {
+                return Ok(());
             }
         }
         panic!("no end");
@@ -181,8 +186,8 @@ pub(super) fn noise() -> Vec<u8> {
     bytes
 }
 
-/// Draws twice and compares all of memory.
-fn check(what: &dyn std::fmt::Debug, draw: &Draw, blit: Result<Option<Blit>, Refused>, budget: u64) {
+/// Draws twice and compares all of memory. Whether it is all in memory.
+fn check(what: &dyn std::fmt::Debug, draw: &Draw, blit: Result<Option<Blit>, Refused>, budget: u64) -> bool {
     let before = noise();
     let mut want = before.clone();
     let fits = draw.draw(&mut want).is_some();
@@ -190,6 +195,33 @@ fn check(what: &dyn std::fmt::Debug, draw: &Draw, blit: Result<Option<Blit>, Ref
     let drew = mem.draw(blit, budget).is_some();
     assert_eq!(drew, fits, "{what:?}");
     assert!(!fits || mem.content() == want, "{what:?} clip {:?}", draw.clip);
+    fits
+}
+
+/// Draws what it draws whole, and again with a page missing that it needs: it faults there, and until then nothing was drawn
+/// but what belongs there. `in_order`: and all that lies before that page was drawn, if it is the destination's.
+pub(super) fn check_hole(
+    blit: impl Fn() -> Result<Option<Blit>, Refused>,
+    page: u32,
+    in_order: bool,
+    budget: u64,
+) {
+    let before = noise();
+    let mut whole = Memory::new(&before);
+    whole.draw(blit(), budget).expect("in memory");
+    let whole = whole.content();
+    let mut mem = Memory::new(&before);
+    mem.ggtt.write(page, None);
+    let hole = page as usize * PAGE_SIZE;
+    assert_eq!(mem.try_draw(blit(), budget), Err(Fault::Absent(hole as u64)), "page {page}");
+    let got = mem.content();
+    let drawn = |i: usize| got[i] == whole[i];
+    assert!((0..SIZE).all(|i| drawn(i) || got[i] == before[i]), "page {page}: something else was drawn");
+    assert!(got[hole..hole + PAGE_SIZE] == before[hole..hole + PAGE_SIZE], "page {page} is not there");
+    if in_order && whole[hole..hole + PAGE_SIZE] != before[hole..hole + PAGE_SIZE] {
+        assert!((0..hole).all(drawn), "page {page}: what comes before it was not all drawn");
+        assert!(got[hole..] == before[hole..], "page {page}: something behind it was drawn");
+    }
 }
 
 pub(super) fn check_fill(b: &XyColorBlt, clip: Rect, tilings: BltTilings, budget: u64) {
@@ -220,7 +252,7 @@ pub(super) fn check_copy(b: &XySrcCopyBlt, clip: Rect, tilings: BltTilings, budg
     check(&(b, tilings), &draw, Blit::copy(b, clip, tilings), budget);
 }
 
-pub(super) fn check_fast(b: &XyFastCopyBlt, budget: u64) {
+pub(super) fn check_fast(b: &XyFastCopyBlt, budget: u64) -> bool {
     let plane = |s: crate::gen8::blt::FastSurface| {
         let (base, pitch) = (s.base.cast_signed(), i64::from(s.pitch));
         match s.tiling {
@@ -240,7 +272,7 @@ pub(super) fn check_fast(b: &XyFastCopyBlt, budget: u64) {
         color: [0; 4],
         written: vec![true; bytes as usize],
     };
-    check(b, &draw, Blit::fast_copy(b), budget);
+    check(b, &draw, Blit::fast_copy(b), budget)
 }
 
 pub(super) fn depth() -> impl Strategy<Value = Depth> {

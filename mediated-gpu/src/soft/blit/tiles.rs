@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use super::super::page::Page;
 use super::super::tlb::{Fault, Tlb};
 use super::action::{Action, Place};
 use super::band::{self, Band};
@@ -61,9 +62,10 @@ impl Tiles {
                     && (s.x - side.x) % i64::from(width) == 0
                     && (s.y - side.y) % i64::from(height) == 0
             };
-            let bands = copies && src.is_some_and(|src| Band::fits(side, dst, src));
+            let bands = copies && src.is_some_and(|src| Band::fits(dst, src));
             let height = match side.layout.tiling() {
-                _ if bands || src.is_none_or(alike) && alike(dst) => height.into(),
+                _ if bands => band::HEIGHT,
+                _ if src.is_none_or(alike) && alike(dst) => height.into(),
                 // As many lines as share a line of the cache, so that the other side is read in few streams.
                 Tiling::Y => 4,
                 Tiling::X | Tiling::Linear => 1,
@@ -147,17 +149,16 @@ impl Tiles {
 
     /// Lets the CPU fetch what `sides` need of the next block: it lies in other pages, or far apart in one, so that the
     /// hardware cannot foresee it.
-    fn prefetch(&self, tlb: &Tlb, sides: impl IntoIterator<Item = Side>, len: usize) {
+    fn prefetch(&self, tlb: &Tlb, sides: impl IntoIterator<Item = Side>) {
         let ahead = self.block.0.end;
         if self.x != self.block.0.start || ahead >= self.job.width {
             return;
         }
         for side in sides {
             if let Ok((place, _)) = place(side, ahead, self.y)
-                && let Some(page) = tlb.peek(place.addr)
+                && let Some(at) = tlb.ahead(place.addr)
             {
-                let offset = in_memory(place.addr & PAGE_MASK);
-                if place.columns { page.prefetch_columns(offset) } else { page.prefetch(offset, len) }
+                if place.columns { at.fetch_columns() } else { at.fetch_all(PREFETCH) }
             }
         }
     }
@@ -180,13 +181,17 @@ impl Tiles {
                 return Ok(None);
             }
         }
-        self.prefetch(tlb, [tiled], 0);
+        self.prefetch(tlb, [tiled]);
         for y in rows.clone() {
             let (to, from) =
                 (checked(dst.address(columns.start, y))?, checked(src.address(columns.start, y))?);
             let (d, s) = tlb.pair(to, from)?;
             let (to, from) = (in_memory(to & PAGE_MASK), in_memory(from & PAGE_MASK));
-            if y_major(dst) { d.line_to_columns(to, &s, from) } else { d.line_from_columns(to, &s, from) }
+            if y_major(dst) {
+                Page::lines_to_tiles(&[d], to, [(&s, from)]);
+            } else {
+                Page::lines_from_tiles(&[s], from, [(&d, to)]);
+            }
         }
         Ok(Some(Piece { ahead: LINE, cost: LINE * (rows.end - rows.start) }))
     }
@@ -214,7 +219,7 @@ impl Tiles {
             let at = in_line(self.x);
             action.write(tlb, to, &line[at..at + in_memory(n)], phase(self.x))?;
         } else {
-            action.apply(tlb, to, None, phase(self.x), in_memory(n))?;
+            action.apply(tlb, to, None, phase(self.x), in_memory(n), [None, None])?;
         }
         if self.x + n == width {
             *read = 0;
@@ -230,7 +235,7 @@ impl Tiles {
             && (self.x, self.y) == (columns.start, rows.start)
         {
             let (columns, rows) = self.block.clone();
-            let width = match Band::new(side, self.job, columns.clone(), rows.clone()) {
+            let width = match Band::new(self.job, columns.clone(), rows.clone()) {
                 Some(band) => band.copy(tlb),
                 None => None,
             };
@@ -246,12 +251,16 @@ impl Tiles {
         let (columns, rows) = &self.block;
         let left = columns.end - self.x;
         if self.whole_tiles() {
-            self.prefetch(tlb, [Some(dst), src].into_iter().flatten(), PREFETCH);
             // What a tile's bytes are called does not matter: the same in both.
             let tile = |side: Side| {
                 checked(side.address(columns.start, rows.start)).map(|addr| Place { addr, columns: false })
             };
-            action.apply(tlb, tile(dst)?, src.map(tile).transpose()?, phase(self.x), PAGE_SIZE)?;
+            let next = |side: Side| {
+                let more = columns.end < self.job.width;
+                more.then(|| checked(side.address(columns.end, rows.start)).ok()).flatten()
+            };
+            let ahead = [Some(dst), src].map(|side| next(side?));
+            action.apply(tlb, tile(dst)?, src.map(tile).transpose()?, phase(self.x), PAGE_SIZE, ahead)?;
             self.y = rows.end - 1;
             return Ok(Piece { ahead: left, cost: PAGE_SIZE as u64 });
         }
@@ -259,11 +268,11 @@ impl Tiles {
             self.y = self.block.1.end - 1;
             return Ok(piece);
         }
-        self.prefetch(tlb, [Some(dst), src].into_iter().flatten(), PREFETCH);
+        self.prefetch(tlb, [Some(dst), src].into_iter().flatten());
         let (to, room) = place(dst, self.x, self.y)?;
         let from = src.map(|src| place(src, self.x, self.y)).transpose()?;
         let n = left.min(room).min(from.map_or(left, |(_, readable)| readable));
-        action.apply(tlb, to, from.map(|(place, _)| place), phase(self.x), in_memory(n))?;
+        action.apply(tlb, to, from.map(|(place, _)| place), phase(self.x), in_memory(n), [None, None])?;
         Ok(Piece { ahead: n, cost: n })
     }
 }

@@ -220,3 +220,53 @@ fn depth_of_a_blit_does_not_matter_to_where_a_tiled_byte_lies() {
     });
     assert!(a == b);
 }
+
+#[test]
+fn page_that_is_missing_stops_a_copy_between_tilings_there() {
+    use FastTiling::{Linear, X, Y};
+    for (to, from) in [(X, Linear), (Linear, X), (Y, Linear), (Linear, Y), (Y, X), (X, Y), (X, X), (Y, Y)] {
+        // 64 lines of 1024 bytes: sixteen pages each.
+        let surface = |tiling, page: u64| Any { tiling, base: page * 4096, pitch: 1024 }.fast();
+        let rect = Rect { x1: 0, y1: 0, x2: 256, y2: 64 };
+        let (dst, src) = (surface(to, 4), surface(from, 24));
+        let copy = XyFastCopyBlt { depth: FastDepth::Bpp32, dst, rect, src, src_x: 0, src_y: 0 };
+        for budget in [1, u64::MAX] {
+            for page in [4, 5, 11, 19, 24, 25, 31, 39] {
+                check_hole(|| Blit::fast_copy(&copy), page, false, budget);
+            }
+        }
+    }
+}
+
+#[test]
+fn copy_of_lines_longer_than_are_copied_at_once_draws_what_the_naive_one_draws() {
+    use FastTiling::{Linear, X, Y};
+    // Bytes from a line to the next of tiles and of linear lines, whose pages end anywhere; bytes and lines; first pages.
+    let wide = (5120, 4736, 4500, 7, [2, 26]);
+    let to_y = (5120, 4736, 4500, 3, [0, 42]);
+    let from_y = (5120, 4736, 4500, 3, [42, 0]);
+    for (to, from, (tiled, plain, width, lines, pages)) in [
+        (X, Linear, wide),
+        (Linear, X, wide),
+        (X, X, wide),
+        (Y, Linear, to_y),
+        (Linear, Y, from_y),
+        (Y, X, (2048, 0, 1500, 9, [0, 34])),
+        (Y, X, (1024, 0, 700, 40, [0, 34])),
+        (X, Y, (1024, 0, 700, 40, [34, 0])),
+        (Y, Y, (1024, 0, 700, 40, [0, 24])),
+    ] {
+        for (x, src_x) in [(0, 0), (128, 128), (256, 0), (100, 12), (0, 1)] {
+            let surface = |tiling, page: u64| {
+                let pitch = if tiling == Linear { plain } else { tiled };
+                Any { tiling, base: page * 4096, pitch }.fast()
+            };
+            let rect = Rect { x1: x, y1: 1, x2: x + width, y2: 1 + lines };
+            let (dst, src) = (surface(to, pages[0]), surface(from, pages[1]));
+            let copy = XyFastCopyBlt { depth: FastDepth::Bpp8, dst, rect, src, src_x, src_y: 2 };
+            for budget in [1, 4000, u64::MAX] {
+                assert!(check_fast(&copy, budget), "{copy:?} is not in memory");
+            }
+        }
+    }
+}

@@ -89,6 +89,32 @@ fn demo_ends_well_with_a_hostile_guest_among_three() {
     assert!(!dir.path().join("dom3.png").exists(), "the hostile guest has no picture");
 }
 
+/// `--seconds 600` is the long form of it, see docs/many-guests.md.
+#[test]
+fn demo_ends_well_with_three_hostile_guests_among_fifteen_and_each_has_its_share() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().to_str().unwrap();
+    let args = [
+        "demo",
+        "--seconds",
+        "20",
+        "--guests",
+        "15",
+        "--hostile",
+        "3",
+        "--policy",
+        "equal-share",
+        "--out",
+        out,
+    ];
+    let done = mgpu(&args);
+    let (said, wrong) = (text(&done.stdout), text(&done.stderr));
+    assert!(done.status.success(), "{said}{wrong}");
+    assert!(said.contains("12 guests drew") && said.contains("saw nothing wrong"), "{said}");
+    assert!(!said.contains(" 0 times a vGPU was taken away"), "{said}");
+    (1..=12).for_each(|n| shows_the_reference(&dir.path().join(format!("dom{n}.png")), 1, n));
+}
+
 #[test]
 fn picture_is_the_reference_and_says_where_it_cannot_be_written() {
     let dir = tempfile::tempdir().unwrap();

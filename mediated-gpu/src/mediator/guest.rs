@@ -45,6 +45,8 @@ pub trait MsiSink: Send + Sync {
 pub struct Usage {
     /// How long it has had it: from the choice of a context to the end of it, so that the audit counts.
     pub had: Duration,
+    /// How long it has had work for it, waiting or running.
+    pub wanted: Duration,
     /// Since it was made.
     pub of: Duration,
     /// What it may have at most now, in parts in a million. `None`: all of it.
@@ -196,6 +198,7 @@ impl Vgpu {
         let nanos = self.had.get(e.index()).map_or(0, |had| had.load(Ordering::Relaxed));
         Usage {
             had: Duration::from_nanos(nanos),
+            wanted: self.scheduler.wanted(e, self.id),
             of: self.scheduler.now().saturating_sub(self.since),
             limit: self.scheduler.limit(e, self.id),
         }

@@ -171,6 +171,11 @@ impl Scheduler {
         }
     }
 
+    /// How long a vGPU has had work for an engine, waiting or running.
+    pub(super) fn wanted(&self, e: Engine, id: VgpuId) -> Duration {
+        self.engine(e).queue.lock().shares.wanted(id, self.clock.now())
+    }
+
     #[cfg(test)]
     pub(super) fn current(&self, e: Engine) -> Option<VgpuId> {
         self.engine(e).queue.lock().current

@@ -16,6 +16,12 @@ pub const MI_BATCH_BUFFER_END: u32 = 0x0a << 23;
 pub const MI_BATCH_BUFFER_START_GEN8: u32 = 0x31 << 23 | 1;
 /// Stores a dword to a 48-bit address.
 pub const MI_STORE_DWORD_IMM_GEN4: u32 = 0x20 << 23 | 2;
+/// Waits for a dword in memory.
+pub const MI_SEMAPHORE_WAIT: u32 = 0x1c << 23 | 2;
+/// `MI_SEMAPHORE_WAIT`: looks again and again.
+pub const MI_SEMAPHORE_POLL: u32 = 1 << 15;
+/// `MI_SEMAPHORE_WAIT`: until the dword is equal to the one in the command.
+pub const MI_SEMAPHORE_SAD_EQ_SDD: u32 = 4 << 12;
 /// `MI_STORE_DATA_IMM`: the address is in the GGTT.
 pub const MI_USE_GGTT: u32 = 1 << 22;
 /// Flushes, then may write an immediate.
@@ -110,6 +116,16 @@ pub const fn store_dword(address: u64, value: u32) -> [u32; 4] {
     [MI_STORE_DWORD_IMM_GEN4 | MI_USE_GGTT, lo32(address), hi32(address), value]
 }
 
+/// Waits, asking memory again and again, until the dword at `address` is `value`.
+pub const fn semaphore_wait(address: u64, value: u32) -> [u32; 4] {
+    [
+        MI_SEMAPHORE_WAIT | MI_USE_GGTT | MI_SEMAPHORE_POLL | MI_SEMAPHORE_SAD_EQ_SDD,
+        value,
+        lo32(address),
+        hi32(address),
+    ]
+}
+
 /// Flushes, then stores `value` at `address` (8-byte aligned).
 pub const fn flush_dw_store(address: u64, value: u32) -> [u32; 4] {
     [MI_FLUSH_DW | MI_FLUSH_DW_OP_STOREDW, lo32(address) | MI_FLUSH_DW_USE_GTT, hi32(address), value]
@@ -129,6 +145,7 @@ mod tests {
         assert_eq!(mi_load_register_imm(11), 0x1100_0015);
         assert_eq!(batch_buffer_start(0x27fc_5000), [0x1880_0001, 0x27fc_5000, 0]);
         assert_eq!(store_dword(0x1000, 7), [0x1040_0002, 0x1000, 0, 7]);
+        assert_eq!(semaphore_wait(0x1_0000_1000, 7), [0x0e40_c002, 7, 0x1000, 1]);
     }
 
     #[test]

@@ -40,8 +40,8 @@ pub struct HostileReport {
     pub lost: u32,
 }
 
-/// Registers at which garbage does most.
-const TARGETS: [u32; 14] = [
+/// Registers at which garbage does most: of engines, interrupts, resets, and a display with three pipes.
+const TARGETS: [u32; 33] = [
     BLT_RING_BASE + ring::HWS_PGA,
     BLT_RING_BASE + ring::MODE,
     BLT_RING_BASE + ring::MI_MODE,
@@ -52,9 +52,28 @@ const TARGETS: [u32; 14] = [
     regs::GEN8_MASTER_IRQ,
     regs::GEN8_GT_IMR0,
     regs::GEN8_GT_IER0,
+    regs::DSPACNTR,
+    regs::DSPACNTR + regs::NEXT_PIPE,
+    regs::DSPACNTR + 2 * regs::NEXT_PIPE,
     regs::DSPASURF,
+    regs::DSPASURF + regs::NEXT_PIPE,
     regs::DSPASTRIDE,
+    regs::DSPATILEOFF,
+    regs::PIPEACONF,
+    regs::PIPEACONF + regs::NEXT_PIPE,
+    regs::PIPEACONF + 2 * regs::NEXT_PIPE,
     regs::PIPEASRC,
+    regs::GEN8_DE_PIPE_IMR,
+    regs::GEN8_DE_PIPE_IIR,
+    regs::GEN8_DE_PIPE_IER,
+    regs::GEN8_DE_PIPE_IER + 0x10,
+    regs::GEN8_DE_PORT_IER,
+    regs::GEN8_DE_MISC_IER,
+    regs::GEN8_PCU_IMR,
+    regs::GEN8_PCU_IER,
+    regs::LCPLL_CTL,
+    regs::GFX_FLSH_CNTL_GEN6,
+    pvinfo::DISPLAY_READY,
     pvinfo::G2V_NOTIFY,
 ];
 
@@ -74,6 +93,11 @@ const COMMANDS: [u32; 12] = [
     0x6a00_0004 | 0x1000_0000,
 ];
 
+/// Bases of the four engines' registers.
+const ENGINES: [u32; 4] = [BLT_RING_BASE, 0x2000, 0x1_2000, 0x1_a000];
+
+/// Moments after which what does not end has been stopped: a second and more, where a moment is two milliseconds.
+const DEADLINE: u32 = 600;
 /// Moments for which an honest batch is waited for.
 const HONEST_PATIENCE: u32 = 100;
 /// The first pages of the layout: status page, context, ring, and some of the batch.
@@ -175,7 +199,7 @@ impl<P: Platform> Hostile<'_, P> {
         for _ in 0..8 {
             let reg = match self.rng.below(3) {
                 0 => self.rng.below(regs::REGISTERS_SIZE) & !3,
-                _ => TARGETS[self.rng.below(14) as usize % TARGETS.len()],
+                _ => TARGETS[self.rng.below(33) as usize % TARGETS.len()],
             };
             let value = lo32(self.rng.next());
             self.gpu.write32(self.platform, reg, value);
@@ -229,7 +253,7 @@ impl<P: Platform> Hostile<'_, P> {
         self.submit_own();
     }
 
-    /// A batch that jumps to itself, at once or after some work.
+    /// A batch that jumps to itself, at once or after some work, or one that waits for what does not come.
     fn endless_batch(&mut self) {
         let batch = self.gpu.layout.batch;
         let jump = cmd::batch_buffer_start(batch.gm);
@@ -239,8 +263,23 @@ impl<P: Platform> Hostile<'_, P> {
         } else {
             0
         };
-        self.scribble(batch, start, &jump);
+        if self.rng.one_in(2) {
+            self.scribble(batch, start, &jump);
+        } else {
+            // one that nobody can tell from an honest one
+            self.scribble(batch, start, &cmd::semaphore_wait(self.gpu.layout.hwsp.gm + 0x300, 0xdead));
+            self.scribble(batch, start + 16, &[cmd::MI_BATCH_BUFFER_END]);
+        }
         self.start();
+        if self.rng.one_in(2) {
+            self.start_elsewhere();
+        }
+        if self.rng.one_in(8) {
+            // until it is stopped
+            for _ in 0..DEADLINE {
+                self.platform.wait();
+            }
+        }
         self.report.endless += 1;
     }
 
@@ -267,6 +306,18 @@ impl<P: Platform> Hostile<'_, P> {
         let _hole = self.gpu.submit(self.platform);
         self.report.submissions += 1;
         self.platform.wait();
+    }
+
+    /// Starts what is in the ring on any engine, by two more contexts of the same image.
+    fn start_elsewhere(&mut self) {
+        let base = ENGINES[self.rng.below(4) as usize % ENGINES.len()];
+        let mode = regs::masked_bit_enable(regs::GFX_RUN_LIST_ENABLE);
+        self.gpu.write32(self.platform, base + ring::MODE, mode);
+        let d = descriptor(self.gpu.layout.context.gm, 0x21, true);
+        for value in [d ^ 1 << 40, d].into_iter().flat_map(|d| [d >> 32, d]) {
+            self.gpu.write32(self.platform, base + ring::ELSP, lo32(value));
+        }
+        self.report.submissions += 1;
     }
 
     fn submit_own(&mut self) {

@@ -27,7 +27,7 @@ pub const MMIO_WINDOW: Range<u64> = 0xc000_0000..0xfec0_0000;
 const MSI_VECTOR: u8 = 0x41;
 
 /// The longest that [`Platform::wait`] sleeps.
-const MOMENT: Duration = Duration::from_millis(2);
+pub const MOMENT: Duration = Duration::from_millis(2);
 
 /// Called after every frame with the figures so far.
 pub type Progress = Box<dyn FnMut(&Report) + Send>;

@@ -84,6 +84,29 @@ pub const DSPACNTR: u32 = 0x7_0180;
 pub const DSPASTRIDE: u32 = 0x7_0188;
 /// Its surface in the GGTT; the write flips.
 pub const DSPASURF: u32 = 0x7_019c;
+/// Its first pixel.
+pub const DSPATILEOFF: u32 = 0x7_01a4;
+/// Pipe A: bit 31 enable.
+pub const PIPEACONF: u32 = 0x7_0008;
+/// From a register of a pipe or its primary plane to that of the next pipe.
+pub const NEXT_PIPE: u32 = 0x1000;
+/// Display interrupts of pipe A: mask; the next pipe's are 16 bytes on.
+pub const GEN8_DE_PIPE_IMR: u32 = 0x4_4404;
+/// Identity.
+pub const GEN8_DE_PIPE_IIR: u32 = 0x4_4408;
+/// Enable.
+pub const GEN8_DE_PIPE_IER: u32 = 0x4_440c;
+/// Interrupts of ports: enable.
+pub const GEN8_DE_PORT_IER: u32 = 0x4_444c;
+/// Of the rest of the display: enable.
+pub const GEN8_DE_MISC_IER: u32 = 0x4_446c;
+/// Of the power controller: mask.
+pub const GEN8_PCU_IMR: u32 = 0x4_44e4;
+/// Enable.
+pub const GEN8_PCU_IER: u32 = 0x4_44ec;
+/// The display's clock.
+pub const LCPLL_CTL: u32 = 0x13_0040;
+
 /// `DSPCNTR`: enable.
 pub const DISPLAY_PLANE_ENABLE: u32 = 1 << 31;
 /// `DSPCNTR`: 32 bits a pixel, blue in the lowest byte, no alpha.

@@ -13,9 +13,6 @@ use crate::vgpu::slice::VgpuType;
 const WHOLE: i128 = 1_000_000;
 /// Weights that are a whole engine under [`Policy::FixedShare`]: as i915's `gvt/vgpu.c` has them, V4_1 is all of it.
 pub const WHOLE_WEIGHT: u32 = 16;
-/// What somebody who was kept waiting can be made up for at most.
-const MADE_UP: Duration = Duration::from_secs(1);
-
 /// How the time of each engine is divided, by the names that operators of vGPUs know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
@@ -53,6 +50,8 @@ pub struct Share {
 impl Share {
     /// The longest deadline.
     pub const LONGEST_DEADLINE: Duration = Duration::from_secs(60);
+    /// What somebody who was kept waiting can be made up for at most.
+    pub const MADE_UP: Duration = Duration::from_secs(1);
 
     /// The nearest that makes sense.
     pub(crate) fn sane(self) -> Self {
@@ -88,6 +87,8 @@ struct Account {
     virtual_time: u128,
     /// Nanoseconds that it may have before it must wait, in millionths; below 0 it owes.
     credit: i128,
+    /// How long it has had work, waiting or running.
+    wanted: Duration,
 }
 
 /// The accounts of one engine.
@@ -118,7 +119,8 @@ impl Shares {
         let share = share.sane();
         let credit = nanos(self.slice);
         let virtual_time = self.floor;
-        let fresh = Account { share, busy: false, paused: false, virtual_time, credit };
+        let wanted = Duration::ZERO;
+        let fresh = Account { share, busy: false, paused: false, virtual_time, credit, wanted };
         self.accounts.entry(id).and_modify(|a| a.share = share).or_insert(fresh);
         self.count();
     }
@@ -194,6 +196,12 @@ impl Shares {
         u32::try_from(rate).ok()
     }
 
+    /// How long a vGPU has had work, up to now.
+    pub(super) fn wanted(&mut self, id: VgpuId, now: Duration) -> Duration {
+        self.pass(now);
+        self.accounts.get(&id).map_or(Duration::ZERO, |a| a.wanted)
+    }
+
     /// How long an account must wait before it may have the engine.
     fn wait(&self, a: &Account) -> Option<Duration> {
         let rate = self.rate(a.share)?;
@@ -227,11 +235,12 @@ impl Shares {
         if passed.is_zero() {
             return;
         }
-        let passed = i128::try_from(passed.as_nanos()).unwrap_or(0);
+        let nanos_passed = i128::try_from(passed.as_nanos()).unwrap_or(0);
         let rates: Vec<_> = self.accounts.values().map(|a| self.rate(a.share)).collect();
         for (a, rate) in self.accounts.values_mut().zip(rates) {
-            let most = nanos(if a.busy && !a.paused { MADE_UP } else { self.slice }).max(a.credit);
-            a.credit = a.credit.saturating_add(passed * rate.unwrap_or(0)).min(most);
+            let most = nanos(if a.busy && !a.paused { Share::MADE_UP } else { self.slice }).max(a.credit);
+            a.wanted += if a.busy && !a.paused { passed } else { Duration::ZERO };
+            a.credit = a.credit.saturating_add(nanos_passed * rate.unwrap_or(0)).min(most);
         }
     }
 

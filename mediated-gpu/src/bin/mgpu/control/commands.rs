@@ -89,7 +89,7 @@ pub(super) fn shares(vgpu: &Vgpu, out: &mut String) {
     }
     let _ = out.write_str(",\"engines\":{");
     for (n, e) in Engine::ALL.into_iter().enumerate() {
-        let Usage { had, of, limit } = vgpu.usage(e);
+        let Usage { had, of, limit, .. } = vgpu.usage(e);
         let percent = 100.0 * had.as_secs_f64() / of.as_secs_f64().max(1e-9);
         let most = f64::from(limit.unwrap_or(1_000_000)) / 1e4;
         let (comma, name) = (if n > 0 { "," } else { "" }, e.name());

@@ -4,17 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use guest::RamRange;
-use guest::model::ModelCpu;
+use guest::model::{MOMENT, ModelCpu};
 use guest::run::{self, Report};
 use guest::scene;
-use mediated_gpu::mediator::{Snapshot, Usage};
+use mediated_gpu::mediator::{Share, Snapshot, Usage};
 use mediated_gpu::physical::Engine;
 use mediated_gpu::service::Service;
+use mediated_gpu::service::SlotError;
 use xen_ioreq::{DomId, VcpuId};
 
-use super::world::{GUEST_FRAMES, RAM, World};
+use super::judge::{self, Harm};
+use super::world::{GUEST_FRAMES, OPTIONS, RAM, World};
 use crate::{Error, cli, picture};
 
 /// Rounds of a hostile guest between two looks at whether to stop.
@@ -35,7 +38,8 @@ pub(crate) struct Running {
     service: Service,
     thread: JoinHandle<Outcome>,
     frames: Arc<AtomicU32>,
-    part: f64,
+    usage: Option<Usage>,
+    harm: Harm,
     pub(crate) stop: Arc<AtomicBool>,
 }
 
@@ -48,6 +52,8 @@ pub(crate) struct Done {
     pub(crate) vgpu: Snapshot,
     /// Its part of the blitter, of 1, while it drew.
     pub(crate) part: f64,
+    /// What it did, if it is hostile, with all vGPUs that it had.
+    pub(crate) harm: Harm,
     /// Its last picture as the host saw it, `scene::WIDTH` by `scene::HEIGHT`.
     pub(crate) picture: Option<Vec<u32>>,
 }
@@ -65,15 +71,26 @@ impl Running {
         let counter = frames.clone();
         let progress = Box::new(move |r: &Report| counter.store(r.frames_drawn, Ordering::Relaxed));
         let mut cpu = ModelCpu::new(vcpu, ram, stop.clone(), progress);
-        let (seed, balloon, ended) = (args.seed, usize::from(args.balloon), stop.clone());
+        let ended = stop.clone();
+        let config = driver(args);
         let thread = std::thread::Builder::new().name(format!("vcpu-{number}")).spawn(move || {
             if hostile {
-                harm(&mut cpu, seed ^ u64::from(number), &ended)
+                harm(&mut cpu, config.seed ^ u64::from(number), &ended)
             } else {
-                draw(&mut cpu, seed, balloon)
+                draw(&mut cpu, &config)
             }
         })?;
-        Ok(Self { domid, seed, hostile, service, thread, frames, part: 0.0, stop })
+        Ok(Self {
+            domid,
+            seed: args.seed,
+            hostile,
+            service,
+            thread,
+            frames,
+            usage: None,
+            harm: Harm::default(),
+            stop,
+        })
     }
 
     /// Whether its thread has come to an end by itself.
@@ -83,8 +100,31 @@ impl Running {
 
     /// The time of drawing is over: takes note of its part of the blitter.
     pub(crate) fn note_part(&mut self) {
-        let Usage { had, of, .. } = self.service.vgpu().usage(Engine::Bcs);
-        self.part = had.as_secs_f64() / of.as_secs_f64().max(1e-9);
+        self.usage = Some(self.service.vgpu().usage(Engine::Bcs));
+    }
+
+    /// As an operator does: takes a hostile guest's vGPU away, whatever it is doing, or gives it a new one. Whether it has one then.
+    pub(crate) fn unplug(&mut self, share: Share) -> Result<bool, SlotError> {
+        let slot = self.service.slot();
+        let plugged = slot.is_empty();
+        if plugged {
+            slot.create(OPTIONS.kind)?;
+            slot.vgpu().set_share(share);
+        } else {
+            self.harm.add(&slot.destroy()?);
+            self.harm.unplugged += 1;
+        }
+        Ok(plugged)
+    }
+
+    /// Whether it means harm.
+    pub(crate) fn is_hostile(&self) -> bool {
+        self.hostile
+    }
+
+    /// Its number.
+    pub(crate) fn number(&self) -> u16 {
+        self.domid.0
     }
 
     /// A few words.
@@ -102,15 +142,20 @@ impl Running {
     }
 
     /// Waits for the guest's last picture, writes it, checks it, and takes the guest down.
-    pub(crate) fn finish(self, world: &World, out: &Path, problems: &mut Vec<String>) -> Result<Done, Error> {
-        let Self { domid, seed, hostile, service, thread, part, .. } = self;
+    pub(crate) fn finish(
+        self,
+        world: &World,
+        args: &cli::Demo,
+        problems: &mut Vec<String>,
+    ) -> Result<Done, Error> {
+        let Self { domid, seed, hostile, service, thread, usage, mut harm, .. } = self;
         let mut problem = |what: String| problems.push(format!("{domid}: {what}"));
         let (mut report, mut picture) = (Report::default(), None);
         match thread.join() {
             Ok(Outcome::Drew(drawn)) => {
                 report = drawn;
                 account(&report, &mut problem);
-                picture = show(domid, seed, &service, out, &mut problem)?;
+                picture = show(domid, seed, &service, &args.out, &mut problem)?;
             }
             Ok(Outcome::Harmed) => {}
             Ok(Outcome::Failed(why)) => problem(why),
@@ -120,17 +165,38 @@ impl Running {
             problem(why.to_string());
         }
         service.vgpu().settle();
+        usage
+            .and_then(|usage| judge::share(usage, args.schedule, hostile))
+            .into_iter()
+            .for_each(&mut problem);
+        judge::notices(&service.vgpu().statistics()).filter(|_| !hostile).into_iter().for_each(&mut problem);
         let requests = service.requests();
+        let plugged = !service.slot().is_empty();
         let vgpu = service.stop();
+        if plugged {
+            harm.add(&vgpu);
+        }
         world.machine.destroy_domain(domid)?;
-        Ok(Done { domid, hostile, report, requests, vgpu, part, picture })
+        let part = usage.map_or(0.0, |u| u.had.as_secs_f64() / u.of.as_secs_f64().max(1e-9));
+        Ok(Done { domid, hostile, report, requests, vgpu, part, harm, picture })
     }
 }
 
-fn draw(cpu: &mut ModelCpu, seed: u64, balloon: usize) -> Outcome {
+/// How those draw that mean well. Each is patient enough for all others to have had the engine up to their deadlines first.
+fn driver(args: &cli::Demo) -> run::Config {
+    let usual = run::Config { seed: args.seed, frames: None, ..run::Config::default() };
+    let all = Duration::from_millis(args.schedule.deadline_ms) * u32::from(args.guests);
+    let moments = u32::try_from(all.as_nanos() / MOMENT.as_nanos()).unwrap_or(u32::MAX);
+    run::Config {
+        balloon: args.balloon.into(),
+        patience: usual.patience.saturating_add(if args.hostile > 0 { moments } else { 0 }),
+        ..usual
+    }
+}
+
+fn draw(cpu: &mut ModelCpu, config: &run::Config) -> Outcome {
     let mut buffer = vec![0; scene::PIXELS];
-    let config = run::Config { seed, frames: None, balloon, ..run::Config::default() };
-    match run::run(cpu, &config, &mut buffer) {
+    match run::run(cpu, config, &mut buffer) {
         Ok(report) => Outcome::Drew(report),
         Err(e) => Outcome::Failed(match cpu.lost() {
             Some(lost) => format!("{e} ({lost})"),

@@ -5,6 +5,7 @@
 
 mod faults;
 mod guests;
+mod judge;
 mod table;
 pub(crate) mod world;
 
@@ -24,6 +25,10 @@ use crate::{Error, cli, picture};
 
 /// How often progress is shown on a terminal.
 const LIVE: Duration = Duration::from_millis(200);
+/// How long all hostile guests have their vGPUs, until one loses its.
+const PLUGGED: Duration = Duration::from_secs(4);
+/// How long that one has none.
+const UNPLUGGED: Duration = Duration::from_secs(1);
 /// How often it is printed elsewhere.
 const PLAIN: Duration = Duration::from_secs(1);
 
@@ -39,17 +44,18 @@ pub(crate) fn run(args: &cli::Demo) -> Result<ExitCode, Error> {
     if let Some(faults) = &args.faults {
         world.machine.inject(faults.plan(args.seed));
     }
-    let drawn_for = watch(&mut running, Duration::from_secs(args.seconds.into()));
+    let (drawn_for, resident) = watch(&mut running, args)?;
     world.machine.inject(FaultPlan::default());
 
     // The guests draw their last picture, undisturbed, then everything is taken down.
     let mut done = Vec::new();
     let mut problems = Vec::new();
     for guest in running {
-        done.push(guest.finish(&world, &args.out, &mut problems)?);
+        done.push(guest.finish(&world, args, &mut problems)?);
     }
     sheet(&done, &args.out)?;
-    print!("{}", table::table(&done, drawn_for));
+    print!("{}{}", table::table(&done, drawn_for), judge::summary(&done, resident));
+    problems.extend(judge::sent(world.machine.notices().0, &done));
     let pins = world.pins();
     if args.faults.is_some() {
         println!("{} faults were made on the way", world.machine.faults_met());
@@ -96,13 +102,27 @@ fn sheet(done: &[Done], out: &Path) -> Result<(), Error> {
     picture::write(&out.join("guests.png"), u32::from(scene::WIDTH) * columns, height, &pixels)
 }
 
-/// Shows progress until the time is over, then tells the guests to come to an end. Says how long they drew.
-fn watch(running: &mut [Running], time: Duration) -> Duration {
-    let start = Instant::now();
+/// Shows progress until the time is over, then tells the guests to come to an end. Now and then one of those that mean harm
+/// loses its vGPU, and gets a new one. Says how long they drew, and what was resident (MiB) after the first tenth and at the end.
+fn watch(running: &mut [Running], args: &cli::Demo) -> Result<(Duration, [u64; 2]), Error> {
+    let (start, time) = (Instant::now(), Duration::from_secs(args.seconds.into()));
+    let hostile: Vec<_> =
+        (0..running.len()).filter(|n| running.get(*n).is_some_and(Running::is_hostile)).collect();
+    let mut unplug = hostile.iter().flat_map(|n| [*n, *n]).cycle();
+    let (mut unplug_at, mut early) = (PLUGGED, None);
     let live = std::io::stdout().is_terminal();
     let step = if live { LIVE } else { PLAIN };
     while start.elapsed() < time && running.iter().any(|g| !g.has_ended()) {
         std::thread::park_timeout(step.min(time.saturating_sub(start.elapsed())));
+        if early.is_none() && start.elapsed() >= time / 10 {
+            early = Some(judge::resident());
+        }
+        if start.elapsed() >= unplug_at
+            && let Some(guest) = unplug.next().and_then(|n| running.get_mut(n))
+        {
+            let plugged = guest.unplug(args.share(guest.number()))?;
+            unplug_at = start.elapsed() + if plugged { PLUGGED } else { UNPLUGGED };
+        }
         let line = running.iter().map(Running::progress).collect::<Vec<_>>().join("  ");
         let seconds = start.elapsed().as_secs_f64();
         if live {
@@ -118,7 +138,8 @@ fn watch(running: &mut [Running], time: Duration) -> Duration {
     }
     running.iter_mut().for_each(Running::note_part);
     running.iter().for_each(|g| g.stop.store(true, Ordering::Release));
-    start.elapsed()
+    let late = judge::resident();
+    Ok((start.elapsed(), [early.unwrap_or(late), late]))
 }
 
 /// `mgpu picture`: what a guest of this seed and number ends with, by the guest's naive reference.

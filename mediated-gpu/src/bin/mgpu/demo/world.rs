@@ -25,7 +25,7 @@ pub(crate) const RAM: Gfn = Gfn(0x100);
 /// A slice for each of 15 guests within the aperture.
 const SLICE: SliceSize = SliceSize { low: 16 * MIB, high: 16 * MIB, fences: 2 };
 /// How guests are served.
-const OPTIONS: Options = Options {
+pub(crate) const OPTIONS: Options = Options {
     kind: VgpuType::Custom(SLICE),
     pci_root: true,
     table: None,
@@ -120,6 +120,9 @@ impl World {
             problems.push(format!("{} mappings are left", client.stats().mappings));
         }
         drop(mediator);
+        if machine.bus_faults() > 0 {
+            problems.push(format!("{} accesses of the GPU's led nowhere", machine.bus_faults()));
+        }
         let free = machine.free_frames();
         if free != free_before {
             problems.push(format!("{free_before} host frames were free before, {free} are at the end"));

@@ -18,7 +18,7 @@ use super::scheduler::{Policy, Scheduler, Share};
 use super::shadow::ShadowGgtt;
 use super::stats::{Snapshot, Stats};
 use super::workload::GuestContext;
-use crate::gen8::context::{Descriptor, hwsp};
+use crate::gen8::context::{CSB_LITE_RESTORE, CSB_PREEMPTED, Descriptor, hwsp};
 use crate::gen8::fence;
 use crate::gen8::gtt::GTT_OFFSET;
 use crate::gen8::ppgtt::Root;
@@ -27,7 +27,7 @@ use crate::physical::Engine;
 use crate::vgpu::display::{MAX_SIDE, PIXEL_BYTES, Scanout, Surface, SurfaceError};
 use crate::vgpu::saved::SavedState;
 use crate::vgpu::slice::Slice;
-use crate::vgpu::{Effect, EngineError, State, StatusEntry, Submission, VgpuId};
+use crate::vgpu::{Effect, EngineError, State, StatusEntry, Turn, VgpuId};
 
 /// How long a read of the reset register waits for an engine that is being stopped: as long as that may take. Hardware takes
 /// microseconds, and a driver gives it half a millisecond (i915 `gen6_hw_domain_reset`) before it resets more than the one
@@ -407,8 +407,26 @@ impl Vgpu {
         self.maintenance.settle();
     }
 
-    pub(super) fn take_work(&self, e: Engine) -> Option<(Submission, u64)> {
+    pub(super) fn take_work(&self, e: Engine) -> Option<Turn> {
         self.state.lock().take(e)
+    }
+
+    /// Lets newer submissions of the context that runs take the place of what was submitted, and tells the guest. Whether it
+    /// goes on under one.
+    pub(super) fn lite_restore(&self, e: Engine, epoch: u64, running: Descriptor) -> bool {
+        let (newer, goes_on) = {
+            let mut state = self.state.lock();
+            let engine = state.engine(e);
+            if engine.epoch() != epoch {
+                return false;
+            }
+            (engine.lite_restore(running), engine.goes_on())
+        };
+        for _ in 0..newer {
+            // No interrupt: it comes with what is done, and a driver that has more to submit looks before.
+            self.push_status(e, epoch, CSB_LITE_RESTORE | CSB_PREEMPTED, running.id());
+        }
+        goes_on
     }
 
     pub(super) fn work_ended(&self, e: Engine) {

@@ -48,7 +48,7 @@ pub(super) struct Queue {
     current: Option<VgpuId>,
     /// What is on the engine for it must stop.
     stop: bool,
-    /// The engine said that something happened, so often.
+    /// The engine said that something happened, or who has it submitted more, so often.
     news: u64,
     /// The engine said that it met an error.
     error: bool,
@@ -118,6 +118,8 @@ impl Scheduler {
             return;
         }
         queue.shares.set_busy(vgpu.id(), true, self.clock.now());
+        // What is on the engine may go on with it.
+        queue.news = queue.news.wrapping_add(u64::from(queue.current == Some(vgpu.id())));
         queue.ready.insert(vgpu.id(), vgpu.clone());
         engine.changed.notify_all();
     }

@@ -456,9 +456,11 @@ impl Core {
         self.load(dev, elements, 0)
     }
 
+    /// Whether a newer submission of the same context waits that does not want the image to be read anew.
     fn same_waits(&self, dev: &Device, descriptor: Descriptor) -> bool {
+        let same = |w: Descriptor| (w.lrca(), w.id()) == (descriptor.lrca(), descriptor.id());
         let waiting = dev.port(self.engine).waiting();
-        waiting.is_some_and(|w| (w.lrca(), w.id()) == (descriptor.lrca(), descriptor.id()))
+        waiting.is_some_and(|w| same(w) && w.0 & Descriptor::FORCE_RESTORE == 0)
     }
 
     /// Goes on with the same context under a newer submission: only the tail is read again.

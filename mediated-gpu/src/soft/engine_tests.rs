@@ -169,6 +169,21 @@ fn resubmission_of_the_running_context_goes_on_with_the_new_tail() {
 }
 
 #[test]
+fn resubmission_that_forces_a_restore_reads_the_whole_image_anew() {
+    let mut h = bcs();
+    h.emit(0, &[cmd::MI_ARB_CHECK, cmd::MI_NOOP]);
+    h.emit(0, &cmd::store_dword(DATA, 3));
+    h.submit(&[0]);
+    let forced = Descriptor(Hand::descriptor(0).0 | Descriptor::FORCE_RESTORE);
+    h.dev.port(Engine::Bcs).submit([Some(forced), None]);
+    // One that asks for nothing goes on with it.
+    h.submit(&[0]);
+    h.run();
+    assert_eq!(h.csb(), [(0x1, 0x20), (0x2, 0x20), (0x8002, 0x20), (0x18, 0x20)]);
+    assert_eq!(h.read(DATA), 3);
+}
+
+#[test]
 fn resubmission_at_the_end_of_the_ring_goes_on_too() {
     let mut h = bcs();
     h.emit(0, &[cmd::MI_NOOP; 2 * STEP_DWORDS as usize]);

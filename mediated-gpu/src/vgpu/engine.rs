@@ -1,7 +1,8 @@
 //! One engine as a guest sees it: the submit port, what waits behind it, what became of a context.
 //!
-//! A submission that comes while another runs waits its turn, as if the first had ended just before. A context
-//! that broke the rules never completes, like a hang, until the guest resets the engine.
+//! A submission that comes while another runs takes its place at once if it begins with the context that runs (a lite restore:
+//! what has been appended follows without a switch); else it waits, as if the first had ended just before. A context that
+//! broke the rules never completes, like a hang, until the guest resets the engine.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -23,6 +24,17 @@ pub(crate) struct Submission {
     pub(crate) second: Option<Descriptor>,
 }
 
+/// What an engine's next turn is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    /// What runs.
+    pub(crate) submission: Submission,
+    /// The guest knows that element 0 is on the engine.
+    pub(crate) begun: bool,
+    /// In which epoch.
+    pub(crate) epoch: u64,
+}
+
 /// What a write to the submit port did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PortWrite {
@@ -40,6 +52,8 @@ pub(crate) struct VirtualEngine {
     pub(super) port: [u32; PORT_WRITES],
     pub(super) written: usize,
     pub(super) waiting: VecDeque<Submission>,
+    /// What has taken the place of what runs, and of which the guest knows: the same context goes on.
+    pub(super) resumed: Option<Submission>,
     running: bool,
     /// What runs began before the last reset.
     outdated: bool,
@@ -62,21 +76,43 @@ impl VirtualEngine {
         self.written = 0;
         let [hi1, lo1, hi0, lo0] = self.port.map(u64::from);
         let (first, second) = (Descriptor(hi0 << 32 | lo0), Descriptor(hi1 << 32 | lo1));
-        if !first.valid() || self.waiting.len() >= WAITING {
+        if !first.valid() || self.waiting.len() + usize::from(self.resumed.is_some()) >= WAITING {
             return PortWrite::Dropped;
         }
         self.waiting.push_back(Submission { first, second: Some(second).filter(|d| d.valid()) });
         PortWrite::Queued
     }
 
-    /// Takes the next submission to run, and the epoch in which it runs. `None` while one runs.
-    pub(crate) fn take(&mut self) -> Option<(Submission, u64)> {
+    /// Takes the next turn. `None` while one runs.
+    pub(crate) fn take(&mut self) -> Option<Turn> {
         if self.running || self.hung {
             return None;
         }
-        let next = self.waiting.pop_front()?;
+        let resumed = self.resumed.take();
+        let begun = resumed.is_some();
+        let submission = resumed.or_else(|| self.waiting.pop_front())?;
         self.running = true;
-        Some((next, self.epoch))
+        Some(Turn { submission, begun, epoch: self.epoch })
+    }
+
+    /// Lets what waits next take the place of what runs, as long as it begins with the context that runs (the ring goes on to a
+    /// newer tail) and does not ask for its image to be read anew. How many did, one after the other.
+    pub(crate) fn lite_restore(&mut self, running: Descriptor) -> usize {
+        let same = |s: &Submission| {
+            let same = (s.first.lrca(), s.first.id()) == (running.lrca(), running.id());
+            same && s.first.0 & Descriptor::FORCE_RESTORE == 0
+        };
+        let mut newer = 0;
+        while self.running && !self.outdated && self.waiting.front().is_some_and(same) {
+            self.resumed = self.waiting.pop_front();
+            newer += 1;
+        }
+        newer
+    }
+
+    /// Whether what runs goes on under a newer submission.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.resumed.is_some()
     }
 
     /// What was taken runs no more, whatever became of it.
@@ -94,7 +130,7 @@ impl VirtualEngine {
 
     /// Whether something waits that could run.
     pub(crate) fn has_work(&self) -> bool {
-        !self.hung && !self.waiting.is_empty()
+        !self.hung && (self.goes_on() || !self.waiting.is_empty())
     }
 
     /// Submissions that wait.
@@ -153,6 +189,46 @@ mod tests {
         words.map(|w| e.write_port(w))[3]
     }
 
+    fn next(e: &mut VirtualEngine) -> Option<u64> {
+        e.take().map(|turn| turn.submission.first.lrca())
+    }
+
+    #[test]
+    fn what_begins_with_the_context_that_runs_takes_its_place() {
+        let mut e = VirtualEngine::default();
+        let running = Descriptor(6 << 32 | 0x1001);
+        submit(&mut e, [7, 0x2001, 6, 0x1001]);
+        assert_eq!(e.lite_restore(running), 0, "nothing runs");
+        assert_eq!(e.take().map(|t| t.begun), Some(false));
+        submit(&mut e, [8, 0x3001, 6, 0x1001]);
+        submit(&mut e, [0, 0, 6, 0x1001]);
+        submit(&mut e, [0, 0, 7, 0x2001]);
+        assert_eq!((e.lite_restore(running), e.goes_on(), e.waiting()), (2, true, 1));
+        e.ended();
+        assert!(e.has_work());
+        let turn = e.take().unwrap();
+        assert!(turn.begun && turn.submission.second.is_none(), "the newest counts: {turn:?}");
+        e.ended();
+        assert_eq!(next(&mut e), Some(0x2000));
+    }
+
+    #[test]
+    fn another_context_or_a_forced_restore_waits() {
+        let mut e = VirtualEngine::default();
+        let running = Descriptor(6 << 32 | 0x1001);
+        submit(&mut e, [0, 0, 6, 0x1001]);
+        e.take().unwrap();
+        for first in [[5, 0x1001], [6, 0x2001], [6, 0x1005]] {
+            submit(&mut e, [0, 0, first[0], first[1]]);
+            assert_eq!(e.lite_restore(running), 0, "{first:x?}");
+            e.waiting.clear();
+        }
+        submit(&mut e, [0, 0, 6, 0x1001]);
+        e.reset();
+        submit(&mut e, [0, 0, 6, 0x1001]);
+        assert_eq!(e.lite_restore(running), 0, "what runs is from before the reset");
+    }
+
     #[test]
     fn four_writes_make_a_submission_element_one_first() {
         let mut e = VirtualEngine::default();
@@ -163,7 +239,7 @@ mod tests {
         {
             assert_eq!(e.write_port(value), done);
         }
-        let (s, _) = e.take().unwrap();
+        let s = e.take().unwrap().submission;
         assert_eq!((s.first.lrca(), s.first.id()), (0x1000, 6));
         assert_eq!(s.second.map(|d| (d.lrca(), d.id())), Some((0x2000, 7)));
     }
@@ -176,7 +252,7 @@ mod tests {
         assert!(e.take().is_some());
         assert_eq!(e.take(), None);
         e.ended();
-        assert_eq!(e.take().map(|(s, _)| s.first.lrca()), Some(0x2000));
+        assert_eq!(next(&mut e), Some(0x2000));
     }
 
     #[test]
@@ -194,7 +270,7 @@ mod tests {
         let mut e = VirtualEngine::default();
         submit(&mut e, [0, 0, 0, 0x1001]);
         submit(&mut e, [0, 0, 0, 0x2001]);
-        let (_, epoch) = e.take().unwrap();
+        let epoch = e.take().unwrap().epoch;
         e.ban(0x1000);
         e.write_port(1);
         e.reset();
@@ -207,7 +283,7 @@ mod tests {
         );
         assert_eq!(e.take(), None);
         e.ended();
-        assert_eq!(e.take().map(|(s, _)| s.first.lrca()), Some(0x3000));
+        assert_eq!(next(&mut e), Some(0x3000));
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub(crate) mod saved;
 pub mod slice;
 mod state;
 
-pub(crate) use engine::Submission;
+pub(crate) use engine::{Submission, Turn};
 pub(crate) use state::{Effect, EngineError, State, StatusEntry};
 
 /// A vGPU's number, from 1, as PVINFO tells it to the guest.

@@ -4,7 +4,7 @@
 //! Re-told as rules: a loop over the engines stands where the driver has one.
 
 use super::slice::{GmRange, MIB, Slice};
-use super::{Effect, State, VgpuId};
+use super::{Effect, State, Turn, VgpuId};
 use crate::gen8::regs;
 use crate::physical::Engine;
 
@@ -137,7 +137,7 @@ impl Driver {
             self.write(e.mmio_base() + 0x230, value);
         }
         assert!(self.effects.contains(&Effect::Work(e)), "{e:?} is told of it");
-        let (submission, epoch) = self.gpu.take(e).expect("a submission");
+        let Turn { submission, epoch, .. } = self.gpu.take(e).expect("a submission");
         assert_eq!((submission.first.lrca(), submission.first.id()), (lrca.into(), 0x20));
         assert!(submission.first.ppgtt() && submission.second.is_none());
         self.gpu.ended(e);

@@ -28,7 +28,7 @@ pub(crate) struct SavedState {
 struct SavedEngine {
     /// Writes to the port that make no whole submission yet.
     port: Vec<u32>,
-    /// Submissions that wait: elements 0 and 1.
+    /// Submissions that wait: elements 0 and 1. The first is on the engine if that is the active one, and not banned.
     waiting: Vec<(u64, Option<u64>)>,
     /// The context that the guest believes is on the engine.
     active: Option<u32>,
@@ -98,7 +98,7 @@ impl VirtualEngine {
         let raw = |s: &Submission| (s.first.0, s.second.map(|d| d.0));
         SavedEngine {
             port: self.port.iter().take(self.written).copied().collect(),
-            waiting: self.waiting.iter().map(raw).collect(),
+            waiting: self.resumed.iter().chain(&self.waiting).map(raw).collect(),
             active: self.active,
             banned: self.banned.iter().copied().collect(),
             hung: self.hung,
@@ -129,6 +129,10 @@ impl VirtualEngine {
         }
         engine.banned = saved.banned.iter().copied().collect();
         (engine.active, engine.hung) = (saved.active, saved.hung);
+        let first = engine.waiting.front().map(|s| s.first);
+        if first.is_some_and(|d| saved.active == Some(d.id()) && !engine.is_banned(d.lrca())) {
+            engine.resumed = engine.waiting.pop_front();
+        }
         Ok(engine)
     }
 }

@@ -10,7 +10,7 @@ use super::engine::{PortWrite, VirtualEngine};
 use super::interrupts;
 use super::registers::{Kind, RegisterFile};
 use super::slice::{FENCES, Slice};
-use super::{Submission, VgpuId};
+use super::{Turn, VgpuId};
 use crate::gen8::context::{CSB_ENTRIES, Descriptor};
 use crate::gen8::fence::Fence;
 use crate::gen8::regs::{self, Access, display as de, engine, gt, irq, pvinfo};
@@ -207,8 +207,8 @@ impl State {
         }
     }
 
-    /// The next submission for an engine and its epoch.
-    pub(crate) fn take(&mut self, e: Engine) -> Option<(Submission, u64)> {
+    /// The next turn of an engine.
+    pub(crate) fn take(&mut self, e: Engine) -> Option<Turn> {
         self.engine(e).take()
     }
 
@@ -304,7 +304,7 @@ impl State {
     /// Status as i915 and GVT-g lay it out: b2 full, b3/b4 element 1/0 valid, b15:14 the active one.
     fn execlist_status(&mut self, e: Engine) -> u32 {
         let engine = self.engine(e);
-        let valid = u32::from(engine.running());
+        let valid = u32::from(engine.running() || engine.goes_on());
         let full = u32::from(engine.waiting() > 0);
         full << 2 | valid << 4 | valid << 14
     }
@@ -449,7 +449,7 @@ mod tests {
         let mut s = state();
         write(&mut s, 0x2229c, 0x8000_8000);
         submit(&mut s, 0x1000, 1);
-        let (_, epoch) = s.take(Engine::Bcs).unwrap();
+        let epoch = s.take(Engine::Bcs).unwrap().epoch;
         assert_eq!(
             write(&mut s, 0x941c, regs::GRDOM_BLT),
             [Effect::Reset(Engine::Bcs), Effect::Stop(Engine::Bcs)]

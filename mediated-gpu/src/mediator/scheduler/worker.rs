@@ -10,14 +10,15 @@ use parking_lot::Mutex;
 use super::shares::Next;
 use super::{Queue, Scheduler};
 use crate::gen8::context::{
-    CSB_ACTIVE_TO_IDLE, CSB_COMPLETE, CSB_ELEMENT_SWITCH, CSB_IDLE_TO_ACTIVE, CSB_PREEMPTED, Descriptor,
+    CSB_ACTIVE_TO_IDLE, CSB_COMPLETE, CSB_ELEMENT_SWITCH, CSB_IDLE_TO_ACTIVE, CSB_LITE_RESTORE,
+    CSB_PREEMPTED, Descriptor,
 };
 use crate::gen8::regs::{GT_CONTEXT_SWITCH_INTERRUPT, engine as reg};
 use crate::mediator::guest::Vgpu;
 use crate::mediator::workload::{EngineArea, PrepareError, Prepared};
 use crate::physical::{Engine, PhysicalGpu};
 use crate::privilege::{ThreadKind, narrow};
-use crate::vgpu::Submission;
+use crate::vgpu::{Submission, Turn};
 
 /// How long an engine may take to stop.
 const RESET_DEADLINE: Duration = Duration::from_secs(1);
@@ -53,9 +54,10 @@ impl Worker {
         narrow(ThreadKind::Device);
         while let Some((vgpu, began)) = self.next_turn() {
             let mut usable = true;
-            if let Some((submission, epoch)) = vgpu.take_work(self.engine) {
-                let turn = AssertUnwindSafe(|| self.submission(&vgpu, submission, epoch));
-                usable = catch_unwind(turn).unwrap_or_else(|_| {
+            if let Some(turn) = vgpu.take_work(self.engine) {
+                let Turn { submission, epoch, .. } = turn;
+                let work = AssertUnwindSafe(|| self.submission(&vgpu, turn));
+                usable = catch_unwind(work).unwrap_or_else(|_| {
                     // A mistake of ours that this guest has found. It loses its context; the others go on.
                     log::error!("{}: a turn on {} panicked", vgpu.id(), self.engine.name());
                     vgpu.failed(self.engine, epoch, submission.first);
@@ -126,23 +128,29 @@ impl Worker {
         engine.changed.notify_all();
     }
 
-    /// Executes one submission. `false`: the engine cannot be used any more.
-    fn submission(&mut self, vgpu: &Vgpu, submission: Submission, epoch: u64) -> bool {
-        let Submission { first, second } = submission;
+    /// Executes one submission, or as much of it as comes before a newer one takes its place. `false`: the engine cannot be used
+    /// any more.
+    fn submission(&mut self, vgpu: &Vgpu, turn: Turn) -> bool {
+        let Turn { submission: Submission { first, second }, mut begun, epoch } = turn;
         let elements = [Some((first, second.is_some())), second.map(|d| (d, false))];
-        let mut begun = false;
         for (descriptor, more) in elements.into_iter().flatten() {
             let before = vgpu.on_engine(self.engine, epoch, Some(descriptor.id()));
             if !std::mem::replace(&mut begun, true) {
-                // A context that hangs there is put aside for the new one.
-                let status = if before.is_some() { CSB_PREEMPTED } else { CSB_IDLE_TO_ACTIVE };
+                let status = match before {
+                    None => CSB_IDLE_TO_ACTIVE,
+                    // A context that hangs there goes on hanging, or is put aside for the new one.
+                    Some(id) if id == descriptor.id() => CSB_LITE_RESTORE | CSB_PREEMPTED,
+                    Some(_) => CSB_PREEMPTED,
+                };
                 vgpu.push_status(self.engine, epoch, status, before.unwrap_or(descriptor.id()));
             }
             let context = self.context(vgpu, descriptor, epoch);
             // What its tables let go.
             vgpu.maintenance().drain(vgpu.ggtt().take_stale());
             match context {
-                Ok(Some(prepared)) => self.complete(vgpu, epoch, descriptor, &prepared, more),
+                Ok(Some(prepared)) if self.complete(vgpu, epoch, descriptor, &prepared, more) => {}
+                // It is on the engine still, and its next turn goes on with it.
+                Ok(Some(_)) => return true,
                 Ok(None) => return true,
                 Err(()) => return false,
             }
@@ -183,7 +191,7 @@ impl Worker {
         vgpu.show_ring(self.engine, epoch, &prepared.guest, prepared.guest.head);
         vgpu.ggtt().flush_if_dirty();
         vgpu.stats().submissions.add(1);
-        let end = self.execute(prepared.descriptor, vgpu.deadline().unwrap_or(self.deadline));
+        let end = self.execute(vgpu, epoch, descriptor, prepared.descriptor);
         if end == End::Complete {
             let Some(refused) = prepared.refused else { return Ok(Some(prepared)) };
             vgpu.show_ring(self.engine, epoch, &prepared.guest, prepared.stands);
@@ -211,10 +219,10 @@ impl Worker {
         if stopped { Ok(None) } else { Err(()) }
     }
 
-    /// Submits, and waits for the end.
-    fn execute(&self, descriptor: Descriptor, deadline: Duration) -> End {
+    /// Submits what stands for the guest's context, and waits for the end. Meanwhile the guest may submit more of the same.
+    fn execute(&self, vgpu: &Vgpu, epoch: u64, guest: Descriptor, descriptor: Descriptor) -> End {
         let (engine, clock) = (self.scheduler.engine(self.engine), &self.scheduler.clock);
-        let deadline = clock.now().saturating_add(deadline);
+        let deadline = clock.now().saturating_add(vgpu.deadline().unwrap_or(self.deadline));
         let mut seen = engine.queue.lock().news;
         self.gpu.submit(self.engine, descriptor.0, None);
         loop {
@@ -222,6 +230,10 @@ impl Worker {
             if self.gpu.take_csb(self.engine).iter().any(complete) {
                 return End::Complete;
             }
+            if clock.now() >= deadline {
+                return End::Overrun;
+            }
+            vgpu.lite_restore(self.engine, epoch, guest);
             let mut queue = engine.queue.lock();
             if queue.stop {
                 return End::Stopped;
@@ -261,13 +273,26 @@ impl Worker {
         stopped
     }
 
-    /// Tells the guest that a context ran to its tail: image, status entry, then the interrupt.
-    fn complete(&self, vgpu: &Vgpu, epoch: u64, descriptor: Descriptor, prepared: &Prepared, more: bool) {
+    /// Tells the guest that a context ran to its tail: image, status entry, then the interrupt. `false`: that tail is not the last
+    /// any more, so that there is no entry.
+    fn complete(
+        &self,
+        vgpu: &Vgpu,
+        epoch: u64,
+        descriptor: Descriptor,
+        prepared: &Prepared,
+        more: bool,
+    ) -> bool {
         vgpu.stats().completions.add(1);
         self.area.finish(vgpu.ggtt(), prepared);
         vgpu.show_ring(self.engine, epoch, &prepared.guest, prepared.guest.tail);
+        if vgpu.lite_restore(self.engine, epoch, descriptor) {
+            vgpu.raise(self.engine, epoch, prepared.effects.interrupts);
+            return false;
+        }
         let status = CSB_COMPLETE | if more { CSB_ELEMENT_SWITCH } else { CSB_ACTIVE_TO_IDLE };
         vgpu.push_status(self.engine, epoch, status, descriptor.id());
         vgpu.raise(self.engine, epoch, prepared.effects.interrupts | GT_CONTEXT_SWITCH_INTERRUPT);
+        true
     }
 }

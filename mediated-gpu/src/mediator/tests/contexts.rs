@@ -225,11 +225,29 @@ fn flood_of_submissions_is_dropped_and_does_no_harm() {
     g.emit(&cmd::store_dword(g.gm(DATA), 1));
     g.submit();
     eventually("it is on the engine", || host.gpu.hanging_left() == 0);
-    (0..99).for_each(|_| g.submit());
+    // Another context: more of the same would go on with what runs.
+    (0..99).for_each(|_| g.submit_raw(g.descriptor().0 + (1 << 32), 0));
     assert!(g.vgpu.statistics().dropped >= 90);
     g.reset();
     g.run(&cmd::store_dword(g.gm(DATA), 2));
     assert_eq!(g.read32(DATA), 2);
+}
+
+#[test]
+fn context_that_hangs_is_stopped_at_its_deadline_however_much_is_appended_to_it() {
+    let host = Host::with(Config { deadline: Duration::from_millis(20), ..CONFIG });
+    let (mut bad, mut good) = (host.guest(), host.guest());
+    bad.start();
+    good.start();
+    host.gpu.hang(1);
+    bad.submit();
+    // So that there is news all the time.
+    eventually("it is stopped", || {
+        (0..1000).for_each(|_| bad.submit());
+        bad.vgpu.statistics().overruns == 1
+    });
+    good.run(&cmd::store_dword(good.gm(DATA), 1));
+    assert_eq!(good.read32(DATA), 1);
 }
 
 #[test]

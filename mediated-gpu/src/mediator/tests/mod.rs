@@ -6,6 +6,7 @@
     reason = "a test that fails may panic"
 )]
 
+mod appended;
 mod contexts;
 mod frames;
 mod lent;

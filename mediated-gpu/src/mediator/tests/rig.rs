@@ -297,16 +297,10 @@ impl TestGuest {
         self.vgpu.mmio_write(offset, 4, value.into());
     }
 
-    /// As the guest's CPU, at an offset of the low slice.
-    pub(super) fn write(&self, offset: u64, data: &[u8]) {
-        for (i, byte) in (0u64..).zip(data) {
-            let at = offset + i;
-            self.world.write(self.domid, self.gfn(at), (at % PAGE_SIZE as u64) as usize, &[*byte]);
-        }
-    }
-
+    /// As the guest's CPU, at an offset of the low slice, and at once: whoever reads meanwhile finds the old value or the new one.
     pub(super) fn write32(&self, offset: u64, value: u32) {
-        self.write(offset, &value.to_le_bytes());
+        let at = (offset % PAGE_SIZE as u64) as usize;
+        self.world.write(self.domid, self.gfn(offset), at, &value.to_le_bytes());
     }
 
     pub(super) fn read32(&self, offset: u64) -> u32 {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// How long an engine looks for work.
 const LOOK: Duration = Duration::from_micros(50);
 /// Looks between two offers of the processor to others, which take longer than a look does.
-const LOOKS: u32 = 64;
+const LOOKS: u32 = 8;
 /// Most times in a row that looking is left out after it did not pay, as a power of two.
 const MAX_PAUSE: u32 = 14;
 

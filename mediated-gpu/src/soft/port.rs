@@ -1,7 +1,7 @@
 //! An engine's execlist port: what was submitted, what came of it, and where the engine's thread sleeps.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -53,12 +53,22 @@ pub(super) struct Port {
     wake: Condvar,
     /// Changes with whatever may end a wait, so that it can be looked for without the lock.
     news: AtomicU32,
+    /// Whether there is anything to do or being done, so that whoever asks again and again holds nobody up.
+    busy: AtomicBool,
 }
 
 impl Port {
     pub(super) fn submit(&self, elements: Elements) {
-        self.state.lock().queue.push_back(elements);
+        let mut s = self.state.lock();
+        s.queue.push_back(elements);
+        self.note(&s);
+        drop(s);
         self.tell();
+    }
+
+    /// After a change of what there is to do.
+    fn note(&self, s: &State) {
+        self.busy.store(s.active || !s.queue.is_empty(), Ordering::Release);
     }
 
     fn tell(&self) {
@@ -75,6 +85,7 @@ impl Port {
             let (first, second) = (element(hi0, lo0), element(hi1, lo1));
             s.elsp.clear();
             s.queue.push_back([Some(first), second.valid().then_some(second)]);
+            self.note(&s);
             drop(s);
             self.tell();
         }
@@ -99,6 +110,7 @@ impl Port {
         s.csb.push(entry);
         if last {
             s.active = false;
+            self.note(&s);
         }
     }
 
@@ -107,8 +119,7 @@ impl Port {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        let s = self.state.lock();
-        !s.active && s.queue.is_empty()
+        !self.busy.load(Ordering::Acquire)
     }
 
     /// Forgets what was submitted. What has been reported stays to be taken.
@@ -118,6 +129,7 @@ impl Port {
         s.elsp.clear();
         s.active = false;
         s.kick = true;
+        self.note(&s);
         drop(s);
         self.tell();
     }

@@ -6,6 +6,7 @@ use super::super::page::Page;
 use super::super::rop::Rop;
 use super::super::stream::{Ahead, turned};
 use super::super::tlb::{Fault, Tlb};
+use super::band::Band;
 use crate::bus::DmaAccess;
 
 /// Bytes of a Y-major tile's line: as many as a piece in columns can have.
@@ -87,6 +88,20 @@ impl Action {
     /// Whether bytes are copied and nothing else.
     pub(super) fn copies(&self) -> bool {
         matches!(self.kind, Kind::Copy)
+    }
+
+    /// Draws a band of lines in rows, if bytes are filled or copied and nothing else. Whether it is done.
+    pub(super) fn draw(&self, tlb: &mut Tlb, band: &Band) -> bool {
+        match self.kind {
+            Kind::Fill(color) => band.fill(tlb, color).is_some(),
+            Kind::Copy => band.copy(tlb).is_some(),
+            Kind::Rop { .. } => false,
+        }
+    }
+
+    /// Whether [`draw`](Self::draw) can do anything.
+    pub(super) fn streams(&self) -> bool {
+        matches!(self.kind, Kind::Fill(_) | Kind::Copy)
     }
 
     /// Does a piece of `len` bytes, at most a page (128 bytes in columns), which begins `phase` bytes into its line

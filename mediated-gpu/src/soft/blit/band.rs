@@ -1,12 +1,13 @@
-//! Copies of many lines at once, of which at least one side is tiled.
+//! Copies and fills of many bytes at once.
 //!
-//! All pages of a band are looked up together, then copied between without another look, in an order that suits both
-//! sides. What does not fit (a page that leads nowhere, a column of a tile that is not whole) is left to the caller, who does
-//! it piece by piece.
+//! All pages of a band are looked up together, then drawn in without another look, in an order that suits both sides. What
+//! does not fit (a page that leads nowhere, a column of a tile that is not whole) is left to the caller, who does it piece
+//! by piece.
 
 use std::ops::Range;
 
 use super::super::page::Page;
+use super::super::stream::turned;
 use super::super::tlb::Tlb;
 use super::{Job, Side, checked};
 use crate::bus::DmaAccess;
@@ -19,6 +20,8 @@ pub(super) const WIDTH: u64 = PAGE_SIZE as u64;
 pub(super) const HEIGHT: i64 = 32;
 /// Bytes of a Y-major tile's line.
 const CELL: usize = 128;
+/// What is shorter is copied without a thought of what comes next.
+const LONG: usize = 1024;
 /// Lines of a Y-major tile that share a line of the cache.
 const TOGETHER: usize = 4;
 
@@ -92,6 +95,12 @@ impl Plane {
         Place { page, at: base + first, base, room: (1 << self.shift) - first }
     }
 
+    /// The beginning of the next line, or of this one if it is the last.
+    #[inline]
+    fn below(&self, line: usize) -> Place {
+        self.start((line + 1).min(self.lines.len() - 1))
+    }
+
     /// `n` bytes further on, at most to the end of the page's part.
     #[inline]
     fn step(&self, place: &mut Place, n: usize) {
@@ -115,7 +124,7 @@ struct Place {
     room: usize,
 }
 
-/// How a band is copied.
+/// How a band is drawn.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// Both sides have the same tiles, which are copied whole.
@@ -126,13 +135,15 @@ enum Way {
     Rows,
 }
 
-/// A band that can be copied.
+/// A band that can be drawn.
 pub(super) struct Band {
     way: Way,
     /// Bytes of its lines.
     width: usize,
+    /// Bytes of the rectangle's lines that lie before it.
+    before: usize,
     dst: Plane,
-    src: Plane,
+    src: Option<Plane>,
     asked: Vec<(u64, DmaAccess)>,
 }
 
@@ -154,8 +165,9 @@ impl Band {
 
     /// The band of these columns and rows of a rectangle, all rows in one row of Y-major tiles. It may be narrower.
     pub(super) fn new(job: Job, columns: Range<u64>, rows: Range<u64>) -> Option<Self> {
-        let Job { dst, src: Some(src), .. } = job else { return None };
-        let (to, from) = (dst.layout.tiling(), src.layout.tiling());
+        let Job { dst, src, .. } = job;
+        let to = dst.layout.tiling();
+        let from = src.map_or(Tiling::Linear, |src| src.layout.tiling());
         let (wide, high) = to.tile();
         let starts = |s: Side| {
             let (x, y) = (s.x.wrapping_add_unsigned(columns.start), s.y.wrapping_add_unsigned(rows.start));
@@ -163,10 +175,11 @@ impl Band {
         };
         let width = columns.end - columns.start;
         let whole = to == from
+            && to != Tiling::Linear
             && (rows.end - rows.start).is_multiple_of(high.into())
             && width >= wide.into()
             && starts(dst)
-            && starts(src);
+            && src.is_some_and(starts);
         let cells = |n: u64, of: u64| n - n % of;
         let (way, width) = match (to, from) {
             _ if whole => (Way::Tiles, cells(width, wide.into())),
@@ -178,16 +191,22 @@ impl Band {
         if width == 0 {
             return None;
         }
+        let before = usize::try_from(columns.start).ok()?;
         let (columns, mut asked) = (columns.start..columns.start + width, Vec::new());
         let step = if way == Way::Tiles { high as usize } else { 1 };
         let mut plane =
             |side, access| Plane::new(side, &columns, rows.clone().step_by(step), access, &mut asked);
-        let (dst, src) = (plane(dst, DmaAccess::Write)?, plane(src, DmaAccess::Read)?);
-        Some(Self { way, width: in_band(width), dst, src, asked })
+        let dst = plane(dst, DmaAccess::Write)?;
+        let src = match src {
+            Some(src) => Some(plane(src, DmaAccess::Read)?),
+            None => None,
+        };
+        Some(Self { way, width: usize::try_from(width).ok()?, before, dst, src, asked })
     }
 
     /// Copies it. Gives the bytes of its lines; `None`: nothing is done.
     pub(super) fn copy(&self, tlb: &mut Tlb) -> Option<u64> {
+        let src = self.src.as_ref()?;
         let pages = tlb.together(&self.asked)?;
         match self.way {
             Way::Tiles => {
@@ -197,23 +216,52 @@ impl Band {
                     tile.stream_from(0, source, 0, PAGE_SIZE, ahead);
                 }
             }
-            Way::Columns { to: true } => self.columns(&pages, &self.dst, &self.src, true),
-            Way::Columns { to: false } => self.columns(&pages, &self.src, &self.dst, false),
-            Way::Rows => self.rows(&pages),
+            Way::Columns { to: true } => self.columns(&pages, &self.dst, src, true),
+            Way::Columns { to: false } => self.columns(&pages, src, &self.dst, false),
+            Way::Rows => self.rows(&pages, src),
         }
         Some(self.width as u64)
     }
 
-    /// Between lines in rows. The pieces are short; the CPU sees by itself what comes next.
-    fn rows(&self, pages: &[Page<'_>]) {
+    /// Fills a band of lines in rows with a colour, whose four bytes repeat from the rectangle's first on. As
+    /// [`copy`](Self::copy).
+    pub(super) fn fill(&self, tlb: &mut Tlb, color: u32) -> Option<u64> {
+        if self.way != Way::Rows {
+            return None;
+        }
+        let pages = tlb.together(&self.asked)?;
         for line in 0..self.dst.lines.len() {
-            let (mut to, mut from, mut left) = (self.dst.start(line), self.src.start(line), self.width);
-            while left > 0 {
-                let n = to.room.min(from.room).min(left);
-                pages[to.page].copy_from(to.at, &pages[from.page], from.at, n);
-                left -= n;
+            let (mut to, mut done) = (self.dst.start(line), 0);
+            while done < self.width {
+                let (here, n) = (to, to.room.min(self.width - done));
+                let color = turned(color, self.before + done);
                 self.dst.step(&mut to, n);
-                self.src.step(&mut from, n);
+                done += n;
+                let next = if done < self.width { to } else { self.dst.below(line) };
+                pages[here.page].fill(here.at, n, color, Some(pages[next.page].ahead(next.at)));
+            }
+        }
+        Some(self.width as u64)
+    }
+
+    /// Between lines in rows.
+    fn rows(&self, pages: &[Page<'_>], src: &Plane) {
+        // The CPU sees by itself what comes after a short piece.
+        let long = self.width.min(1 << self.dst.shift).min(1 << src.shift) >= LONG;
+        for line in 0..self.dst.lines.len() {
+            let (mut to, mut from, mut left) = (self.dst.start(line), src.start(line), self.width);
+            while left > 0 {
+                let (d, s, n) = (to, from, to.room.min(from.room).min(left));
+                self.dst.step(&mut to, n);
+                src.step(&mut from, n);
+                left -= n;
+                if !long {
+                    pages[d.page].copy_from(d.at, &pages[s.page], s.at, n);
+                    continue;
+                }
+                let next = if left > 0 { [to, from] } else { [self.dst.below(line), src.below(line)] };
+                let ahead = next.map(|p| Some(pages[p.page].ahead(p.at)));
+                pages[d.page].stream_from(d.at, &pages[s.page], s.at, n, ahead);
             }
         }
     }
@@ -268,7 +316,7 @@ fn congruent(a: Side, b: Side) -> bool {
     (a.x - b.x) % i64::from(wide) == 0 && (a.y - b.y) % i64::from(high) == 0
 }
 
-/// Something within a band: at most the bytes of a page, or lines of a tile.
+/// Something within a page.
 fn in_band(n: u64) -> usize {
     n.min(WIDTH) as usize
 }

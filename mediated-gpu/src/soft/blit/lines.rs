@@ -6,11 +6,19 @@
 
 use super::super::tlb::{Fault, Tlb};
 use super::action::{Action, Place};
+use super::band::Band;
 use super::{Job, Side, checked};
 use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 
 /// What a piece costs at least, in bytes: pieces of a few bytes take time too.
 const PIECE_COST: u64 = 512;
+
+/// Bytes that are looked up and done at once, at most.
+const MOST: u64 = 128 << 10;
+/// Lines of them, at most.
+const LINES: u64 = 64;
+/// What is less is done piece by piece.
+const LEAST: u64 = 1024;
 
 /// First bytes of lines: of the first to be done, and the distance to the next.
 #[derive(Clone, Copy)]
@@ -35,6 +43,12 @@ impl Run {
 }
 
 pub(super) struct Lines {
+    /// What is drawn, lines without gaps being one.
+    job: Job,
+    /// Whether lines are done from the first on, none from its end: so many at once, if that can be.
+    bands: bool,
+    /// Bytes to be done piece by piece, since they cannot.
+    pieces: u64,
     dst: Run,
     src: Option<Run>,
     /// Bytes of a line.
@@ -50,12 +64,13 @@ impl Lines {
     pub(super) fn new(job: Job) -> Self {
         let Job { width, lines, .. } = job;
         let (dst, src) = (Run::new(job.dst), job.src.map(Run::new));
-        let mut b = Self { dst, src, width, lines, line: 0, done: 0 };
+        let mut b = Self { job, bands: true, pieces: 0, dst, src, width, lines, line: 0, done: 0 };
         let whole = |l: Run| l.step == width.cast_signed();
         if whole(dst) && src.is_none_or(whole) {
             // Lines without gaps between them are one long line.
             b.width = width.wrapping_mul(lines);
             b.lines = 1;
+            b.job = Job { width: b.width, lines: 1, ..job };
         } else if let Some(src) = src
             && src.step == dst.step
             && width <= dst.step.unsigned_abs()
@@ -64,7 +79,12 @@ impl Lines {
         {
             b.dst = dst.reversed(lines);
             b.src = Some(src.reversed(lines));
+            b.bands = false;
         }
+        b.bands &= src.is_none_or(|src| {
+            let alike = src.step == dst.step && !b.backward(dst.first, src.first);
+            alike || !b.overlap(dst, src)
+        });
         b
     }
 
@@ -78,13 +98,49 @@ impl Lines {
         a0 < b1 && b0 < a1
     }
 
+    /// Whether a line begins inside its source: it is copied from its end, so that the source is read first.
+    fn backward(&self, dst: i64, src: i64) -> bool {
+        src < dst && src.saturating_add_unsigned(self.width) > dst
+    }
+
+    /// Does many lines, or much of a long one, with one look at all their pages. Gives the bytes; `None`: nothing is done.
+    fn band(&mut self, action: &Action, tlb: &mut Tlb, budget: u64) -> Option<u64> {
+        if !self.bands || self.pieces > 0 || !action.streams() {
+            return None;
+        }
+        let most = budget.min(MOST);
+        let columns = self.done..self.width.min(self.done.saturating_add(most));
+        let wide = columns.end - columns.start;
+        let rows = if wide == self.width { (most / wide).clamp(1, LINES) } else { 1 };
+        let rows = self.line..self.lines.min(self.line + rows);
+        let bytes = wide * (rows.end - rows.start);
+        if bytes < LEAST {
+            return None;
+        }
+        let (end, last) = (columns.end, rows.end);
+        if !Band::new(self.job, columns, rows).is_some_and(|band| action.draw(tlb, &band)) {
+            self.pieces = bytes;
+            return None;
+        }
+        (self.line, self.done) = if end == self.width { (last, 0) } else { (self.line, end) };
+        Some(bytes)
+    }
+
     /// Goes on for about `budget` bytes. `Ok(true)`: the blit is done.
     pub(super) fn advance(&mut self, action: &mut Action, tlb: &mut Tlb, budget: u64) -> Result<bool, Fault> {
         let mut budget = budget;
         while self.line < self.lines {
+            if let Some(bytes) = self.band(action, tlb, budget) {
+                budget = budget.saturating_sub(bytes);
+                if budget == 0 {
+                    return Ok(self.line >= self.lines);
+                }
+                continue;
+            }
             let dst = self.dst.line(self.line);
             let src = self.src.map(|s| s.line(self.line));
             let n = self.piece(action, tlb, dst, src)?;
+            self.pieces = self.pieces.saturating_sub(n);
             self.done += n;
             if self.done >= self.width {
                 self.done = 0;
@@ -113,8 +169,7 @@ impl Lines {
     /// Does the next piece of the line, at most up to the next page boundary of either side. Gives its bytes.
     fn piece(&self, action: &mut Action, tlb: &mut Tlb, dst: i64, src: Option<i64>) -> Result<u64, Fault> {
         let left = self.width.saturating_sub(self.done);
-        // A line that begins inside its source is copied from its end, so that the source is read first.
-        let backward = src.is_some_and(|s| s < dst && s.saturating_add_unsigned(self.width) > dst);
+        let backward = src.is_some_and(|src| self.backward(dst, src));
         let room = |line: i64| -> Result<u64, Fault> {
             if backward {
                 let last = at(line, left.saturating_sub(1))?;

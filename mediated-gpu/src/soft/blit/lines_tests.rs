@@ -33,6 +33,10 @@ fn rop() -> impl Strategy<Value = u8> {
     prop_oneof![2 => Just(ROP_PATCOPY), 2 => Just(ROP_SRCCOPY), 1 => Just(0x66), 3 => any::<u8>()]
 }
 
+fn budget() -> impl Strategy<Value = u64> {
+    prop_oneof![1u64..5000, Just(u64::MAX)]
+}
+
 prop_compose! {
     fn fill()(rect in rect(), depth in depth())(
         pitch in pitch(rect, depth), rect in Just(rect), depth in Just(depth),
@@ -60,17 +64,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 
     #[test]
-    fn fill_draws_what_the_naive_one_draws(b in fill(), clip in rect(), budget in 1u64..5000) {
+    fn fill_draws_what_the_naive_one_draws(b in fill(), clip in rect(), budget in budget()) {
         check_fill(&b, clip, BltTilings::X, budget);
     }
 
     #[test]
-    fn copy_draws_what_the_naive_one_draws(b in copy(), clip in rect(), budget in 1u64..5000) {
+    fn copy_draws_what_the_naive_one_draws(b in copy(), clip in rect(), budget in budget()) {
         check_copy(&b, clip, BltTilings::X, budget);
     }
 
     #[test]
-    fn fast_copy_draws_what_the_naive_one_draws(b in copy(), wide in 0usize..5, budget in 1u64..5000) {
+    fn fast_copy_draws_what_the_naive_one_draws(b in copy(), wide in 0usize..5, budget in budget()) {
         let depths = [FastDepth::Bpp8, FastDepth::Bpp16, FastDepth::Bpp32, FastDepth::Bpp64, FastDepth::Bpp128];
         let surface = |s: Surface| FastSurface { base: s.base, pitch: s.pitch, tiling: FastTiling::Linear };
         let (src_x, src_y) = (b.src_x, b.src_y);

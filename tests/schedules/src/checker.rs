@@ -1,7 +1,8 @@
 //! The checker: shuttle, told how many schedules, by which seed, and what is done wrong on purpose.
 //!
-//! Half of the schedules are random at every point, half go by priorities that change at few points (PCT), which finds what needs
-//! few interruptions. The same numbers make the same schedules; what fails says how to have it once more.
+//! Most schedules go by priorities that change at few points (PCT): one thread runs on while another stands still, which finds what
+//! needs few interruptions. The others are random at every point. The same numbers make the same schedules, and what fails says
+//! how to have it once more.
 
 use std::cell::{Cell, RefCell};
 use std::panic::Location;
@@ -20,7 +21,7 @@ const STACK: usize = 1 << 18;
 /// Points that one schedule may pass: more means that it does not end.
 const STEPS: usize = 20_000;
 /// How often PCT interrupts the thread that has the right of way, and once more.
-const DEPTH: usize = 4;
+const DEPTHS: [usize; 3] = [2, 3, 5];
 
 /// What is done wrong while the sources run, to see whether a scene finds it. Files are named by the end of their path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,8 +113,11 @@ impl Checker {
         }
         match self.which {
             Which::Sampled(n) => {
-                under(RandomScheduler::new_from_seed(seed, n.div_ceil(2)), scene.clone());
-                under(PctScheduler::new_from_seed(seed, DEPTH, n / 2), scene);
+                let each = n.div_ceil(DEPTHS.len() + 1);
+                for depth in DEPTHS {
+                    under(PctScheduler::new_from_seed(seed, depth, each), scene.clone());
+                }
+                under(RandomScheduler::new_from_seed(seed, each), scene);
             }
             Which::All => under(DfsScheduler::new(None, false), scene),
             Which::Twice(n) => {

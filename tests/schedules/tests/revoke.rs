@@ -26,6 +26,13 @@ fn an_unmapping_beside_a_revocation_ends_the_mapping_once() {
 }
 
 #[test]
+fn a_revocation_beside_everything_at_once_has_the_page_back() {
+    for version in [Version::One, Version::Two] {
+        revoke::beside_everything(Checker::sampled(N), version);
+    }
+}
+
+#[test]
 fn a_reader_beside_a_revocation_sees_the_old_page_and_then_the_new_one() {
     for by in [By::Cpu, By::Vcpu, By::Device] {
         revoke::beside_a_reader(Checker::sampled(N), by);

@@ -1,5 +1,6 @@
 //! Scenes: few threads that make whole hypercalls, and what must hold whatever order they meet in.
 
+pub mod basics;
 mod guest;
 pub mod plain;
 pub mod revoke;

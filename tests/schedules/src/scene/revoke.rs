@@ -91,6 +91,31 @@ pub fn beside_unmaps(checker: Checker) -> usize {
     })
 }
 
+/// Everything at once: one mapping is there and is unmapped, another is made, used and ended, and somebody copies.
+pub fn beside_everything(checker: Checker, version: Version) -> usize {
+    checker.run(move || {
+        let w = World::new();
+        let (g, m) = (w.granter(version), w.mapper(By::Cpu));
+        g.offer(REF, m.id, PAGE, REVOKABLE);
+        let seat = Seat::new(&m, By::Cpu);
+        let mapped = seat.map(g.id, REF, true, Some(COPIES)).expect("it is granted");
+        let seat = play(|s| {
+            s.spawn(|| take_back(&w, &g, Granter::Right));
+            s.spawn(|| use_once(&g, &m, By::Cpu, How::Revokable));
+            s.spawn(|| copy_once(&w, &g, &m));
+            let unmapper = s.spawn(|| {
+                look(&seat, &mapped);
+                assert_eq!(seat.unmap(&mapped), Ok(()));
+                seat
+            });
+            unmapper.join().expect("no panic")
+        });
+        drop(seat);
+        w.still_secret(&g, PAGE);
+        w.end([g, m]);
+    })
+}
+
 /// A mapper looks all the time: at the granter's page until it looks at its own.
 pub fn beside_a_reader(checker: Checker, by: By) -> usize {
     checker.run(move || {

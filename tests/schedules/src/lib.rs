@@ -1,5 +1,5 @@
 //! Whole operations of the model hypervisor under a scheduler: who goes on at each lock, atomic and wait is shuttle's to say, what
-//! runs is mock-xen's own sources, built here once more with other types in [`sync`]'s place.
+//! runs is mock-xen's own sources, built here once more with other types in the place of `crate::sync`.
 //!
 //! Each function of [`scene`] is a scene of few threads with what must hold in it, and at its end; the tests say which, and that
 //! it fails where something is done wrong. `tests/models` has the small parts in every order and with weak memory; here orderings

@@ -10,8 +10,39 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_micros(50);
 /// Looks between two offers of the processor to others, which take longer than a look does.
 const LOOKS: u32 = 8;
+/// A processor that was away for longer had other work.
+const AWAY: Duration = Duration::from_micros(20);
+/// What that counts for: so many times in vain.
+const WANTED: u32 = 7;
 /// Most times in a row that looking is left out after it did not pay, as a power of two.
 const MAX_PAUSE: u32 = 14;
+
+/// What passes while one looks.
+trait Clock {
+    /// Time since some moment.
+    fn now(&self) -> Duration;
+    /// Between two looks.
+    fn pause(&self);
+    /// Lets others have the processor, if they want it.
+    fn offer(&self);
+}
+
+/// The processor's time.
+struct RealTime(Instant);
+
+impl Clock for RealTime {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    fn pause(&self) {
+        std::hint::spin_loop();
+    }
+
+    fn offer(&self) {
+        std::thread::yield_now();
+    }
+}
 
 /// A thread's experience with looking.
 #[derive(Debug)]
@@ -37,30 +68,39 @@ impl Patience {
         Self { lasts, vain: 0, skip: 0 }
     }
 
-    /// Looks until `came` says so or patience is over; not at all where that has not paid. Whether it came.
-    pub(super) fn look(&mut self, mut came: impl FnMut() -> bool) -> bool {
+    /// Looks until `came` says so, patience is over or somebody else wants the processor; not at all where that has not paid.
+    /// Whether it came.
+    pub(super) fn look(&mut self, came: impl FnMut() -> bool) -> bool {
         if self.skip > 0 {
             self.skip -= 1;
             return false;
         }
-        let start = Instant::now();
-        let mut looks = 0u32;
+        self.look_by(&RealTime(Instant::now()), came)
+    }
+
+    fn look_by(&mut self, clock: &impl Clock, mut came: impl FnMut() -> bool) -> bool {
+        let start = clock.now();
+        let (mut looks, mut wanted) = (0u32, false);
         let found = loop {
+            let now = clock.now();
+            let over = now.saturating_sub(start) > self.lasts;
             if came() {
                 // What came while others had the processor would have been here as soon by a wake-up.
-                break looks == 0 || start.elapsed() <= self.lasts;
+                break looks == 0 || !over;
             }
-            if start.elapsed() > self.lasts {
+            if wanted || over {
                 break false;
             }
             looks += 1;
             if looks.is_multiple_of(LOOKS) {
-                std::thread::yield_now();
+                clock.offer();
+                wanted = clock.now().saturating_sub(now) > AWAY;
             } else {
-                std::hint::spin_loop();
+                clock.pause();
             }
         };
-        self.vain = if found { 0 } else { (self.vain + 1).min(MAX_PAUSE + 1) };
+        let least = if wanted { WANTED } else { 0 };
+        self.vain = if found { 0 } else { (self.vain + 1).max(least).min(MAX_PAUSE + 1) };
         // The first in vain is free: it is the end of every burst.
         self.skip = (1 << self.vain.saturating_sub(1)) - 1;
         found
@@ -69,10 +109,40 @@ impl Patience {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
+    /// A clock that a pause moves by a microsecond, and an offer by as much as others take.
+    struct Simulated {
+        now: Cell<Duration>,
+        others: Duration,
+    }
+
+    impl Simulated {
+        fn new(others: u64) -> Self {
+            Self { now: Cell::default(), others: Duration::from_micros(others) }
+        }
+
+        fn pass(&self, time: Duration) {
+            self.now.set(self.now.get() + time);
+        }
+    }
+
+    impl Clock for Simulated {
+        fn now(&self) -> Duration {
+            self.now.get()
+        }
+        fn pause(&self) {
+            self.pass(Duration::from_micros(1));
+        }
+        fn offer(&self) {
+            self.pass(self.others);
+        }
+    }
+
     #[test]
-    fn what_comes_at_once_is_found_every_time() {
+    fn what_is_there_is_found_every_time() {
         let mut p = Patience::default();
         for _ in 0..100 {
             assert!(p.look(|| true));
@@ -81,29 +151,48 @@ mod tests {
 
     #[test]
     fn what_never_comes_is_looked_for_ever_more_rarely() {
-        let mut p = Patience::default();
+        let (mut p, clock) = (Patience::default(), Simulated::new(1));
         let mut left_out = vec![];
         for _ in 0..19 {
-            let mut looks = 0;
-            assert!(!p.look(|| {
-                looks += 1;
-                false
-            }));
-            assert!(looks > 0);
+            let start = clock.now();
+            assert!(!p.look_by(&clock, || false));
+            let took = clock.now() - start;
+            assert!(took > LOOK && took < LOOK * 2, "{took:?}");
             left_out.push(p.skip);
-            for _ in 0..p.skip {
-                assert!(!p.look(|| unreachable!("left out")));
-            }
         }
         assert_eq!(left_out[..5], [0, 1, 3, 7, 15]);
         assert_eq!(left_out[18], (1 << MAX_PAUSE) - 1);
+        assert!(!p.look(|| unreachable!("left out")));
+        assert_eq!(p.skip, (1 << MAX_PAUSE) - 2);
     }
 
     #[test]
     fn one_find_makes_up_for_all_that_was_in_vain() {
-        let mut p = Patience { vain: 9, ..Patience::default() };
-        assert!(p.look(|| true));
-        assert!(!p.look(|| false));
-        assert!(p.look(|| true), "the first in vain is free");
+        let (mut p, clock) = (Patience { vain: 9, ..Patience::default() }, Simulated::new(1));
+        assert!(p.look_by(&clock, || clock.now() > Duration::from_micros(30)));
+        assert!(!p.look_by(&clock, || false));
+        assert_eq!(p.skip, 0, "the first in vain is free");
+    }
+
+    #[test]
+    fn processor_that_others_want_is_left_to_them_for_long() {
+        let (mut p, clock) = (Patience::new(Duration::from_secs(1)), Simulated::new(3000));
+        let mut looks = 0;
+        assert!(!p.look_by(&clock, || {
+            looks += 1;
+            false
+        }));
+        assert_eq!((looks, p.skip), (LOOKS + 1, 63));
+    }
+
+    #[test]
+    fn what_others_bring_who_had_the_processor_is_found_if_patience_lasts() {
+        let clock = Simulated::new(300);
+        let came = || clock.now() > Duration::from_micros(250);
+        let mut p = Patience::new(Duration::from_millis(2));
+        assert!(p.look_by(&clock, came));
+        clock.now.set(Duration::ZERO);
+        // A wake-up would have been as soon.
+        assert!(!Patience::default().look_by(&clock, came));
     }
 }

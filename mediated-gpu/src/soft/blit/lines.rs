@@ -103,7 +103,7 @@ impl Lines {
         src < dst && src.saturating_add_unsigned(self.width) > dst
     }
 
-    /// Does many lines, or much of a long one, with one look at all their pages. Gives the bytes; `None`: nothing is done.
+    /// Does many lines, or much of a long one, with one look at all their pages. Gives what it cost; `None`: nothing is done.
     fn band(&mut self, action: &Action, tlb: &mut Tlb, budget: u64) -> Option<u64> {
         if !self.bands || self.pieces > 0 || !action.streams() {
             return None;
@@ -113,7 +113,8 @@ impl Lines {
         let wide = columns.end - columns.start;
         let rows = if wide == self.width { (most / wide).clamp(1, LINES) } else { 1 };
         let rows = self.line..self.lines.min(self.line + rows);
-        let bytes = wide * (rows.end - rows.start);
+        let count = rows.end - rows.start;
+        let bytes = wide * count;
         if bytes < LEAST {
             return None;
         }
@@ -123,15 +124,15 @@ impl Lines {
             return None;
         }
         (self.line, self.done) = if end == self.width { (last, 0) } else { (self.line, end) };
-        Some(bytes)
+        Some(bytes.max(count * PIECE_COST))
     }
 
     /// Goes on for about `budget` bytes. `Ok(true)`: the blit is done.
     pub(super) fn advance(&mut self, action: &mut Action, tlb: &mut Tlb, budget: u64) -> Result<bool, Fault> {
         let mut budget = budget;
         while self.line < self.lines {
-            if let Some(bytes) = self.band(action, tlb, budget) {
-                budget = budget.saturating_sub(bytes);
+            if let Some(cost) = self.band(action, tlb, budget) {
+                budget = budget.saturating_sub(cost);
                 if budget == 0 {
                     return Ok(self.line >= self.lines);
                 }

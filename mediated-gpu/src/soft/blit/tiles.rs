@@ -242,7 +242,8 @@ impl Tiles {
             if let Some(width) = width {
                 self.block.0.end = columns.start + width;
                 self.y = rows.end - 1;
-                return Ok(Piece { ahead: width, cost: width * (rows.end - rows.start) });
+                let cost = width.max(PIECE_COST) * (rows.end - rows.start);
+                return Ok(Piece { ahead: width, cost });
             }
             // One tile, in pieces.
             let (tile, _) = side.layout.tiling().tile();

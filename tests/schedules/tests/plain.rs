@@ -47,6 +47,11 @@ fn a_page_that_is_given_back_while_it_is_used_goes_to_nobody_else() {
 }
 
 #[test]
+fn a_page_is_shown_nowhere_when_it_goes_to_somebody_else() {
+    plain::a_balloon_beside_an_unmap(Checker::sampled(N));
+}
+
+#[test]
 fn a_page_that_is_transferred_to_who_goes_is_one_owners_or_free() {
     for how in [Receiver::Withdraws, Receiver::Dies] {
         plain::a_transfer_to_who_goes(Checker::sampled(N), how);

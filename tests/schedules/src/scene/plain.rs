@@ -9,7 +9,7 @@ use xen_ioreq::{Errno, Gfn};
 use super::guest::{Dom, End, MARKS, Refused, Version};
 use super::seat::{By, Seat};
 use super::uses::{Granter, How, copy_once, refused, use_once, use_until_death};
-use super::world::{PAGE, REF, World, play};
+use super::world::{PAGE, PUBLIC, REF, World, play};
 use crate::Checker;
 use crate::sync::yield_now;
 
@@ -129,6 +129,37 @@ pub fn a_balloon_beside_a_map(checker: Checker) -> usize {
             s.spawn(|| copy_once(&w, &g, &m));
         });
         assert!(w.still_secret(&other, NEW));
+        w.end([g, other, m]);
+    })
+}
+
+/// A mapping is the last that holds a page, ends, and is looked at all the time: what is shown there is the page or nothing, and
+/// never what the hypervisor has made of the frame.
+pub fn a_balloon_beside_an_unmap(checker: Checker) -> usize {
+    checker.run(move || {
+        let w = World::new();
+        let (g, other, m) = (w.granter(Version::One), w.mapper(By::Cpu), w.mapper(By::Cpu));
+        g.offer(REF, m.id, PAGE, GTF_permit_access);
+        let seat = Seat::new(&m, By::Cpu);
+        let mapped = seat.map(g.id, REF, false, None).expect("it is granted");
+        assert!(g.balloon(PAGE), "it had it");
+        let (address, free) = (seat.address(), w.machine.free_frames());
+        play(|s| {
+            s.spawn(|| m.unmap(mapped.handle, address, 0));
+            s.spawn(|| {
+                while w.machine.free_frames() == free {
+                    yield_now();
+                }
+                w.machine.populate(other.id, Gfn(NEW), 1).expect("there are frames");
+                w.keep_secret(&other, NEW)
+            });
+            for _ in 0..6 {
+                let seen = Seat::peek(address);
+                assert!(seen.is_none_or(|byte| byte == PUBLIC), "what is another's now is still shown");
+            }
+        });
+        assert!(w.still_secret(&other, NEW));
+        drop(seat);
         w.end([g, other, m]);
     })
 }

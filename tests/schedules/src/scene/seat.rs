@@ -133,6 +133,12 @@ impl<'d> Seat<'d> {
         }
     }
 
+    /// Looks at an address where a mapping may end at any time; `None`: a fault.
+    pub(crate) fn peek(address: u64) -> Option<u8> {
+        point();
+        cpu_read(std::ptr::with_exposed_provenance(usize::try_from(address).expect("an address")))
+    }
+
     fn dead(&self) -> bool {
         self.dom.caller.domain().dying()
     }

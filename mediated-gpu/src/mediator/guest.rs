@@ -154,8 +154,8 @@ impl Vgpu {
         self.mmio_write(gt::GDRST, 4, GRDOM_FULL.into());
     }
 
-    /// From now on none of its work begins, and none runs when this returns: that may take as long as its deadline. Its guest
-    /// finds the registers as before; what it submits waits.
+    /// From now on none of its work is taken up, and none runs when this returns: that may take twice as long as its deadline, since
+    /// one context may stand behind the one that runs. Its guest finds the registers as before; what it submits waits.
     pub fn pause(&self) {
         self.paused.store(true, Ordering::SeqCst);
         self.scheduler.pause(self.id, true);
@@ -427,6 +427,20 @@ impl Vgpu {
             self.push_status(e, epoch, CSB_LITE_RESTORE | CSB_PREEMPTED, running.id());
         }
         goes_on
+    }
+
+    /// The next turn, to follow one of this epoch that runs.
+    pub(super) fn take_behind(&self, e: Engine, epoch: u64, after_all: bool) -> Option<Turn> {
+        self.state.lock().engine(e).take_behind(epoch, after_all)
+    }
+
+    pub(super) fn put_back(&self, e: Engine, turn: Turn) {
+        self.state.lock().engine(e).put_back(turn);
+    }
+
+    /// Whether what was submitted in an epoch may begin: no reset has come since.
+    pub(super) fn is_of_now(&self, e: Engine, epoch: u64) -> bool {
+        self.state.lock().engine(e).epoch() == epoch
     }
 
     pub(super) fn work_ended(&self, e: Engine) {

@@ -45,7 +45,7 @@ use self::shadow::{Parts, ShadowGgtt};
 pub use self::stats::Snapshot;
 use self::stats::Stats;
 use self::sweeper::Sweeper;
-use self::workload::EngineArea;
+use self::workload::{AREAS, EngineArea};
 use crate::bus::BusMaster;
 use crate::physical::{Engine, PhysicalGpu};
 use crate::vgpu::slice::{GmLayout, GmRange, MIB, Slice, SliceAllocator, SliceError, VgpuType};
@@ -88,7 +88,8 @@ impl Default for Config {
 impl Config {
     /// How a table of so many entries is divided.
     pub fn layout(&self, entries: u32) -> GmLayout {
-        let host = EngineArea::size(self.batch_limit).saturating_mul(Engine::ALL.len() as u64);
+        let areas = (Engine::ALL.len() * AREAS) as u64;
+        let host = EngineArea::size(self.batch_limit).saturating_mul(areas);
         GmLayout { aperture: self.aperture, total: u64::from(entries) * PAGE_SIZE as u64, host }
     }
 }
@@ -192,11 +193,14 @@ impl Mediator {
         };
         mediator.workers.push(mediator.sweeper.spawn()?);
         for engine in Engine::ALL {
-            let range = GmRange { base, size: area };
-            base = range.end();
-            let area = EngineArea::new(engine, range, &mediator.own, scratch_bfn)?;
+            let mut next = || {
+                let range = GmRange { base, size: area };
+                base = range.end();
+                EngineArea::new(engine, range, &mediator.own, scratch_bfn)
+            };
+            let areas = [next()?, next()?];
             let (gpu, scheduler) = (mediator.own.gpu.clone(), mediator.scheduler.clone());
-            let worker = Worker { engine, gpu, scheduler, area, deadline: config.deadline };
+            let worker = Worker::new(engine, gpu, scheduler, areas, config.deadline);
             mediator.workers.push(worker.spawn()?);
         }
         Ok(mediator)

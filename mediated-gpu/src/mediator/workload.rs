@@ -17,6 +17,8 @@ use crate::vgpu::slice::GmRange;
 use pviommu::OwnError;
 use xen_ioreq::{Bfn, PAGE_MASK, PAGE_SIZE};
 
+/// Areas of an engine: what runs, and what is to follow it.
+pub(super) const AREAS: usize = 2;
 /// Bytes of the largest ring that RING_CTL can say.
 pub(super) const RING_LIMIT: u64 = 2 << 20;
 /// Where an image has the registers that go with the context, from its first byte on. Hardware has them somewhere behind
@@ -26,6 +28,8 @@ const CONTEXT_BYTES: u64 = OTHER_IMAGE_PAGES as u64 * PAGE_SIZE as u64;
 /// Where the engine's own context has them: behind the largest image that hardware saves.
 const OWN_REGISTERS_OFFSET: u64 = RCS_IMAGE_PAGES as u64 * PAGE_SIZE as u64;
 const OWN_CONTEXT_BYTES: u64 = OWN_REGISTERS_OFFSET + PAGE_SIZE as u64;
+/// No-ops behind the tail of the engine's own ring.
+const MORE: usize = 2;
 
 /// A guest's context, as its image said when it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +179,9 @@ pub(super) enum PrepareError {
     /// Its page tables.
     #[error(transparent)]
     Tables(#[from] TablesError),
+    /// It needs what the one before it leaves in the image.
+    #[error("the context before it has not ended")]
+    TooEarly,
 }
 
 /// What the engine gets.
@@ -190,6 +197,20 @@ pub(super) struct Prepared {
     pub(super) stands: u32,
     /// Why it does not come to its tail: the context stands at this command.
     pub(super) refused: Option<Refused>,
+    /// Bytes of the engine's own ring.
+    tail: u32,
+}
+
+impl Prepared {
+    /// Whether there is nothing to execute.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tail == 0
+    }
+
+    /// Whether another one may be put behind it: it runs to its tail, and its ring has room for what that takes.
+    pub(super) fn can_be_followed(&self) -> bool {
+        self.refused.is_none() && u64::from(self.tail) + 4 * MORE as u64 + 8 <= RING_LIMIT
+    }
 }
 
 /// One engine's own context, ring and batches.
@@ -225,15 +246,20 @@ impl EngineArea {
 
     /// Audits the context that the guest's `descriptor` names and makes one that the engine may have, with the
     /// number `id`: whole, or as far as it may be executed, if that is something. The tables that come with it are kept until it
-    /// is on the engine no more.
+    /// is on the engine no more. It is to run after `before`, which has not ended yet: as if it came in the same ring.
     pub(super) fn prepare<'a>(
         &mut self,
         ggtt: &'a ShadowGgtt,
         descriptor: Descriptor,
         id: u32,
+        before: Option<&Prepared>,
     ) -> Result<(Prepared, Option<Tables<'a>>), PrepareError> {
         let malformed = |why| PrepareError::Refused(Refused { why, header: 0, addr: descriptor.lrca() });
-        let guest = GuestContext::read(ggtt, descriptor).map_err(malformed)?;
+        let mut guest = GuestContext::read(ggtt, descriptor).map_err(malformed)?;
+        let before = before.filter(|before| before.guest.lrca == guest.lrca);
+        if let Some(before) = before {
+            guest.head = before.guest.tail;
+        }
         let dwords = guest.ring(ggtt).map_err(malformed)?;
         let tables = guest.root.map(|root| ggtt.tables(root)).transpose()?;
         let source = GuestMemory { ggtt, tables: tables.as_ref() };
@@ -251,6 +277,7 @@ impl EngineArea {
             return Err(PrepareError::Refused(refused));
         }
         let registers = match audited.effects.registers {
+            true if before.is_some() => return Err(PrepareError::TooEarly),
             true => guest.registers(ggtt, self.engine).map_err(malformed)?,
             false => Vec::new(),
         };
@@ -260,7 +287,7 @@ impl EngineArea {
             return Err(malformed(Refusal::LongRing));
         }
         let root = tables.as_ref().map(Tables::shadow);
-        self.fill(&ring, &audited.batches, &guest, root)?;
+        let tail = self.fill(&ring, &audited.batches, &guest, root)?;
         let lrca = u32::try_from(self.context.base()).unwrap_or(0);
         let global = Descriptor::ggtt(lrca, id).0 | Descriptor::FORCE_RESTORE;
         let own = match root {
@@ -278,7 +305,7 @@ impl EngineArea {
         };
         let (effects, refused) = (audited.effects, audited.refused);
         let stands = guest.offset(audited.dwords);
-        Ok((Prepared { descriptor: Descriptor(own), guest, effects, stands, refused }, tables))
+        Ok((Prepared { descriptor: Descriptor(own), guest, effects, stands, refused, tail }, tables))
     }
 
     /// A ring's commands, between those that bring the context's registers and those that save them, if it uses any.
@@ -307,13 +334,14 @@ impl EngineArea {
         batches: &[u32],
         guest: &GuestContext,
         root: Option<Root>,
-    ) -> Result<(), OwnError> {
+    ) -> Result<u32, OwnError> {
         self.batch.grow(4 * batches.len())?;
         self.batch.write(0, batches);
         let tail = 4 * ring.len();
-        let size = (tail + 8).next_multiple_of(PAGE_SIZE);
+        let size = (tail + 4 * MORE + 8).next_multiple_of(PAGE_SIZE).min(self.ring.limit());
         self.ring.grow(size)?;
         self.ring.write(0, ring);
+        self.ring.write(tail, &[cmd::MI_NOOP; MORE]);
         let dword = |n: usize| u32::try_from(n).unwrap_or(0);
         let start = u32::try_from(self.ring.base()).unwrap_or(0);
         let ring = FreshRing { start, size: dword(size), tail: dword(tail) };
@@ -321,18 +349,31 @@ impl EngineArea {
         let pointers = root.map_or([0; 4], Root::pointers);
         let image = register_state(self.engine, ring, guest.timestamp, pointers);
         self.context.write(PAGE_SIZE, &image);
-        Ok(())
+        Ok(dword(tail))
     }
 
-    /// Tells the guest that its context ran to the tail, and what the engine saved with it.
-    pub(super) fn finish(&self, ggtt: &ShadowGgtt, prepared: &Prepared) {
+    /// Readies the context to be submitted once more while it runs, or has just run, so that another can follow it. The descriptor
+    /// for that. With nothing new in its ring hardware does not go on with it (i915 `WaIdleLiteRestore`), so there is: no-ops.
+    pub(super) fn again(&self, prepared: &Prepared) -> Descriptor {
+        let tail = prepared.tail.saturating_add(4 * u32::try_from(MORE).unwrap_or(0));
+        self.context.write(PAGE_SIZE + 4 * state::RING_TAIL, &[tail]);
+        let restored = Descriptor::FORCE_RESTORE | Descriptor::FORCE_PD_RESTORE;
+        Descriptor(prepared.descriptor.0 & !restored)
+    }
+
+    /// Tells the guest that its context ran to the tail, and what the engine saved with it: also the time that it has had, in
+    /// ticks. Where that was not known yet when it was prepared it is `had`.
+    pub(super) fn finish(&self, ggtt: &ShadowGgtt, prepared: &Prepared, had: Option<u32>) -> u32 {
         let saved = |offset: u64| self.context.read32(usize::try_from(offset).unwrap_or(usize::MAX));
         let registers = match prepared.effects.registers {
             true => audit::of_context(self.engine).count() as u64,
             false => 0,
         };
         let registers: Vec<u32> = (0..registers).map(|n| saved(OWN_REGISTERS_OFFSET + 4 * n)).collect();
-        let timestamp = saved(STATE_OFFSET + 4 * state::CTX_TIMESTAMP as u64);
+        let began = prepared.guest.timestamp;
+        let ran = saved(STATE_OFFSET + 4 * state::CTX_TIMESTAMP as u64).wrapping_sub(began);
+        let timestamp = had.unwrap_or(began).wrapping_add(ran);
         prepared.guest.finish(ggtt, timestamp, &registers);
+        timestamp
     }
 }

@@ -115,6 +115,33 @@ impl VirtualEngine {
         self.resumed.is_some()
     }
 
+    /// Takes the next turn while one of this epoch runs, to follow that: the same context again, or another if nothing else is to
+    /// come `after_all`. Not a pair, of which a newer one may replace what comes second. It must not begin in another epoch.
+    pub(crate) fn take_behind(&mut self, epoch: u64, after_all: bool) -> Option<Turn> {
+        if !self.running || self.hung || self.epoch != epoch {
+            return None;
+        }
+        let begun = self.resumed.is_some();
+        let next = if begun { self.resumed.as_ref() } else { self.waiting.front().filter(|_| after_all) };
+        next.filter(|next| next.second.is_none())?;
+        let submission = self.resumed.take().or_else(|| self.waiting.pop_front())?;
+        Some(Turn { submission, begun, epoch })
+    }
+
+    /// What was taken to follow, and has not begun, waits again.
+    pub(crate) fn put_back(&mut self, turn: Turn) {
+        let Turn { submission, begun, epoch } = turn;
+        if self.epoch != epoch {
+            return;
+        }
+        if begun {
+            // A newer one has what it had.
+            self.resumed.get_or_insert(submission);
+        } else {
+            self.waiting.push_front(submission);
+        }
+    }
+
     /// What was taken runs no more, whatever became of it.
     pub(crate) fn ended(&mut self) {
         self.running = false;
@@ -253,6 +280,38 @@ mod tests {
         assert_eq!(e.take(), None);
         e.ended();
         assert_eq!(next(&mut e), Some(0x2000));
+    }
+
+    #[test]
+    fn what_was_taken_to_follow_waits_again_unless_a_reset_came_between() {
+        let mut e = VirtualEngine::default();
+        let running = Descriptor(6 << 32 | 0x1001);
+        for lrca in [0x1001, 0x2001, 0x1001] {
+            submit(&mut e, [0, 0, 6, lrca]);
+        }
+        assert_eq!(e.take_behind(e.epoch(), true), None, "nothing runs");
+        let epoch = e.take().unwrap().epoch;
+        assert_eq!(e.take_behind(epoch, false), None, "something else comes first");
+        let other = e.take_behind(epoch, true).unwrap();
+        assert_eq!((other.submission.first.lrca(), other.begun), (0x2000, false));
+        e.put_back(other);
+        assert_eq!(e.lite_restore(running), 0, "before what came after it");
+        assert_eq!(e.take_behind(epoch, true), Some(other));
+        assert_eq!(e.lite_restore(running), 1);
+        let more = e.take_behind(epoch, false).unwrap();
+        assert_eq!((more.submission.first.lrca(), more.begun), (0x1000, true));
+        e.put_back(more);
+        assert!(e.goes_on());
+        submit(&mut e, [7, 0x2001, 6, 0x1001]);
+        assert_eq!((e.lite_restore(running), e.take_behind(epoch, true)), (1, None), "a pair");
+        e.put_back(more);
+        e.ended();
+        assert!(e.take().is_some_and(|turn| turn.submission.second.is_some()), "the newest counts");
+        e.reset();
+        e.put_back(other);
+        assert!(!e.has_work());
+        submit(&mut e, [0, 0, 0, 0x4001]);
+        assert_eq!(e.take_behind(epoch, true), None, "what runs is of an older epoch");
     }
 
     #[test]

@@ -190,6 +190,12 @@ impl Shares {
         }
     }
 
+    /// Whether nobody else has work, and this one need not wait for any: then whatever is next is its.
+    pub(super) fn is_alone(&self, id: VgpuId) -> bool {
+        let own = self.accounts.get(&id).is_some_and(|a| !a.paused && self.rate(a.share).is_none());
+        own && !self.accounts.iter().any(|(other, a)| *other != id && a.busy && !a.paused)
+    }
+
     /// The most that a vGPU may have, in parts in a million. `None`: there is no limit, or no such vGPU.
     pub(super) fn limit(&self, id: VgpuId) -> Option<u32> {
         let rate = self.accounts.get(&id).and_then(|a| self.rate(a.share))?;

@@ -1,5 +1,10 @@
-//! An engine's thread: takes the vGPU whose turn it is, runs one submission of its, says what became of it.
+//! An engine's thread: takes the vGPU whose turn it is, runs its submissions, says what became of them.
+//!
+//! While a context runs, the next of the same vGPU is audited, copied and put behind it on the engine, if nobody else waits
+//! for that ([`Shares::is_alone`](super::shares::Shares::is_alone)): so the engine goes on without us. A context is on the
+//! engine, or behind one, of one vGPU only: a reset is noticed by nobody else.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,8 +20,9 @@ use crate::gen8::context::{
 };
 use crate::gen8::regs::{GT_CONTEXT_SWITCH_INTERRUPT, engine as reg};
 use crate::mediator::guest::Vgpu;
-use crate::mediator::workload::{EngineArea, PrepareError, Prepared};
-use crate::physical::{Engine, PhysicalGpu};
+use crate::mediator::shadow::Tables;
+use crate::mediator::workload::{AREAS, EngineArea, PrepareError, Prepared};
+use crate::physical::{CsbEntry, Engine, PhysicalGpu};
 use crate::privilege::{ThreadKind, narrow};
 use crate::vgpu::{Submission, Turn};
 
@@ -34,17 +40,103 @@ enum End {
     Stopped,
 }
 
+/// What happened on the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    /// The context is there no more.
+    Ended(End),
+    /// There is something that could follow it.
+    More,
+}
+
+/// A context of the guest's that is to run.
+#[derive(Clone, Copy, Debug)]
+struct Job {
+    descriptor: Descriptor,
+    epoch: u64,
+    /// The turn that begins with it.
+    opens: Option<Turn>,
+    /// Another one of the same submission comes after it.
+    more: bool,
+}
+
+impl Job {
+    /// Those of a turn.
+    fn all(turn: Turn) -> impl Iterator<Item = Self> {
+        let Turn { submission: Submission { first, second }, epoch, .. } = turn;
+        let more = second.is_some();
+        let first = Self { descriptor: first, epoch, opens: Some(turn), more };
+        let second = second.map(|descriptor| Self { descriptor, epoch, opens: None, more: false });
+        std::iter::once(first).chain(second)
+    }
+
+    /// Whether the context that runs goes on with it.
+    fn goes_on(&self) -> bool {
+        self.opens.is_some_and(|turn| turn.begun)
+    }
+}
+
+/// One that is on the engine, or behind the one that is.
+struct Placed<'v> {
+    job: Job,
+    prepared: Prepared,
+    tables: Option<Tables<'v>>,
+    /// In which area it stands.
+    area: usize,
+    /// Time that its context had had when the one before it ended, if that was the same.
+    had: Option<u32>,
+}
+
+/// What runs for a vGPU, from the choice of it on.
+struct Stint<'v> {
+    vgpu: &'v Vgpu,
+    /// When what runs began.
+    began: Duration,
+    /// What is to run, in this order.
+    jobs: VecDeque<Job>,
+    /// What stands behind the context that runs.
+    behind: Option<Placed<'v>>,
+    /// What has begun last, or is to be the first.
+    last: (Descriptor, u64),
+    /// Something has begun.
+    begun: bool,
+}
+
+impl Stint<'_> {
+    /// What was taken and has not begun.
+    fn taken(&self) -> impl Iterator<Item = &Job> {
+        self.behind.as_ref().map(|placed| &placed.job).into_iter().chain(&self.jobs)
+    }
+
+    /// Whether something else than the context that runs was taken: what comes now comes after that.
+    fn has_other(&self) -> bool {
+        self.taken().any(|job| job.opens.is_some() && !job.goes_on())
+    }
+}
+
 /// What an engine's thread owns.
 pub(in crate::mediator) struct Worker {
-    pub(in crate::mediator) engine: Engine,
-    pub(in crate::mediator) gpu: Arc<dyn PhysicalGpu>,
-    pub(in crate::mediator) scheduler: Arc<Scheduler>,
-    pub(in crate::mediator) area: EngineArea,
+    engine: Engine,
+    gpu: Arc<dyn PhysicalGpu>,
+    scheduler: Arc<Scheduler>,
+    areas: [EngineArea; AREAS],
     /// Of a vGPU that has none of its own.
-    pub(in crate::mediator) deadline: Duration,
+    deadline: Duration,
+    /// What the engine has told and nobody has looked at.
+    told: VecDeque<CsbEntry>,
 }
 
 impl Worker {
+    pub(in crate::mediator) fn new(
+        engine: Engine,
+        gpu: Arc<dyn PhysicalGpu>,
+        scheduler: Arc<Scheduler>,
+        areas: [EngineArea; AREAS],
+        deadline: Duration,
+    ) -> Self {
+        Self { engine, gpu, scheduler, areas, deadline, told: VecDeque::new() }
+    }
+
     pub(in crate::mediator) fn spawn(mut self) -> std::io::Result<JoinHandle<()>> {
         let name = format!("engine {}", self.engine.name());
         std::thread::Builder::new().name(name).spawn(move || self.run())
@@ -52,17 +144,31 @@ impl Worker {
 
     fn run(&mut self) {
         narrow(ThreadKind::Device);
-        while let Some((vgpu, began)) = self.next_turn() {
+        while let Some((vgpu, mut began)) = self.next_turn() {
             let mut usable = true;
             if let Some(turn) = vgpu.take_work(self.engine) {
-                let Turn { submission, epoch, .. } = turn;
-                let work = AssertUnwindSafe(|| self.submission(&vgpu, turn));
-                usable = catch_unwind(work).unwrap_or_else(|_| {
+                let mut stint = Stint {
+                    vgpu: &vgpu,
+                    began,
+                    last: (turn.submission.first, turn.epoch),
+                    begun: false,
+                    jobs: Job::all(turn).collect(),
+                    behind: None,
+                };
+                usable = catch_unwind(AssertUnwindSafe(|| self.stint(&mut stint))).unwrap_or_else(|_| {
                     // A mistake of ours that this guest has found. It loses its context; the others go on.
                     log::error!("{}: a turn on {} panicked", vgpu.id(), self.engine.name());
-                    vgpu.failed(self.engine, epoch, submission.first);
-                    self.reset()
+                    let (descriptor, epoch) = stint.last;
+                    vgpu.failed(self.engine, epoch, descriptor);
+                    let stopped = self.reset();
+                    // An engine that has not stopped may go on using its tables.
+                    if let Some(behind) = stint.behind.take_if(|_| !stopped) {
+                        std::mem::forget(behind);
+                    }
+                    stopped
                 });
+                began = stint.began;
+                self.leave(stint);
                 vgpu.work_ended(self.engine);
             }
             self.end_turn(vgpu, began);
@@ -128,44 +234,106 @@ impl Worker {
         engine.changed.notify_all();
     }
 
-    /// Executes one submission, or as much of it as comes before a newer one takes its place. `false`: the engine cannot be used
-    /// any more.
-    fn submission(&mut self, vgpu: &Vgpu, turn: Turn) -> bool {
-        let Turn { submission: Submission { first, second }, mut begun, epoch } = turn;
-        let elements = [Some((first, second.is_some())), second.map(|d| (d, false))];
-        for (descriptor, more) in elements.into_iter().flatten() {
-            let before = vgpu.on_engine(self.engine, epoch, Some(descriptor.id()));
-            if !std::mem::replace(&mut begun, true) {
-                let status = match before {
-                    None => CSB_IDLE_TO_ACTIVE,
-                    // A context that hangs there goes on hanging, or is put aside for the new one.
-                    Some(id) if id == descriptor.id() => CSB_LITE_RESTORE | CSB_PREEMPTED,
-                    Some(_) => CSB_PREEMPTED,
-                };
-                vgpu.push_status(self.engine, epoch, status, before.unwrap_or(descriptor.id()));
+    /// Runs what a turn has, and what comes to it. `false`: the engine cannot be used any more.
+    fn stint<'v>(&mut self, stint: &mut Stint<'v>) -> bool {
+        loop {
+            let current = match stint.behind.take() {
+                Some(placed) => {
+                    self.begin(stint, placed.job);
+                    placed
+                }
+                None => {
+                    let Some(job) = stint.jobs.pop_front() else { return true };
+                    if !self.may_begin(stint, job) {
+                        stint.jobs.push_front(job);
+                        return true;
+                    }
+                    self.begin(stint, job);
+                    let Some(placed) = self.place(stint.vgpu, job) else { return true };
+                    if !placed.prepared.is_empty() {
+                        self.told.clear();
+                        stint.vgpu.stats().submissions.add(1);
+                        self.gpu.submit(self.engine, placed.prepared.descriptor.0, None);
+                    }
+                    placed
+                }
+            };
+            let (vgpu, epoch) = (stint.vgpu, current.job.epoch);
+            let Prepared { guest, .. } = current.prepared;
+            vgpu.show_ring(self.engine, epoch, &guest, guest.head);
+            match self.run_one(stint, &current) {
+                End::Complete => {}
+                end => return self.broken(stint.vgpu, current, stint.behind.take(), end),
             }
-            let context = self.context(vgpu, descriptor, epoch);
-            // What its tables let go.
-            vgpu.maintenance().drain(vgpu.ggtt().take_stale());
-            match context {
-                Ok(Some(prepared)) if self.complete(vgpu, epoch, descriptor, &prepared, more) => {}
-                // It is on the engine still, and its next turn goes on with it.
-                Ok(Some(_)) => return true,
-                Ok(None) => return true,
-                Err(()) => return false,
+            if let Some(refused) = current.prepared.refused {
+                vgpu.show_ring(self.engine, epoch, &guest, current.prepared.stands);
+                vgpu.raise(self.engine, epoch, current.prepared.effects.interrupts);
+                vgpu.refused(self.engine, epoch, current.job.descriptor, refused);
+                return true;
             }
-            vgpu.on_engine(self.engine, epoch, None);
+            let had = self.complete(stint, &current);
+            let next = stint.behind.as_mut();
+            if let Some(next) = next.filter(|next| next.prepared.guest.lrca == guest.lrca) {
+                next.had = Some(had);
+            }
+            // It has the engine already, and must not if a reset has come between.
+            if stint.behind.is_some() && !vgpu.is_of_now(self.engine, epoch) {
+                return self.broken(vgpu, current, stint.behind.take(), End::Stopped);
+            }
         }
-        true
     }
 
-    /// Executes one context. `Ok(None)`: it did not complete and never will. `Err`: the engine is lost.
-    fn context(&mut self, vgpu: &Vgpu, descriptor: Descriptor, epoch: u64) -> Result<Option<Prepared>, ()> {
+    /// Whether a job that is not on the engine may begin: the first one may, and what comes after it if nobody waits.
+    fn may_begin(&self, stint: &Stint<'_>, job: Job) -> bool {
+        let vgpu = stint.vgpu;
+        let goes_on = || vgpu.is_of_now(self.engine, job.epoch) && vgpu.may_run();
+        let alone = || self.queue().lock().shares.is_alone(vgpu.id());
+        job.opens.is_none() || !stint.begun || goes_on() && alone()
+    }
+
+    /// Tells the guest that a context of its has the engine, unless it knows.
+    fn begin(&self, stint: &mut Stint<'_>, job: Job) {
+        let Job { descriptor, epoch, opens, .. } = job;
+        (stint.last, stint.begun) = ((descriptor, epoch), true);
+        let before = stint.vgpu.on_engine(self.engine, epoch, Some(descriptor.id()));
+        let Some(turn) = opens else { return };
+        if !turn.begun {
+            let status = match before {
+                None => CSB_IDLE_TO_ACTIVE,
+                // A context that hangs there goes on hanging, or is put aside for the new one.
+                Some(id) if id == descriptor.id() => CSB_LITE_RESTORE | CSB_PREEMPTED,
+                Some(_) => CSB_PREEMPTED,
+            };
+            stint.vgpu.push_status(self.engine, epoch, status, before.unwrap_or(descriptor.id()));
+        }
+        self.charge(stint);
+    }
+
+    /// Charges the vGPU with the time since the turn began, or since this was done before.
+    fn charge(&self, stint: &mut Stint<'_>) {
+        let (id, now) = (stint.vgpu.id(), self.scheduler.clock.now());
+        let time = now.saturating_sub(stint.began);
+        stint.began = now;
+        stint.vgpu.had(self.engine, time);
+        self.queue().lock().shares.charge(id, time, now);
+    }
+
+    /// What has not begun waits again.
+    fn leave(&self, stint: Stint<'_>) {
+        let left = stint.behind.map(|placed| placed.job).into_iter().chain(stint.jobs);
+        let left: Vec<_> = left.filter_map(|job| job.opens).collect();
+        left.into_iter().rev().for_each(|turn| stint.vgpu.put_back(self.engine, turn));
+    }
+
+    /// Readies a context. `None`: it does not complete and never will.
+    fn place<'v>(&mut self, vgpu: &'v Vgpu, job: Job) -> Option<Placed<'v>> {
+        let Job { descriptor, epoch, .. } = job;
         if vgpu.is_banned(self.engine, descriptor) {
-            return Ok(None);
+            return None;
         }
         let id = self.scheduler.next_context();
-        let mut prepared = self.area.prepare(vgpu.ggtt(), descriptor, id);
+        let [area, ..] = &mut self.areas;
+        let mut prepared = area.prepare(vgpu.ggtt(), descriptor, id, None);
         let refused = match &prepared {
             Ok((prepared, _)) => prepared.refused.is_some(),
             Err(e) => matches!(e, PrepareError::Refused(_)),
@@ -174,38 +342,151 @@ impl Worker {
             // Entries that were absent are in no cache of hardware's, so that it needs no flush for them.
             drop(prepared);
             vgpu.compare_table();
-            prepared = self.area.prepare(vgpu.ggtt(), descriptor, id);
+            prepared = area.prepare(vgpu.ggtt(), descriptor, id, None);
         }
-        let (prepared, tables) = match prepared {
-            Ok(prepared) => prepared,
-            Err(PrepareError::Refused(refused)) => {
-                vgpu.refused(self.engine, epoch, descriptor, refused);
-                return Ok(None);
+        // What its tables let go.
+        vgpu.maintenance().drain(vgpu.ggtt().take_stale());
+        match prepared {
+            Ok((prepared, tables)) => {
+                vgpu.ggtt().flush_if_dirty();
+                return Some(Placed { job, prepared, tables, area: 0, had: None });
             }
-            Err(e @ (PrepareError::NoPages(_) | PrepareError::Tables(_))) => {
+            Err(PrepareError::Refused(refused)) => vgpu.refused(self.engine, epoch, descriptor, refused),
+            Err(e @ (PrepareError::NoPages(_) | PrepareError::Tables(_) | PrepareError::TooEarly)) => {
                 log::error!("{}: a context is dropped: {e}", vgpu.id());
                 vgpu.failed(self.engine, epoch, descriptor);
-                return Ok(None);
             }
-        };
-        vgpu.show_ring(self.engine, epoch, &prepared.guest, prepared.guest.head);
-        vgpu.ggtt().flush_if_dirty();
-        vgpu.stats().submissions.add(1);
-        let end = self.execute(vgpu, epoch, descriptor, prepared.descriptor);
-        if end == End::Complete {
-            let Some(refused) = prepared.refused else { return Ok(Some(prepared)) };
-            vgpu.show_ring(self.engine, epoch, &prepared.guest, prepared.stands);
-            vgpu.raise(self.engine, epoch, prepared.effects.interrupts);
-            vgpu.refused(self.engine, epoch, descriptor, refused);
-            return Ok(None);
         }
+        None
+    }
+
+    /// Puts what comes next behind the context that runs, if it can be. What cannot be is left for when that has ended.
+    fn place_behind<'v>(&mut self, stint: &mut Stint<'v>, current: &Placed<'v>) {
+        let vgpu = stint.vgpu;
+        let after_all = stint.jobs.is_empty();
+        let Some(turn) = vgpu.take_behind(self.engine, current.job.epoch, after_all) else { return };
+        // What goes on takes the place of all that was submitted before.
+        stint.jobs = Job::all(turn).collect();
+        let job =
+            Job { descriptor: turn.submission.first, epoch: turn.epoch, opens: Some(turn), more: false };
+        // Its image is to be read anew, and is not written yet.
+        let too_early = !job.goes_on() && job.descriptor.lrca() == current.job.descriptor.lrca();
+        if too_early || vgpu.is_banned(self.engine, job.descriptor) {
+            return;
+        }
+        let area = (current.area + 1) % AREAS;
+        let id = self.scheduler.next_context();
+        let (Some(free), ggtt) = (self.areas.get_mut(area), vgpu.ggtt()) else { return };
+        let prepared = free.prepare(ggtt, job.descriptor, id, Some(&current.prepared));
+        vgpu.maintenance().drain(ggtt.take_stale());
+        let Ok((prepared, tables)) = prepared else { return };
+        if prepared.refused.is_some() || prepared.is_empty() {
+            return;
+        }
+        ggtt.flush_if_dirty();
+        vgpu.stats().submissions.add(1);
+        stint.jobs.pop_front();
+        let Some(again) = self.areas.get(current.area).map(|area| area.again(&current.prepared)) else {
+            return;
+        };
+        self.gpu.submit(self.engine, again.0, Some(prepared.descriptor.0));
+        stint.behind = Some(Placed { job, prepared, tables, area, had: None });
+    }
+
+    /// Waits for the end of the context that runs, and sees to it that another follows it.
+    fn run_one<'v>(&mut self, stint: &mut Stint<'v>, current: &Placed<'v>) -> End {
+        if current.prepared.is_empty() {
+            return End::Complete;
+        }
+        let deadline = stint.vgpu.deadline().unwrap_or(self.deadline);
+        let deadline = self.scheduler.clock.now().saturating_add(deadline);
+        let mut ask = current.prepared.can_be_followed();
+        loop {
+            match self.wait(stint, current, deadline, ask) {
+                News::Ended(end) => return end,
+                News::More => {
+                    self.place_behind(stint, current);
+                    // What was taken and not placed has its turn afterwards.
+                    ask = stint.behind.is_none() && !stint.jobs.iter().any(|job| job.opens.is_some());
+                }
+            }
+        }
+    }
+
+    /// Waits until the context that runs is on the engine no more, or, if asked for, until something could follow it. Meanwhile
+    /// the guest may submit more of the same.
+    fn wait(&mut self, stint: &Stint<'_>, current: &Placed<'_>, deadline: Duration, ask: bool) -> News {
+        let scheduler = self.scheduler.clone();
+        let (engine, clock) = (scheduler.engine(self.engine), &scheduler.clock);
+        let (id, vgpu) = (current.prepared.descriptor.id(), stint.vgpu.id());
+        let Job { descriptor, epoch, .. } = current.job;
+        let mut seen = engine.queue.lock().news;
+        loop {
+            if self.is_over(id, stint.behind.is_some()) {
+                return News::Ended(End::Complete);
+            }
+            if clock.now() >= deadline {
+                return News::Ended(End::Overrun);
+            }
+            if !stint.has_other() {
+                stint.vgpu.lite_restore(self.engine, epoch, descriptor);
+            }
+            let mut queue = engine.queue.lock();
+            if queue.stop {
+                return News::Ended(End::Stopped);
+            }
+            if std::mem::take(&mut queue.error) {
+                drop(queue);
+                // One that was on its way when the engine was reset is not this context's. It is if the engine shows it, or
+                // knows nothing of the context any more.
+                let shown = self.gpu.read32(self.engine.mmio_base() + reg::RING_EIR) != 0;
+                let over = shown || self.gpu.is_idle(self.engine);
+                if self.is_over(id, stint.behind.is_some()) {
+                    // It is for who follows.
+                    engine.queue.lock().error |= stint.behind.is_some();
+                    return News::Ended(End::Complete);
+                }
+                if over {
+                    return News::Ended(End::Error);
+                }
+                continue;
+            }
+            if ask && queue.shares.is_alone(vgpu) && stint.vgpu.may_run() {
+                // It has said that there is more, and will say so again if there is.
+                if queue.ready.remove(&vgpu).is_some() {
+                    return News::More;
+                }
+            }
+            if queue.news == seen && clock.wait(&engine.changed, &mut queue, Some(deadline)) {
+                return News::Ended(End::Overrun);
+            }
+            seen = queue.news;
+        }
+    }
+
+    /// Whether the engine has told that a context ran to its tail. With one behind it, that it went on to that: it may have ended
+    /// just before it was submitted again, and then it comes to its end a second time.
+    fn is_over(&mut self, id: u32, followed: bool) -> bool {
+        self.told.extend(self.gpu.take_csb(self.engine));
+        while let Some(entry) = self.told.pop_front() {
+            let switched = entry.status & CSB_ELEMENT_SWITCH != 0;
+            if entry.context_id == id && entry.complete() && (switched || !followed) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Stops the engine, since the context that runs does not come to its end or must not. What stood behind it goes back.
+    /// `false`: the engine cannot be used any more.
+    fn broken(&mut self, vgpu: &Vgpu, current: Placed<'_>, behind: Option<Placed<'_>>, end: End) -> bool {
         vgpu.stats().resets.add(1);
         let stopped = self.reset();
+        let Job { descriptor, epoch, .. } = current.job;
+        let next = behind.as_ref().and_then(|next| next.job.opens);
         // An engine that has not stopped may go on using them.
-        if stopped {
-            drop(tables)
-        } else {
-            std::mem::forget(tables)
+        for tables in [Some(current), behind].into_iter().flatten().filter_map(|placed| placed.tables) {
+            if stopped { drop(tables) } else { std::mem::forget(tables) }
         }
         match end {
             End::Complete | End::Stopped => {}
@@ -216,51 +497,14 @@ impl Worker {
             log::info!("{}: a context on {} was ended: {end:?}", vgpu.id(), self.engine.name());
             vgpu.failed(self.engine, epoch, descriptor);
         }
-        if stopped { Ok(None) } else { Err(()) }
-    }
-
-    /// Submits what stands for the guest's context, and waits for the end. Meanwhile the guest may submit more of the same.
-    fn execute(&self, vgpu: &Vgpu, epoch: u64, guest: Descriptor, descriptor: Descriptor) -> End {
-        let (engine, clock) = (self.scheduler.engine(self.engine), &self.scheduler.clock);
-        let deadline = clock.now().saturating_add(vgpu.deadline().unwrap_or(self.deadline));
-        let mut seen = engine.queue.lock().news;
-        self.gpu.submit(self.engine, descriptor.0, None);
-        loop {
-            let complete = |e: &crate::physical::CsbEntry| e.context_id == descriptor.id() && e.complete();
-            if self.gpu.take_csb(self.engine).iter().any(complete) {
-                return End::Complete;
-            }
-            if clock.now() >= deadline {
-                return End::Overrun;
-            }
-            vgpu.lite_restore(self.engine, epoch, guest);
-            let mut queue = engine.queue.lock();
-            if queue.stop {
-                return End::Stopped;
-            }
-            if std::mem::take(&mut queue.error) {
-                drop(queue);
-                // One that was on its way when the engine was reset is not this context's. It is if the engine shows it, or
-                // knows nothing of the context any more.
-                let shown = self.gpu.read32(self.engine.mmio_base() + reg::RING_EIR) != 0;
-                let over = shown || self.gpu.is_idle(self.engine);
-                if self.gpu.take_csb(self.engine).iter().any(complete) {
-                    return End::Complete;
-                }
-                if over {
-                    return End::Error;
-                }
-                continue;
-            }
-            if queue.news == seen && clock.wait(&engine.changed, &mut queue, Some(deadline)) {
-                return End::Overrun;
-            }
-            seen = queue.news;
+        if let Some(turn) = next {
+            vgpu.put_back(self.engine, turn);
         }
+        stopped
     }
 
     /// Stops the engine and forgets what it said. `false`: it did not stop.
-    fn reset(&self) -> bool {
+    fn reset(&mut self) -> bool {
         let stopped = (0..RESET_TRIES).any(|_| match self.gpu.reset_engine(self.engine, RESET_DEADLINE) {
             Ok(()) => true,
             Err(e) => {
@@ -269,30 +513,34 @@ impl Worker {
             }
         });
         self.gpu.take_csb(self.engine);
+        self.told.clear();
         self.queue().lock().error = false;
         stopped
     }
 
-    /// Tells the guest that a context ran to its tail: image, status entry, then the interrupt. `false`: that tail is not the last
-    /// any more, so that there is no entry.
-    fn complete(
-        &self,
-        vgpu: &Vgpu,
-        epoch: u64,
-        descriptor: Descriptor,
-        prepared: &Prepared,
-        more: bool,
-    ) -> bool {
+    /// Tells the guest that a context ran to its tail: image, status entry, then the interrupt. That tail may not be the last any
+    /// more: then there is no entry, and it is on the engine still. The time that it has had.
+    fn complete(&self, stint: &mut Stint<'_>, placed: &Placed<'_>) -> u32 {
+        let Placed { job, prepared, area, had, .. } = placed;
+        let (vgpu, Job { descriptor, epoch, more, .. }) = (stint.vgpu, *job);
         vgpu.stats().completions.add(1);
-        self.area.finish(vgpu.ggtt(), prepared);
+        let finish = |area: &EngineArea| area.finish(vgpu.ggtt(), prepared, *had);
+        let had = self.areas.get(*area).map_or(0, finish);
         vgpu.show_ring(self.engine, epoch, &prepared.guest, prepared.guest.tail);
-        if vgpu.lite_restore(self.engine, epoch, descriptor) {
+        let follows = stint.taken().any(Job::goes_on);
+        let goes_on = follows || !stint.has_other() && vgpu.lite_restore(self.engine, epoch, descriptor);
+        if goes_on {
             vgpu.raise(self.engine, epoch, prepared.effects.interrupts);
-            return false;
+            if !follows {
+                // The next turn begins with what has taken their place.
+                stint.jobs.clear();
+            }
+            return had;
         }
         let status = CSB_COMPLETE | if more { CSB_ELEMENT_SWITCH } else { CSB_ACTIVE_TO_IDLE };
         vgpu.push_status(self.engine, epoch, status, descriptor.id());
         vgpu.raise(self.engine, epoch, prepared.effects.interrupts | GT_CONTEXT_SWITCH_INTERRUPT);
-        true
+        vgpu.on_engine(self.engine, epoch, None);
+        had
     }
 }

@@ -240,6 +240,8 @@ fn context_that_hangs_is_stopped_at_its_deadline_however_much_is_appended_to_it(
     bad.start();
     good.start();
     host.gpu.hang(1);
+    // A ring with nothing in it does not come to the GPU.
+    bad.emit(&cmd::store_dword(bad.gm(DATA), 1));
     bad.submit();
     // So that there is news all the time.
     eventually("it is stopped", || {

@@ -7,6 +7,7 @@
 )]
 
 mod appended;
+mod behind;
 mod contexts;
 mod frames;
 mod lent;

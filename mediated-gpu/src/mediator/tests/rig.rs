@@ -37,6 +37,8 @@ pub(super) struct Hanging {
     soft: SoftGpu,
     /// The next so many submissions hang.
     hang: AtomicUsize,
+    /// What hangs on an engine until its reset: it takes nothing more.
+    hung: Mutex<Option<(Engine, u32)>>,
     pub(super) resets: AtomicUsize,
     /// Says whether the submission that comes hangs. If it is there the others are done when they have been submitted.
     pub(super) hangs: OnceLock<Box<dyn Fn(Engine) -> bool + Send + Sync>>,
@@ -88,8 +90,15 @@ impl PhysicalGpu for Hanging {
             }
             return;
         }
+        let mut hung = self.hung.lock();
+        let it = (engine, Descriptor(first).id());
+        if *hung == Some(it) {
+            return;
+        }
         let one_less = |n: usize| n.checked_sub(1);
-        if self.hang.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_err() {
+        if self.hang.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
+            *hung = Some(it);
+        } else {
             self.soft.submit(engine, first, second);
         }
     }
@@ -101,6 +110,7 @@ impl PhysicalGpu for Hanging {
     }
     fn reset_engine(&self, engine: Engine, deadline: Duration) -> Result<(), ResetFailed> {
         self.resets.fetch_add(1, Ordering::SeqCst);
+        self.hung.lock().take_if(|(e, _)| *e == engine);
         self.soft.reset_engine(engine, deadline)
     }
     fn has_fast_copy(&self) -> bool {
@@ -147,6 +157,7 @@ impl Host {
         let gpu = Arc::new(Hanging {
             soft,
             hang: AtomicUsize::new(0),
+            hung: Mutex::new(None),
             hangs: OnceLock::new(),
             resets: AtomicUsize::new(0),
             flush_gate: Mutex::new(()),

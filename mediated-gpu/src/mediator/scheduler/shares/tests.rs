@@ -231,3 +231,27 @@ proptest! {
         agrees(POLICIES[policy], &clients, &run);
     }
 }
+
+#[test]
+fn one_is_alone_while_no_other_has_work_and_nothing_limits_it() {
+    let (a, b, now) = (VgpuId(1), VgpuId(2), Duration::ZERO);
+    let mut shares = Shares::new(Policy::BestEffort, Duration::from_millis(2));
+    let share = Share { weight: 1, cap: 100, deadline: None };
+    for id in [a, b] {
+        shares.set(id, share, now);
+    }
+    shares.set_busy(a, true, now);
+    assert!(shares.is_alone(a));
+    shares.set_busy(b, true, now);
+    assert!(!shares.is_alone(a), "somebody waits");
+    shares.pause(b, true, now);
+    assert!(shares.is_alone(a), "who is paused waits for nothing");
+    shares.set(a, Share { cap: 99, ..share }, now);
+    assert!(!shares.is_alone(a), "what it has must be counted first");
+    for policy in [Policy::EqualShare, Policy::FixedShare] {
+        let mut shares = Shares::new(policy, Duration::from_millis(2));
+        shares.set(a, share, now);
+        assert!(!shares.is_alone(a));
+    }
+    assert!(!shares.is_alone(VgpuId(3)), "nobody knows it");
+}

@@ -85,6 +85,8 @@ pub(crate) struct ShadowGgtt {
     parts: Parts,
     /// Physical entries have changed since the last flush began.
     dirty: AtomicBool,
+    /// Entries of the guest's processes have, that led to one page and lead to another now.
+    moved: AtomicBool,
     /// Held during a flush: who finds nothing dirty has waited for the flush that made it so. Nothing else is locked under it.
     flushing: Mutex<()>,
     releasing: Mutex<()>,
@@ -105,6 +107,7 @@ impl ShadowGgtt {
         Self {
             parts,
             dirty: AtomicBool::new(true),
+            moved: AtomicBool::new(false),
             flushing: Mutex::default(),
             releasing: Mutex::default(),
             writers,
@@ -439,6 +442,16 @@ impl ShadowGgtt {
     /// Flushes if entries have changed since the last time.
     pub(crate) fn flush_if_dirty(&self) {
         let _flushing = self.flushing.lock();
+        if self.dirty.load(Ordering::Acquire) || self.moved.load(Ordering::Acquire) {
+            self.flush_locked();
+        }
+    }
+
+    /// The same before the context that runs goes on with what its guest has added: of entries of its own that have led from one
+    /// page to another since, hardware is told by the guest's commands, and by nothing else. What nobody may reach any more is
+    /// flushed for all before it is released.
+    pub(crate) fn flush_for_more(&self) {
+        let _flushing = self.flushing.lock();
         if self.dirty.load(Ordering::Acquire) {
             self.flush_locked();
         }
@@ -446,6 +459,7 @@ impl ShadowGgtt {
 
     fn flush_locked(&self) {
         self.dirty.store(false, Ordering::Release);
+        self.moved.store(false, Ordering::Release);
         let undone = Undone(&self.dirty);
         self.parts.own.gpu.ggtt_flush();
         std::mem::forget(undone);

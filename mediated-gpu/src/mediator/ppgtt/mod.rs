@@ -79,6 +79,8 @@ pub(super) struct Ppgtt {
     pub(super) put: Vec<Mapped>,
     /// Entries have changed since the caller last looked.
     pub(super) changed: bool,
+    /// Entries that led to pages have changed, which a guest tells its GPU by itself.
+    pub(super) moved: bool,
 }
 
 impl Ppgtt {
@@ -98,6 +100,7 @@ impl Ppgtt {
             failed: None,
             put: Vec::new(),
             changed: false,
+            moved: false,
         }
     }
 
@@ -326,6 +329,7 @@ impl Ppgtt {
         let mut mapped = self.frames.map(&gfns).into_iter();
         let mut writes = Vec::with_capacity(changed.len());
         let mut old = Vec::new();
+        let mut filled = false;
         for &(at, entry) in changed {
             let new = if entry.present() { mapped.next().and_then(Result::ok) } else { None };
             let target = new.and_then(|m| Some((Entry::new(m.bfn(), entry.0 & RW)?, m)));
@@ -335,18 +339,24 @@ impl Ppgtt {
                 Some((shadow, m)) => (*shadow, To::Page(m.bfn())),
                 None => (self.absent(Kind::Small), To::Scratch),
             };
-            if let Some(table) = self.tables.get_mut(id)
-                && let To::Page(bfn) = table.set(at, entry, to)
-            {
+            let before = self.tables.get_mut(id).map(|table| table.set(at, entry, to));
+            if let Some(To::Page(bfn)) = before {
                 // The same frame is taken before it is let go.
                 old.extend(self.held.remove(&(bfn, id, at)));
             }
+            // Absent entries are in no cache of hardware's, but what they lead to here may be.
+            filled |= before == Some(To::Scratch) && to != To::Scratch;
             if let Some((_, m)) = target {
                 self.held.insert((m.bfn(), id, at), m);
             }
             writes.push((at, shadow));
         }
-        self.write(id, &writes);
+        if filled {
+            self.write(id, &writes);
+        } else if let Some(table) = self.tables.get(id).filter(|_| !writes.is_empty()) {
+            self.pages.write(table.page, &writes);
+            self.moved = true;
+        }
         self.put.extend(old);
     }
 

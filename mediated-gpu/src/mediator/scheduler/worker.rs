@@ -383,7 +383,11 @@ impl Worker {
         if prepared.refused.is_some() || prepared.is_empty() {
             return;
         }
-        ggtt.flush_if_dirty();
+        if job.goes_on() {
+            ggtt.flush_for_more();
+        } else {
+            ggtt.flush_if_dirty();
+        }
         vgpu.stats().submissions.add(1);
         stint.jobs.pop_front();
         let Some(again) = self.areas.get(current.area).map(|area| area.again(&current.prepared)) else {

@@ -64,6 +64,9 @@ impl ShadowGgtt {
         if std::mem::take(&mut writers.ppgtt.changed) {
             self.dirty.store(true, Ordering::Release);
         }
+        if std::mem::take(&mut writers.ppgtt.moved) {
+            self.moved.store(true, Ordering::Release);
+        }
         let gone = std::mem::take(&mut writers.ppgtt.put);
         writers.stale.extend(gone.into_iter().filter_map(Mapped::put));
         self.count(writers);

@@ -5,6 +5,7 @@
 
 pub mod drawing;
 pub mod faulty;
+mod native;
 pub mod painter;
 pub mod world;
 

@@ -21,6 +21,7 @@ use xen_ioreq::{Bfn, DomId, Errno, Gfn, VcpuId};
 use zerocopy::IntoBytes;
 
 use crate::drawing::Switch;
+pub use crate::native::Native;
 
 /// The device model's domain.
 pub const DOM0: DomId = DomId(0);
@@ -120,14 +121,7 @@ impl World {
         let dom0 = Arc::new(machine.caller(DOM0).expect("dom0"));
         let ports = Ports { iommu: Some(dom0.clone()), foreign: Some(dom0.clone()) };
         let client = Client::start(ports, pviommu::Config::default()).expect("a client");
-        let (bus, own): (Arc<dyn BusMaster>, Arc<dyn OwnFrames + Send + Sync>) = match client.soft() {
-            Some(soft) => (soft.clone(), Arc::new(ProcessMemory)),
-            None => {
-                let port = machine.bus_port(DOM0, "GPU").expect("a port");
-                let own = ModelFrames { dom0: dom0.clone(), mode: client.mode().clone() };
-                (Arc::new(ModelBus(port)), Arc::new(own))
-            }
-        };
+        let (bus, own) = below(&machine, &dom0, &client);
         let gpu: Arc<dyn PhysicalGpu> =
             Arc::new(SoftGpu::new(bus.clone(), SoftGpuConfig::default()).expect("a GPU"));
         let gpu = between(gpu, &client, &*own);
@@ -136,12 +130,25 @@ impl World {
         Self { machine, dom0, client, mediator: Some(Arc::new(mediator)), free_before }
     }
 
+    /// A GPU that a process of dom0's has to itself, on the same bus, and so many pages within its reach.
+    pub fn native(&self, pages: usize) -> Native {
+        let (bus, own) = below(&self.machine, &self.dom0, &self.client);
+        let gpu = Arc::new(SoftGpu::new(bus, SoftGpuConfig::default()).expect("a GPU"));
+        let pages = self.client.own(pages, &*own).expect("pages of dom0's own");
+        Native { gpu, client: self.client.clone(), pages }
+    }
+
     /// A domain with RAM, not served yet.
     pub fn domain(&self, number: u16) -> DomId {
+        self.domain_of(number, FRAMES)
+    }
+
+    /// The same, with so many frames.
+    pub fn domain_of(&self, number: u16, frames: u64) -> DomId {
         let domid = DomId(number);
-        let config = DomainConfig { domid: Some(domid), max_pages: FRAMES, ..DomainConfig::default() };
+        let config = DomainConfig { domid: Some(domid), max_pages: frames, ..DomainConfig::default() };
         self.machine.create_domain(&config).expect("a domain");
-        self.machine.populate(domid, RAM, FRAMES).expect("frames for it");
+        self.machine.populate(domid, RAM, frames).expect("frames for it");
         domid
     }
 
@@ -171,8 +178,13 @@ impl World {
 
     /// A domain's vCPU, as the driver knows it.
     pub fn cpu(&self, domid: DomId, switch: &Switch) -> ModelCpu {
+        self.cpu_of(domid, FRAMES, switch)
+    }
+
+    /// The same, of one with so many frames.
+    pub fn cpu_of(&self, domid: DomId, frames: u64, switch: &Switch) -> ModelCpu {
         let vcpu = self.machine.vcpu(domid, VcpuId(0)).expect("the vCPU");
-        let ram = vec![RamRange { first: RAM, frames: FRAMES }];
+        let ram = vec![RamRange { first: RAM, frames }];
         ModelCpu::new(vcpu, ram, switch.stop.clone(), switch.progress())
     }
 
@@ -249,6 +261,22 @@ pub fn shown(service: &Service) -> Vec<u32> {
     assert_eq!(surface.missing_pages, 0, "pages of the picture are missing");
     let pixels = surface.bgrx.as_chunks::<4>().0;
     pixels.iter().map(|p| u32::from_le_bytes(*p) & 0xff_ffff).collect()
+}
+
+/// How a GPU of dom0's reaches memory, and where memory of dom0's own comes from.
+fn below(
+    machine: &Arc<Machine>,
+    dom0: &Arc<Caller>,
+    client: &Client,
+) -> (Arc<dyn BusMaster>, Arc<dyn OwnFrames + Send + Sync>) {
+    match client.soft() {
+        Some(soft) => (soft.clone(), Arc::new(ProcessMemory)),
+        None => {
+            let port = machine.bus_port(DOM0, "GPU").expect("a port");
+            let own = ModelFrames { dom0: dom0.clone(), mode: client.mode().clone() };
+            (Arc::new(ModelBus(port)), Arc::new(own))
+        }
+    }
 }
 
 /// The model's bus port, as the mediator knows buses.

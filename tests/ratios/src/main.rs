@@ -12,6 +12,7 @@ mod guest_memory;
 mod harness;
 mod idle;
 mod mappings;
+mod mediated;
 mod ping_pong;
 mod processors;
 mod pte;
@@ -45,6 +46,7 @@ const FAMILIES: &[Family] = &[
     Family { names: idle::NAMES, measure: idle::measure },
     Family { names: round_trip::NAMES, measure: round_trip::measure },
     Family { names: scale::NAMES, measure: scale::measure },
+    Family { names: mediated::NAMES, measure: mediated::measure },
     Family { names: soft_gpu::NAMES, measure: soft_gpu::measure },
     Family { names: xen::NAMES, measure: xen::measure },
 ];

@@ -288,8 +288,17 @@ impl Caller {
         foreign::map(&self.machine, self.domain.id, &self.process, frames, Prot::ReadWrite)
     }
 
+    /// A domain whose table this one may map: ESRCH, EPERM.
+    fn granter(&self, domid: DomId) -> Result<Arc<Domain>, Errno> {
+        if domid == self.domain.id {
+            return Err(Errno::EPERM);
+        }
+        let domain = self.machine.domain(domid).ok_or(Errno::ESRCH)?;
+        if self.domain.controls(domid) { Ok(domain) } else { Err(Errno::EPERM) }
+    }
+
     fn map_grant_table(&self, domid: DomId, id: u32, first: u32, nr: u32) -> Result<Mapping, Errno> {
-        let domain = dm_op::remote(&self.machine, &self.domain, domid)?;
+        let domain = self.granter(domid)?;
         let status = id == XENMEM_resource_grant_table_id_status;
         let frames = (first..first + nr).map(|i| grant::frame_at(&self.machine, &domain, i, status));
         self.map_held(frames.collect::<Result<_, _>>()?)
@@ -310,14 +319,16 @@ impl ResourceMap for Caller {
     /// The ring and the pages of slots for an IOREQ server, existing or not; the frames that a grant table may have. Other
     /// kinds that Xen knows are not modelled.
     fn resource_size(&self, domid: DomId, kind: u32, id: u32) -> Result<u32, Errno> {
-        dm_op::remote(&self.machine, &self.domain, domid)?;
+        let domain = match kind {
+            // A PV domain has no servers, but a table.
+            XENMEM_resource_grant_table => self.granter(domid)?,
+            _ => dm_op::remote(&self.machine, &self.domain, domid)?,
+        };
         match kind {
             XENMEM_resource_ioreq_server => Ok(1 + self.machine.config().slot_pages),
             XENMEM_resource_grant_table => Ok(match id {
-                XENMEM_resource_grant_table_id_shared => self.machine.config().max_grant_frames,
-                XENMEM_resource_grant_table_id_status => {
-                    grant::Table::status_for(self.machine.config().max_grant_frames)
-                }
+                XENMEM_resource_grant_table_id_shared => domain.grants.max_frames,
+                XENMEM_resource_grant_table_id_status => grant::Table::status_for(domain.grants.max_frames),
                 _ => 0,
             }),
             XENMEM_resource_vmtrace_buf => Err(Errno::EOPNOTSUPP),

@@ -73,9 +73,9 @@ pub struct Config {
     pub evtchn_ring: usize,
     /// Pages of sync slots that an IOREQ server has, each for 128 vCPUs. Xen up to 4.22 has one.
     pub slot_pages: u32,
-    /// Frames that a domain's grant table may have.
+    /// Frames that a domain's grant table may have, unless it was built otherwise.
     pub max_grant_frames: u32,
-    /// Frames of 256 handles each, for what a domain has mapped by grants.
+    /// Frames of 256 handles each, for what a domain has mapped by grants, unless it was built otherwise.
     pub max_maptrack_frames: u32,
     /// Whether grant tables may be of version 2.
     pub grant_table_v2: bool,
@@ -148,6 +148,10 @@ pub struct DomainConfig {
     /// hardware is an interrupt at its processor; the wake-up of a sleeping thread of the host, which stands in for it here,
     /// takes several times as long. At zero, the default, it sleeps at once; otherwise it takes a processor of the host meanwhile.
     pub vcpu_patience: Duration,
+    /// Of this domain, in place of [`Config::max_grant_frames`].
+    pub max_grant_frames: Option<u32>,
+    /// Of this domain, in place of [`Config::max_maptrack_frames`].
+    pub max_maptrack_frames: Option<u32>,
 }
 
 impl Default for DomainConfig {
@@ -163,6 +167,8 @@ impl Default for DomainConfig {
             stdvga: false,
             legacy_interrupts: false,
             vcpu_patience: Duration::ZERO,
+            max_grant_frames: None,
+            max_maptrack_frames: None,
         }
     }
 }

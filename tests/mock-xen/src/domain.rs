@@ -131,7 +131,7 @@ impl Domain {
             controls_bus,
             rmrrs: config.rmrrs.clone(),
             pv_iommu: PvIommu::default(),
-            grants: Grants::new(machine),
+            grants: Grants::new(machine, config),
             shared_info: Mutex::new(None),
             interrupts: Mutex::new(Interrupts::new(config.legacy_interrupts)),
             pinned: Mutex::default(),

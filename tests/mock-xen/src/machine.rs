@@ -131,6 +131,8 @@ impl Machine {
             stdvga: false,
             legacy_interrupts: false,
             vcpu_patience: Duration::ZERO,
+            max_grant_frames: None,
+            max_maptrack_frames: None,
         };
         machine.insert(&dom0, DomId(0), true);
         Ok(machine)

@@ -77,7 +77,7 @@ fn end(
         return acquire(call.machine, domain, reference, by, readonly, true);
     }
     let hold = Hold::Grant(GrantUse::Copy, by, Access::of(readonly));
-    let frame = granted_frame(call.machine, domain, ptr.u, readonly, hold)?;
+    let frame = granted_frame(call.machine, domain, ptr.u, hold)?;
     Ok(End { frame, part: Part::WHOLE, hold, pins: Vec::new() })
 }
 
@@ -118,7 +118,7 @@ fn acquire(
         let raises = in_use && !readonly && !act.pins.writing() && entry.is_some_and(by_frame);
         let claimed = Claimed::take(machine, granter, &mut act, entry, &ask, kind)?;
         // Who begins to write looks where the frame is once more, as Xen does, which then writes to the first all the same.
-        let still = |e: Entry<'_>| granted_frame(machine, granter, e.frame(), false, hold);
+        let still = |e: Entry<'_>| granted_frame(machine, granter, e.frame(), hold);
         match entry.filter(|_| raises).map(still) {
             None => {}
             Some(Ok(mfn)) => {

@@ -84,15 +84,11 @@ pub(super) fn granted_frame(
     machine: &Machine,
     granter: &Domain,
     number: u64,
-    readonly: bool,
     hold: Hold,
 ) -> Result<Mfn, i16> {
     let p2m = granter.p2m.read();
-    let (mfn, ty) = p2m.ram(Gfn(number)).ok_or(GNTST_bad_page)?;
-    // The granter cannot write there itself.
-    if !readonly && ty == P2mType::RamRo {
-        return Err(GNTST_bad_page);
-    }
+    // Whether the granter could write there itself is not asked, as in Xen.
+    let (mfn, _) = p2m.ram(Gfn(number)).ok_or(GNTST_bad_page)?;
     machine.frames(|t| {
         if t.owner(mfn) != Some(Owner::Dom(granter.id)) {
             return Err(GNTST_bad_page);
@@ -115,8 +111,11 @@ impl New<'_> {
     /// Takes a reference on the stand-in. -9: it is not the mapper's own RAM, or not to be written.
     fn stand_in(&self, gfn: Gfn) -> Result<Mfn, i16> {
         let hold = self.hold(GrantUse::StandIn);
-        let mfn = granted_frame(self.machine, self.mapper, gfn.0, self.readonly, hold)
-            .map_err(|_| GNTST_bad_page)?;
+        let ty = self.mapper.p2m.read().ram(gfn).map(|(_, ty)| ty);
+        if !self.readonly && ty == Some(P2mType::RamRo) {
+            return Err(GNTST_bad_page);
+        }
+        let mfn = granted_frame(self.machine, self.mapper, gfn.0, hold).map_err(|_| GNTST_bad_page)?;
         if self.machine.frames(|t| t.xen_heap(mfn)) {
             self.machine.frames(|t| t.release(mfn, hold));
             return Err(GNTST_bad_page);
@@ -279,8 +278,8 @@ impl Claimed {
             new.via = Some(entry.via());
         } else {
             let hold = Hold::Grant(kind, ask.by, Access::of(ask.readonly));
-            new.frame = granted_frame(machine, granter, entry.frame(), ask.readonly, hold)
-                .inspect_err(|_| entry.clear(marks))?;
+            new.frame =
+                granted_frame(machine, granter, entry.frame(), hold).inspect_err(|_| entry.clear(marks))?;
             claimed.held = Some(hold);
             if let Some((first, length)) = entry.part().filter(|_| flags & GTF_sub_page != 0) {
                 new.part = Part { first, length, sub_page: true };

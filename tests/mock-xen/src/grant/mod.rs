@@ -40,7 +40,7 @@ use self::space::{Blank, Spaces};
 pub(crate) use self::space::{put_anywhere, reserve};
 pub(crate) use self::table::Table;
 use self::unmap::Gone;
-use crate::config::Config;
+use crate::config::{Config, DomainConfig};
 use crate::domain::Domain;
 use crate::machine::Machine;
 use crate::sync::{Mutex, RwLock};
@@ -51,6 +51,8 @@ pub(crate) struct Grants {
     ended: RwLock<bool>,
     /// What it grants.
     pub(crate) table: RwLock<Table>,
+    /// Frames that the table may have.
+    pub(crate) max_frames: u32,
     /// What it has mapped.
     track: Mutex<Maptrack>,
     /// Where, if it is a PV domain.
@@ -60,11 +62,14 @@ pub(crate) struct Grants {
 }
 
 impl Grants {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(machine: &Config, domain: &DomainConfig) -> Self {
+        let max_frames = domain.max_grant_frames.unwrap_or(machine.max_grant_frames);
+        let handles = domain.max_maptrack_frames.unwrap_or(machine.max_maptrack_frames);
         Self {
             ended: RwLock::new(false),
-            table: RwLock::new(Table::new(config.max_grant_frames)),
-            track: Mutex::new(Maptrack::new(config.max_maptrack_frames)),
+            table: RwLock::new(Table::new(max_frames)),
+            max_frames,
+            track: Mutex::new(Maptrack::new(handles)),
             spaces: Spaces::default(),
             untranslated: device::Untranslated::default(),
         }

@@ -33,7 +33,7 @@ pub(crate) fn grow(machine: &Machine, domain: &Domain, table: &mut Table, frames
     if table.dead {
         return Err(Errno::ESRCH);
     }
-    if frames > machine.config().max_grant_frames {
+    if frames > domain.grants.max_frames {
         return Err(Errno::EINVAL);
     }
     let status = if table.version == 2 { Table::status_for(frames.max(table.nr_frames())) } else { 0 };
@@ -103,7 +103,7 @@ pub(super) fn status_frames(
 pub(super) fn query(call: &Call<'_>, op: &mut gnttab_query_size) -> Result<(), i16> {
     let d = subject(call, op.dom)?;
     op.nr_frames = d.grants.table.read().nr_frames();
-    op.max_nr_frames = call.machine.config().max_grant_frames;
+    op.max_nr_frames = d.grants.max_frames;
     Ok(())
 }
 

@@ -56,6 +56,13 @@ abi_structs! {
         /// Options of the architecture.
         misc_flags ("arch_config.misc_flags"): u32,
     }
+    /// [`XEN_DOMCTL_getpageframeinfo3`].
+    struct xen_domctl_getpageframeinfo3 = "struct xen_domctl_getpageframeinfo3" {
+        /// Frames that are asked about, at most 1024.
+        num: u64,
+        /// Address of their numbers, 8 bytes each; out: `XEN_DOMCTL_PFINFO_*` in place of each.
+        array: u64,
+    }
     /// [`XEN_DOMCTL_max_mem`].
     struct xen_domctl_max_mem = "struct xen_domctl_max_mem" {
         /// Limit in KiB.
@@ -77,6 +84,24 @@ abi_consts! {
     XEN_DOMCTL_getdomaininfo: u32 = 5,
     /// Limit its memory.
     XEN_DOMCTL_max_mem: u32 = 11,
+    /// What kinds of pages frames of a domain are.
+    XEN_DOMCTL_getpageframeinfo3: u32 = 61,
+    /// No page table.
+    XEN_DOMCTL_PFINFO_NOTAB: u32 = 0,
+    /// A page table of the lowest level.
+    XEN_DOMCTL_PFINFO_L1TAB: u32 = 1 << 28,
+    /// One of the level above.
+    XEN_DOMCTL_PFINFO_L2TAB: u32 = 2 << 28,
+    /// One of the level above that.
+    XEN_DOMCTL_PFINFO_L3TAB: u32 = 3 << 28,
+    /// One of the highest level.
+    XEN_DOMCTL_PFINFO_L4TAB: u32 = 4 << 28,
+    /// Mask of the level.
+    XEN_DOMCTL_PFINFO_LTABTYPE_MASK: u32 = 7 << 28,
+    /// It is pinned.
+    XEN_DOMCTL_PFINFO_LPINTAB: u32 = 1 << 31,
+    /// No frame of the domain's.
+    XEN_DOMCTL_PFINFO_XTAB: u32 = 0xf << 28,
     /// It is being destroyed.
     XEN_DOMINF_dying: u32 = 1,
     /// It is HVM or PVH.

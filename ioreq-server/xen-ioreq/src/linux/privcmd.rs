@@ -22,7 +22,7 @@ use crate::abi::{domctl, sysctl};
 use crate::seam::{
     DmOp, ForeignMap, ForeignPages, GrantTableOp, IommuOp, Mapping, MemoryOp, Prot, ResourceMap, Sysctl,
 };
-use crate::{DomId, Errno, Gfn, PAGE_SIZE};
+use crate::{DomId, Errno, Gfn, Mfn, PAGE_SIZE};
 
 /// An open `/dev/xen/privcmd` that may make any hypercall.
 #[derive(Debug)]
@@ -105,6 +105,31 @@ impl Privcmd {
         let max_memkb = frames.checked_mul(PAGE_SIZE as u64 / 1024).ok_or(Errno::E2BIG)?;
         let limit = domctl::xen_domctl_max_mem { max_memkb };
         self.domctl_with(domctl::XEN_DOMCTL_max_mem, domid, limit)
+    }
+
+    /// What kinds of pages these frames of a PV domain are, `XEN_DOMCTL_PFINFO_*` for each: XTAB of what is none of its. ESRCH. E2BIG:
+    /// more than 1024 of them. EINVAL: the domain is not a PV one.
+    pub fn page_types(&self, domid: DomId, frames: &[Mfn]) -> Result<Vec<u32>, Errno> {
+        const HEAD: usize = size_of::<domctl::xen_domctl>();
+        let numbers: Vec<u64> = frames.iter().map(|mfn| mfn.0).collect();
+        let numbers = numbers.as_bytes();
+        let mut buffer = self.buffers.get(HEAD + numbers.len())?;
+        let array = buffer.addr() + HEAD as u64;
+        let request = domctl::xen_domctl_getpageframeinfo3 { num: frames.len() as u64, array };
+        let mut head = domctl::xen_domctl {
+            cmd: domctl::XEN_DOMCTL_getpageframeinfo3,
+            interface_version: domctl::XEN_DOMCTL_INTERFACE_VERSION,
+            domain: domid.0,
+            ..Default::default()
+        };
+        request.write_to_prefix(head.u.as_mut_bytes()).map_err(|_| Errno::EINVAL)?;
+        let (first, list) = buffer.bytes().split_at_mut(HEAD);
+        head.write_to(first).map_err(|_| Errno::EINVAL)?;
+        list.copy_from_slice(numbers);
+        // SAFETY: the struct is whole and its list has as many entries as it says, both in the buffer.
+        unsafe { self.hypercall(__HYPERVISOR_domctl, [buffer.addr(), 0, 0]) }?;
+        let types = buffer.bytes().get(HEAD..).unwrap_or_default().as_chunks::<8>().0;
+        Ok(types.iter().map(|[a, b, c, d, ..]| u32::from_ne_bytes([*a, *b, *c, *d])).collect())
     }
 
     /// A domctl that has nothing but its domain.

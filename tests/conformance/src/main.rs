@@ -18,13 +18,16 @@ struct Args {
     /// On Xen: a paused HVM or PVH guest without a device model, whose kernel will make the accesses of the rows.
     #[arg(long, required_if_eq("on", "xen"))]
     domid: Option<u16>,
-    /// On Xen, of area ioreq: a second such guest, with two vCPUs. Without it, rows of two vCPUs are left out.
+    /// On Xen: a second such guest, of area ioreq with two vCPUs. Without it, rows of two vCPUs or between guests are left out.
     #[arg(long, requires = "domid", value_name = "DOMID")]
     pair: Option<u16>,
     /// On Xen, of area ioreq: an HVM guest with three vCPUs and the same kernel, where nobody else serves it. Without it, rows
     /// of interrupt lines and of vCPUs at work together are left out.
     #[arg(long, requires = "domid", value_name = "DOMID")]
     hvm: Option<u16>,
+    /// On Xen, of area grants: a PV guest that has not run yet. Without it, rows of page tables are left out.
+    #[arg(long, requires = "domid", value_name = "DOMID")]
+    pv: Option<u16>,
     /// Writes the tables of the area as a document to this file, in place of running them.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["on", "domid", "destroy", "log"])]
     render: Option<PathBuf>,
@@ -73,7 +76,11 @@ fn main() -> ExitCode {
         (On::Xen, Some(domid)) => conformance::On::Xen(DomId(domid)),
         _ => conformance::On::Model,
     };
-    let others = ioreq::Others { pair: args.pair.map(DomId), hvm: args.hvm.map(DomId) };
+    let pair = args.pair.map(DomId);
+    let guests = Guests {
+        ioreq: ioreq::Others { pair, hvm: args.hvm.map(DomId) },
+        grants: grants::Others { pair, pv: args.pv.map(DomId) },
+    };
     let (mut passed, mut failed) = (0u32, 0u32);
     let mut show = |area, rows: Result<Vec<Row>, String>| match rows {
         Ok(rows) => {
@@ -88,7 +95,7 @@ fn main() -> ExitCode {
         }
     };
     for &area in &areas {
-        show(area, rows(area, on, others, args.log.as_deref()));
+        show(area, rows(area, on, guests, args.log.as_deref()));
     }
     // After everything that needs the guest.
     if areas.contains(&Area::Iommu) && (args.destroy || on == conformance::On::Model) {
@@ -116,16 +123,18 @@ fn render(area: Area, path: &Path) -> ExitCode {
     }
 }
 
-fn rows(
-    area: Area,
-    on: conformance::On,
-    others: ioreq::Others,
-    log: Option<&Path>,
-) -> Result<Vec<Row>, String> {
+/// The guests on Xen beside the first.
+#[derive(Clone, Copy)]
+struct Guests {
+    ioreq: ioreq::Others,
+    grants: grants::Others,
+}
+
+fn rows(area: Area, on: conformance::On, guests: Guests, log: Option<&Path>) -> Result<Vec<Row>, String> {
     match area {
         Area::Abi => abi::rows().map_err(|e| e.to_string()),
         Area::Ioreq => {
-            let report = ioreq::run_all(on, others).map_err(|e| e.to_string())?;
+            let report = ioreq::run_all(on, guests.ioreq).map_err(|e| e.to_string())?;
             if let Some(path) = log {
                 std::fs::write(path, report.logs.concat()).map_err(|e| format!("{}: {e}", path.display()))?;
             }
@@ -133,7 +142,7 @@ fn rows(
         }
         Area::Iommu => iommu::rows(on).map_err(|e| e.to_string()),
         Area::Grants => {
-            let (rows, told) = grants::rows(on).map_err(|e| e.to_string())?;
+            let (rows, told) = grants::rows(on, guests.grants).map_err(|e| e.to_string())?;
             if let Some(path) = log {
                 std::fs::write(path, told).map_err(|e| format!("{}: {e}", path.display()))?;
             }

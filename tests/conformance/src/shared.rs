@@ -48,6 +48,32 @@ pub(crate) fn first_byte(pages: &Mapping) -> Option<&AtomicU8> {
     pages.page(0).map(|page| unsafe { AtomicU8::from_ptr(page.as_ptr()) })
 }
 
+/// A byte of a mapping of any length, by its place from the first on.
+fn nth_byte(pages: &Mapping, at: usize) -> Option<&AtomicU8> {
+    let page = Bytes(pages.page(at / PAGE_SIZE)?, PhantomData);
+    // SAFETY: the byte is there as long as the mapping is, and is only ever touched atomically.
+    Some(unsafe { AtomicU8::from_ptr(page.at(at % PAGE_SIZE)) })
+}
+
+/// Copies bytes to the beginning of a mapping. `None`: they do not fit.
+pub(crate) fn put_bytes(pages: &Mapping, bytes: &[u8]) -> Option<()> {
+    nth_byte(pages, bytes.len().saturating_sub(1))?;
+    let mut all = bytes.iter().enumerate();
+    all.try_for_each(|(at, byte)| {
+        nth_byte(pages, at)?.store(*byte, Ordering::SeqCst);
+        Some(())
+    })
+}
+
+/// Copies them out again.
+pub(crate) fn take_bytes(pages: &Mapping, bytes: &mut [u8]) -> Option<()> {
+    let mut all = bytes.iter_mut().enumerate();
+    all.try_for_each(|(at, byte)| {
+        *byte = nth_byte(pages, at)?.load(Ordering::SeqCst);
+        Some(())
+    })
+}
+
 /// A vCPU's slot.
 #[derive(Clone, Copy)]
 pub(crate) struct Slot<'m>(Bytes<'m>);

@@ -45,14 +45,14 @@ fn every_row_of_iommu_holds() {
 
 #[test]
 fn every_row_of_grants_holds() {
-    let rows = grants::rows(On::Model).expect("runs").0;
+    let rows = grants::rows(On::Model, grants::Others::default()).expect("runs").0;
     assert!(failed(&rows).is_empty(), "{:#?}", failed(&rows));
 }
 
 #[test]
 fn names_of_rows_are_unique() {
     let rows = [
-        grants::rows(On::Model).expect("runs").0,
+        grants::rows(On::Model, grants::Others::default()).expect("runs").0,
         ioreq::run_all(On::Model, Others::default()).expect("runs").rows,
         iommu::rows(On::Model).expect("runs"),
         iommu::last_rows(On::Model).expect("runs"),

@@ -30,6 +30,14 @@ pub(super) const SHEETS: &[Sheet] = &[
         lines: REPLACE_TRANSLATED,
     },
     Sheet { section: "copy", parties: Parties::Pv, by: By::All, lines: COPY },
+    Sheet { section: "page tables", parties: Parties::Pv, by: By::All, lines: PAGE_TABLES },
+    Sheet {
+        section: "page tables",
+        parties: Parties::Translated,
+        by: By::All,
+        lines: PAGE_TABLES_TRANSLATED,
+    },
+    Sheet { section: "page tables", parties: Parties::Pv, by: By::Draft, lines: PAGE_TABLES_DEVICES },
     Sheet { section: "transfer", parties: Parties::Pv, by: By::All, lines: TRANSFER },
     Sheet { section: "the table and its size", parties: Parties::Pv, by: By::All, lines: TABLE },
     Sheet { section: "set_version, get_version", parties: Parties::Pv, by: By::All, lines: VERSION },
@@ -137,6 +145,45 @@ const COPY: &[Line] = lines! {
     [ENTRY] Copy(THE_REF, 0, Frame(Itself, 999), 0, 8) => Status(-9), marks NONE, refs 1; "D: frame"
     [ENTRY] Copy(THE_REF, 4090, OWN, 0, 8) => Status(-10), marks NONE, refs 1; "header; D: bounds after claim"
     [ENTRY] Copy(THE_REF, 0, OWN, 4095, 2) => Status(-10), marks NONE, refs 1; "header"
+};
+
+/// A frame that is a page table is read by whom it is granted to, and written by nobody.
+#[rustfmt::skip]
+const PAGE_TABLES: &[Line] = lines! {
+    [Pin(G), ENTRY] Map(Granter, R, HOST, P0) => Status(-1), marks NONE, refs 2; "Xen: no writable page"
+    [Pin(G), ENTRY] Map(Granter, R, RO, P0) => OKAY, marks READ, refs 3; "Xen: read by anybody"
+    [Pin(G), Grant(R, Mapper, ACCESS | GTF_readonly, G)] Map(Granter, R, RO, P0) => OKAY, marks READ, refs 3; "Xen: read by anybody"
+    [Pin(G), ENTRY, Map(Granter, R, RO, P0)] Map(Granter, R, HOST, P1) => Status(-1), marks READ, refs 3; "Xen: no writable page"
+    [Pin(G), ENTRY, Map(Granter, R, RO, P0)] Unmap(0, P0, Bus::Zero) => OKAY, marks NONE, refs 2; "header"
+    [Pin(G), ENTRY, Unpin(G)] Map(Granter, R, HOST, P0) => OKAY, marks BOTH, refs 2; "Xen: it has another type then"
+    [Pin(G), SetVersion(2), GrantV2(R, Mapper, ACCESS, 0, G)] Map(Granter, R, HOST, P0) => Status(-1), marks NONE, refs 2; "Xen: no writable page"
+    [Pin(G), SetVersion(2), GrantV2(R, Mapper, ACCESS, 0, G)] Map(Granter, R, RO, P0) => OKAY, marks READ, refs 3; "Xen: read by anybody"
+    [ENTRY, Map(Granter, R, HOST, P0)] Pin(G) => Rc(Errno::EINVAL), marks BOTH, refs 2; "Xen: somebody may write it"
+    [ENTRY, Map(Granter, R, RO, P0)] Pin(G) => OKAY, marks READ, refs 3; "Xen: read by anybody"
+    [ENTRY, Map(Granter, R, HOST, P0), Unmap(0, P0, Bus::Zero)] Pin(G) => OKAY, marks NONE, refs 2; "Xen: nobody writes it any more"
+    [Pin(G), ENTRY] Copy(THE_REF, 0, OWN, 0, 4096) => OKAY, marks NONE, refs 2; "Xen: read by anybody"
+    [Pin(G), ENTRY] Copy(OWN, 0, THE_REF, 0, 8) => Status(-1), marks NONE, refs 2; "Xen: no writable page"
+    [Pin(G), ENTRY, Map(Granter, R, RO, P0)] Copy(OWN, 0, THE_REF, 0, 8) => Status(-1), marks READ, refs 3; "Xen: no writable page"
+    [Pin(G), SetVersion(2), GrantV2(R, Mapper, ACCESS | GTF_sub_page, 100 | 64 << 16, G)] Copy(THE_REF, 100, OWN, 0, 64) => OKAY, marks NONE, refs 2; "Xen: read by anybody"
+    [Pin(G), SetVersion(2), GrantV2(R, Mapper, ACCESS | GTF_sub_page, 100 | 64 << 16, G)] Copy(OWN, 0, THE_REF, 100, 8) => Status(-1), marks NONE, refs 2; "Xen: no writable page"
+    [PinOwn(L), ENTRY] Copy(THE_REF, 0, OWN, 0, 8) => Status(-1), marks NONE, refs 1; "Xen: no writable page, nor of one's own"
+    [PinOwn(L), ENTRY] Copy(OWN, 0, THE_REF, 0, 8) => OKAY, marks NONE, refs 1; "Xen: read by anybody"
+    [Pin(4), Back(R, Granter, GTF_accept_transfer, 0)] Transfer(4, Mapper, R) => Status(-9), marks NONE, refs 1; "D: exactly alloc+1 refs"
+};
+
+#[rustfmt::skip]
+const PAGE_TABLES_TRANSLATED: &[Line] = lines! {
+    [Pin(G), ENTRY] Map(Granter, R, HOST, P0) => Status(-1), marks NONE, refs 2; "Xen: no writable page"
+    [Pin(G), ENTRY] Map(Granter, R, RO, P0) => OKAY, marks READ, refs 3; "Xen: read by anybody"
+    [Pin(G), ENTRY] Copy(THE_REF, 0, OWN, 0, 8) => OKAY, marks NONE, refs 2; "Xen: read by anybody"
+    [Pin(G), ENTRY] Copy(OWN, 0, THE_REF, 0, 8) => Status(-1), marks NONE, refs 2; "Xen: no writable page"
+};
+
+#[rustfmt::skip]
+const PAGE_TABLES_DEVICES: &[Line] = lines! {
+    [Pin(G), ENTRY] Map(Granter, R, DEV, Zero) => Status(-1), marks NONE, refs 2; "Xen: no writable page"
+    [Pin(G), ENTRY] Map(Granter, R, HOST | DEV, P0) => Status(-1), marks NONE, refs 2; "Xen: no writable page"
+    [Pin(G), ENTRY] Map(Granter, R, DEV | GNTMAP_readonly, Zero) => OKAY, marks READ, refs 3; "Xen: read by anybody"
 };
 
 #[rustfmt::skip]

@@ -3,9 +3,11 @@
 //! What dom0 may ask through its kernel also runs on real Xen. The sheets are data that name no implementation: those in which a
 //! translated domain grants to itself are what a single guest can ask any Xen.
 
+mod between;
 mod dom0;
 mod inside;
 mod lines;
+mod pages;
 mod pair;
 mod render;
 mod revokable;
@@ -17,6 +19,7 @@ use std::rc::Rc;
 pub use render::document;
 
 use guest::grants::sheet::Sheet;
+use xen_ioreq::DomId;
 
 use crate::Row;
 use crate::bench::{Bench, BenchError, On, model_guest};
@@ -25,11 +28,20 @@ use crate::ioreq;
 /// Frames of the model's guest.
 const GUEST_FRAMES: u64 = 64;
 
-/// Every row of the area that can run there, and what the guest told of its lines.
+/// Further guests on Xen; rows that want one that is not there are left out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Others {
+    /// As the first, with the limits that Xen gives by default.
+    pub pair: Option<DomId>,
+    /// A PV guest, which has not run yet.
+    pub pv: Option<DomId>,
+}
+
+/// Every row of the area that can run there, and what the guest told of its lines. `others` are on Xen; the model has its own.
 ///
 /// # Errors
 /// Nothing to run on.
-pub fn rows(on: On) -> Result<(Vec<Row>, String), BenchError> {
+pub fn rows(on: On, others: Others) -> Result<(Vec<Row>, String), BenchError> {
     let bench = Rc::new(match on {
         On::Model => {
             let machine = ioreq::stock_machine()?;
@@ -46,6 +58,16 @@ pub fn rows(on: On) -> Result<(Vec<Row>, String), BenchError> {
     }
     let (inside, log) = inside::rows(if let On::Xen(guest) = on { Some(guest) } else { None })?;
     rows.extend(inside);
+    match (on, others.pair) {
+        (On::Model, _) => rows.extend(between::rows(None)?),
+        (On::Xen(guest), Some(pair)) => rows.extend(between::rows(Some([guest, pair]))?),
+        (On::Xen(_), None) => {}
+    }
+    match (on, others.pv) {
+        (On::Model, _) => rows.extend(pages::rows(None)?),
+        (On::Xen(_), Some(pv)) => rows.extend(pages::rows(Some(pv))?),
+        (On::Xen(_), None) => {}
+    }
     Ok((rows, log))
 }
 

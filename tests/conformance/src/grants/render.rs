@@ -6,9 +6,8 @@ use xen_ioreq::abi::grant_table::{GTF_reading, GTF_writing};
 
 use guest::grants::sheet::{By, Line, Parties, Sheet};
 
-use super::{dom0, pair, sheets};
+use super::{between, dom0, pages, pair, sheets};
 use crate::case::{Case, show};
-use crate::ioreq::Stage;
 
 const HEAD: &str = "\
 # Grant tables, as the model and Xen answer
@@ -33,8 +32,9 @@ A table has at most 2 frames here and a domain 256 handles. `D` in the last colu
 are what released Xen answers as well, *draft* what only a hypervisor with revokable grants does, or where the model's devices
 differ from Xen's: each mapping for devices has a bus frame of its own.
 
-The last column says where the answer was seen: on the model, and by `xen-rig grant-rows` on Debian's Xen 4.17, where dom0 asks and
-a PVH guest with a kernel of its own performs the lines of a translated domain that grants to itself, with the same limits.
+The last column says where the answer was seen: on the model, and by `xen-rig grant-rows` on Debian's Xen 4.17, where dom0 asks,
+a PVH guest with a kernel of its own performs the lines of a translated domain that grants to itself, with the same limits, and two of
+them and dom0 grant to each other.
 Not on Xen: (1) no released one has it; (2) it takes two PV domains with kernels of their own, and dom0's keeps its page tables
 and its table to itself; (3) the granter's entries would be those of dom0's kernel.
 
@@ -44,10 +44,24 @@ and its table to itself; (3) the granter's entries would be those of dom0's kern
   domain has reserved. `unmap_grant_ref` insists on the address that was mapped; Xen looks only at what is mapped there.
 - `GNTMAP_host_map` alone lets no device in. Xen enters such mappings of a PV domain into its IOMMU table, too.
 - The first frame of a table is there from the first call that asks for one, as zeros before.
-- Of the types of pages there is what grants notice: a page table of the granter's is never written by one.
+- Of the types of pages of a PV domain there is what grants notice: a page table is read by whom it is granted to, and never written
+  by a grant. What else Xen knows (segment descriptors, pages that the domain itself may write) makes no difference to one.
 - After `unmap_grant_ref` of a writable mapping at the place of a read-only one, a translated domain can still write at the
   place that is left, in the model as in Xen.
 - Not modelled, since nothing here can lead to it: -11 (`address_too_big`), -8 by a security policy, I/O memory.
+";
+
+const BETWEEN: &str = "\
+Here every domain does its part itself: dom0's kernel grants by gntalloc and maps by gntdev, the guests write their entries, map and
+copy by hypercalls. A status is shown without its sign, a byte as it is read, marks and flags as they stand in the entry or the status
+word, of many at once how many have the one status that is not that of the others. The guest that grants is the first one unless the row
+says otherwise; it has 2 frames of a table and 256 handles, the second one what Xen gives by default. Of a thousand in one
+hypercall the model interrupts it after every third.
+";
+
+const PAGES: &str = "\
+dom0 writes the entries of a PV guest that has never run, whose page tables the domain builder has made, copies by hypercall and maps
+by gntdev.
 ";
 
 /// The whole document.
@@ -102,9 +116,19 @@ fn asked_by_dom0(s: &mut String) {
         "a flags word or the first byte of a page.\n\n| row | answer | source | seen |\n|---|---|---|---|\n",
     );
     cases(s, pair::ROWS);
+    s.push_str("\n## Between dom0 and two guests\n\n");
+    s.push_str(BETWEEN);
+    for (title, table) in between::TABLES {
+        let _ = write!(s, "\n### {title}\n\n| row | answer | source | seen |\n|---|---|---|---|\n");
+        cases(s, table);
+    }
+    s.push_str("\n## What a PV guest's pages are\n\n");
+    s.push_str(PAGES);
+    s.push_str("\n| row | answer | source | seen |\n|---|---|---|---|\n");
+    cases(s, pages::ROWS);
 }
 
-fn cases(s: &mut String, cases: &[Case<Stage>]) {
+fn cases<S>(s: &mut String, cases: &[Case<S>]) {
     for case in cases {
         let _ = writeln!(s, "| {} | {} | {} | model, Xen |", case.name, show(case.want), case.source);
     }

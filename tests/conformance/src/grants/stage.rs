@@ -274,6 +274,18 @@ impl Stage {
                 set_entry(table, at, word & !u64::from(GTF_type_mask)).ok_or(Errno::ERANGE)?;
                 Ok(Want::Status(GNTST_okay))
             }
+            Call::Pin(frame) => {
+                let pinned = self.machine.pin_table(self.granter.id, Gfn(frame));
+                status(pinned.map(drop), GNTST_okay)
+            }
+            Call::PinOwn(frame) => {
+                let pinned = self.machine.pin_table(self.mapper.id, Gfn(frame));
+                status(pinned.map(drop), GNTST_okay)
+            }
+            Call::Unpin(frame) => {
+                let mfn = self.machine.mfn(self.granter.id, Gfn(frame))?;
+                status(self.machine.unpin_table(self.granter.id, mfn), GNTST_okay)
+            }
             Call::Die => {
                 self.granter.table = None;
                 self.granter.status = None;

@@ -262,6 +262,16 @@ const FRAMING: &[Line] = lines! {
     [] Raw(GNTTABOP_setup_table, 1) => Rc(Errno::EFAULT), marks NONE, refs 1; "nothing there to read"
     [] Raw(GNTTABOP_set_version, 1) => Rc(Errno::EFAULT), marks NONE, refs 1; "nothing there to read"
     [] Raw(GNTTABOP_swap_grant_ref, 1) => Rc(Errno::EFAULT), marks NONE, refs 1; "nothing there to read"
+    [] Raw(GNTTABOP_unmap_grant_ref, u32::MAX) => Rc(Errno::EINVAL), marks NONE, refs 1; "D: (int)count < 0"
+    [] Raw(GNTTABOP_copy, 1 << 31) => Rc(Errno::EINVAL), marks NONE, refs 1; "D: (int)count < 0"
+    [] Raw(GNTTABOP_swap_grant_ref, u32::MAX) => Rc(Errno::EINVAL), marks NONE, refs 1; "D: (int)count < 0"
+    [] Raw(GNTTABOP_query_size, u32::MAX) => Rc(Errno::EINVAL), marks NONE, refs 1; "D: (int)count < 0"
+    [] Raw(GNTTABOP_get_version, u32::MAX) => Rc(Errno::EINVAL), marks NONE, refs 1; "D: (int)count < 0"
+    [] Raw(GNTTABOP_map_grant_ref, i32::MAX.cast_unsigned()) => Rc(Errno::EFAULT), marks NONE, refs 1; "nothing there to read"
+    [] Raw(GNTTABOP_copy, i32::MAX.cast_unsigned()) => Rc(Errno::EFAULT), marks NONE, refs 1; "nothing there to read"
+    [] Raw(99, u32::MAX) => Rc(Errno::ENOSYS), marks NONE, refs 1; "Xen 4.17: what is not for HVM is looked at first"
+    [] Raw(GNTTABOP_unmap_grant_ref, 0) => OKAY, marks NONE, refs 1; "nothing to do"
+    [] Raw(GNTTABOP_copy, 0) => OKAY, marks NONE, refs 1; "nothing to do"
     [] Raw(99, 0) => Rc(Errno::ENOSYS), marks NONE, refs 1; "D: unknown cmd"
 };
 

@@ -1,8 +1,10 @@
-//! Grants as lines of a sheet, for the conformance programme: a guest performs those that it can alone, and reports each.
+//! Grants for the conformance programme: a guest performs the lines that it can alone and reports each, and runs errands.
 //!
-//! Whoever serves the ports from [`NEXT`] on is asked when to begin and is told each [`Seen`], in order. The same lines run on a
-//! model and inside a real guest, where every operation is open; what the answers must be stands in the lines.
+//! Whoever serves the ports from [`NEXT`] on is asked what comes next: [`LINES`], of which it is told each [`Seen`], in order, or an
+//! [`Errand`]. The same happens on a model and inside a real guest, where every operation is open; what the answers must be
+//! stands in the lines and with the server.
 
+mod errand;
 pub mod lines;
 #[allow(non_upper_case_globals, reason = "patterns use constants that have the names of Xen's headers")]
 pub mod sheet;
@@ -13,20 +15,29 @@ use core::fmt;
 
 use xen_ioreq::Errno;
 
+pub use self::errand::{Args, Errand, WORDS};
 use self::sheet::{By, Line, Sheet, Want};
 use self::stage::Stage;
 pub use self::stage::{Mapping, Workspace};
+pub use self::stage::{PLACES, STATUS, TABLE};
 use crate::platform::{Platform, Width};
 use crate::rows::{END_VALUE, PORT};
+use crate::words::{hi32, lo32};
 
 /// Number of the ports; the first is that of [`rows`](crate::rows).
 pub const PORTS: u16 = 0x10;
-/// A four-byte read here asks whether to begin: 1.
+/// A four-byte read here asks what comes next: [`LINES`], [`ERRAND`], and whatever else is nothing for now.
 pub const NEXT: u16 = PORT;
-/// Two four-byte writes a line go here: [`Seen::words`].
+/// Two four-byte writes a line go here: [`Seen::words`]. Of an errand its answer, the lower half first.
 pub const RESULT: u16 = PORT + 4;
 /// A four-byte write here says that all lines are done.
 pub const END: u16 = PORT + 8;
+/// Four-byte reads here, [`WORDS`] of them, tell what the errand is.
+pub const ASK: u16 = PORT + 0xc;
+/// All lines are to be performed.
+pub const LINES: u32 = 1;
+/// An errand is to be run.
+pub const ERRAND: u32 = 2;
 
 /// What grants need of a platform beyond what every guest needs.
 pub trait Hypercalls: Platform {
@@ -91,38 +102,76 @@ impl fmt::Display for Seen {
     }
 }
 
+/// What a guest hears of its own lines.
+#[derive(Clone, Copy, Debug)]
+pub enum News<'a> {
+    /// A line has been performed.
+    Line(&'a Line, Seen),
+    /// All of them have.
+    End,
+}
+
 /// The lines that a guest of released Xen performs, each with its sheet, in order.
 pub fn alone() -> impl Iterator<Item = (&'static Sheet, &'static Line)> {
     let released = lines::SHEETS.iter().filter(|s| s.by != By::Draft);
     released.flat_map(|s| s.lines.iter().map(move |l| (s, l)))
 }
 
-/// Performs every line of [`alone`] when a server asks for it, and tells it; `seen` hears of each, too. `Err`: the guest's table
-/// could not be made, or too little RAM is there.
+/// Performs every line of [`alone`] when a server asks for them, and tells it; runs errands. `seen` hears of it, too.
+/// Ends when the platform is to stop. `Err`: the guest's table could not be made, or there is no RAM.
 ///
 /// # Errors
 /// Those of the hypercalls.
 pub fn serve(
     platform: &mut impl Hypercalls,
     workspace: &mut Workspace,
-    seen: &mut dyn FnMut(&Line, Seen),
+    seen: &mut dyn FnMut(News<'_>),
 ) -> Result<(), Errno> {
-    while platform.pio_read(NEXT, Width::B4) != 1 {
-        if platform.stop_requested() {
-            return Ok(());
-        }
-        platform.wait();
-    }
+    let Some(mut next) = asked(platform) else { return Ok(()) };
     let mut stage = Stage::new(platform, workspace)?;
+    loop {
+        if next == LINES {
+            perform(&mut stage, seen)
+        } else {
+            run(&mut stage)
+        }
+        match asked(stage.platform()) {
+            Some(n) => next = n,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// What comes next, waited for. `None`: nothing any more.
+fn asked(platform: &mut impl Hypercalls) -> Option<u32> {
+    loop {
+        match platform.pio_read(NEXT, Width::B4) {
+            next @ (LINES | ERRAND) => return Some(next),
+            _ if platform.stop_requested() => return None,
+            _ => platform.wait(),
+        }
+    }
+}
+
+fn perform<P: Hypercalls>(stage: &mut Stage<'_, P>, seen: &mut dyn FnMut(News<'_>)) {
     for (_, line) in alone() {
         let answer = stage.run(line);
-        seen(line, answer);
+        seen(News::Line(line, answer));
         for word in answer.words() {
             stage.platform().pio_write(RESULT, Width::B4, word);
         }
     }
-    platform.pio_write(END, Width::B4, END_VALUE);
-    Ok(())
+    stage.platform().pio_write(END, Width::B4, END_VALUE);
+    seen(News::End);
+}
+
+/// Runs an errand; what is none is answered as if it were not there.
+fn run<P: Hypercalls>(stage: &mut Stage<'_, P>) {
+    let words = [(); WORDS].map(|()| stage.platform().pio_read(ASK, Width::B4));
+    let answer = Errand::of_words(words).map_or(u64::MAX, |errand| stage.errand(&errand));
+    for word in [lo32(answer), hi32(answer)] {
+        stage.platform().pio_write(RESULT, Width::B4, word);
+    }
 }
 
 #[cfg(test)]

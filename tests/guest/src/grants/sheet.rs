@@ -63,6 +63,12 @@ pub enum Call {
     HandOn(u32, Who, Who, u32),
     /// The mapper writes one of version 1: it accepts or grants something itself.
     Back(u32, Who, u16, u64),
+    /// The granter makes a page table of a frame of its own, as a PV domain does.
+    Pin(u64),
+    /// The mapper does.
+    PinOwn(u64),
+    /// The granter uses the frame for something else again.
+    Unpin(u64),
     /// The granter withdraws an entry: its type goes, marks stay.
     Close(u32),
     /// The granter is destroyed.
@@ -327,6 +333,9 @@ impl fmt::Display for Call {
             Self::Back(r, who, flags, frame) => {
                 write!(f, "mapper's entry {r}: {who}, {}, frame {frame}", Gtf(flags))
             }
+            Self::Pin(frame) => write!(f, "page_table(granter's frame {frame})"),
+            Self::PinOwn(frame) => write!(f, "page_table(mapper's frame {frame})"),
+            Self::Unpin(frame) => write!(f, "granter's frame {frame} a page table no more"),
             Self::Close(r) => write!(f, "entry {r} withdrawn"),
             Self::Die => f.write_str("the granter destroyed"),
             Self::Map(who, r, flags, at) => {

@@ -14,13 +14,15 @@ use xen_ioreq::{DomId, Errno, Gfn, PAGE_SHIFT};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::sheet::{At, Bus, Call, End, FRAMES, Line, Memory, NOBODY, R, Want, Who, mark};
-use super::{Hypercalls, Seen};
+use super::{Errand, Hypercalls, Seen};
 use crate::platform::Width;
 
-/// Where the frames of the table go, the status words after them, and grants; nothing else is there.
-const TABLE: Gfn = Gfn(0x7_0000);
-const STATUS: Gfn = Gfn(0x7_0100);
-const PLACES: Gfn = Gfn(0x8_0000);
+/// Where the frames of the table go.
+pub const TABLE: Gfn = Gfn(0x7_0000);
+/// The status words.
+pub const STATUS: Gfn = Gfn(0x7_0100);
+/// The first place for a grant; nothing is there but what was mapped.
+pub const PLACES: Gfn = Gfn(0x8_0000);
 /// Places that lines name; those of many mappings follow.
 const MANY: u64 = 100;
 /// No RAM: what is added to the number of a frame that lines name as none.
@@ -29,7 +31,9 @@ const NO_FRAME: u64 = 0xd_0000;
 const ENTRIES: core::ops::Range<u32> = 2..16;
 /// Mappings of a line, and structs of a hypercall.
 const MAPPINGS: usize = 300;
-const BATCH: usize = 128;
+const BATCH: usize = 1024;
+/// Bytes of so many of the longest.
+pub(super) const BYTES: usize = BATCH * size_of::<gnttab_copy>();
 
 /// A mapping that was made or tried.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,15 +49,13 @@ pub struct Mapping {
 #[derive(Debug)]
 pub struct Workspace {
     maps: [Mapping; MAPPINGS],
-    bytes: [u8; BATCH * size_of::<gnttab_copy>()],
+    pub(super) bytes: [u8; BYTES],
 }
 
 impl Workspace {
     /// Empty.
-    pub const NEW: Self = Self {
-        maps: [Mapping { address: 0, bus: 0, handle: None, told: 0 }; MAPPINGS],
-        bytes: [0; BATCH * size_of::<gnttab_copy>()],
-    };
+    pub const NEW: Self =
+        Self { maps: [Mapping { address: 0, bus: 0, handle: None, told: 0 }; MAPPINGS], bytes: [0; BYTES] };
 }
 
 /// The guest that runs lines.
@@ -69,7 +71,7 @@ pub(super) struct Stage<'a, P> {
 }
 
 impl<'a, P: Hypercalls> Stage<'a, P> {
-    /// ENOMEM: no RAM at all. Else an error of the hypercall that shows the table to this guest.
+    /// Its table is shown to this guest. ENOMEM: no RAM at all. Else an error of that hypercall.
     pub(super) fn new(platform: &'a mut P, work: &'a mut Workspace) -> Result<Self, Errno> {
         let ram = *platform.ram().iter().max_by_key(|r| r.frames).ok_or(Errno::ENOMEM)?;
         let end = Gfn(ram.first.0 + ram.frames);
@@ -80,6 +82,11 @@ impl<'a, P: Hypercalls> Stage<'a, P> {
 
     pub(super) fn platform(&mut self) -> &mut P {
         self.platform
+    }
+
+    /// Does what a server asks for; of lines it takes nothing away.
+    pub(super) fn errand(&mut self, errand: &Errand) -> u64 {
+        errand.run(self.platform, self.work)
     }
 
     /// Runs a line on frames of its own, and takes down what it has left.
@@ -449,7 +456,8 @@ impl<'a, P: Hypercalls> Stage<'a, P> {
                 status(arg.map.status)
             }
             Call::Revoke(r#ref) => self.op(GNTTABOP_revoke, &mut gnttab_revoke { r#ref }).and(okay),
-            // Another domain's part, or what would need a page table of its own.
+            // Another domain's part, or what would need page tables that Xen knows of.
+            Call::Pin(_) | Call::PinOwn(_) | Call::Unpin(_) => Err(Errno::EOPNOTSUPP),
             Call::Die | Call::RevokeMany(_) | Call::SetupShort => Err(Errno::EOPNOTSUPP),
         }
     }

@@ -19,8 +19,7 @@ use core::panic::PanicInfo;
 
 use cmdline::Cmdline;
 use console::println;
-use guest::grants::sheet::Line;
-use guest::grants::{Seen, Workspace};
+use guest::grants::{News, Workspace};
 use guest::run::Config;
 use guest::scene::PIXELS;
 use vcpu::Vcpu;
@@ -155,22 +154,23 @@ fn rows(vcpu: &mut Vcpu, once: bool) {
     }
 }
 
-/// Performs the lines of grants when a server asks for them, one line each: the answer, and whether it is that of the sheet.
+/// Performs the lines of grants when a server asks for them, and its errands, for ever: a line for each answer that is not that of the
+/// sheet, and how many were.
 fn grants(vcpu: &mut Vcpu) {
     static WORKSPACE: cpu::Once<Workspace> = cpu::Once::new(Workspace::NEW);
-    let (passed, failed) = (Cell::new(0u32), Cell::new(0u32));
-    let mut told = |line: &Line, seen: Seen| {
-        let count = if seen.is_of(line) { &passed } else { &failed };
-        count.set(count.get() + 1);
-        if !seen.is_of(line) {
+    let (mut passed, mut failed) = (0u32, 0u32);
+    let mut told = |news: News<'_>| match news {
+        News::Line(line, seen) if seen.is_of(line) => passed += 1,
+        News::Line(line, seen) => {
+            failed += 1;
             println!("GUEST: {line}");
             println!("GUEST: {seen}, not {}, marks {:#x}", line.want, line.marks);
         }
+        News::End => println!("GUEST: lines {passed} passed, {failed} failed"),
     };
     if let Err(e) = guest::grants::serve(vcpu, WORKSPACE.take(), &mut told) {
         println!("GUEST: failed: {e}");
     }
-    println!("GUEST: lines {} passed, {} failed", passed.get(), failed.get());
 }
 
 /// Moments between the picture and what `give` gives.

@@ -1,13 +1,17 @@
-//! The rows of grants on real Xen: what dom0 may ask, and what a guest with a kernel of ours may; and the model's beside them.
+//! The rows of grants on real Xen: what dom0 may ask, what a guest with a kernel of ours may, and what
+//! passes between dom0 and two of them, what a PV guest's pages are; and the model's beside them.
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use super::{Checks, Run, Scenario};
 use crate::cpio::Tree;
 use crate::error::{At as _, Result};
 use crate::host;
 use crate::kit::Kit;
+use crate::linux::{Kind, Linux};
+use crate::qemu::Machine;
 
 /// See [`Scenario::about`].
 #[derive(Debug)]
@@ -19,16 +23,27 @@ impl Scenario for GrantRows {
     }
 
     fn about(&self) -> &'static str {
-        "the rows of conformance grants, from dom0 and inside a guest, the same as on the model"
+        "the rows of conformance grants, from dom0, inside a guest and between the three, the same as on the model"
+    }
+
+    fn machine(&self) -> Machine {
+        Machine { memory: 1280, dom0_memory: 640, timeout: Duration::from_secs(900), ..Machine::default() }
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
         kit.install(files, &kit.program("conformance", "conformance")?)?;
         kit.install_guest(files)?;
-        // The limits are those of the model's guest.
-        Ok("MORE='max_grant_frames = 2\nmax_maptrack_frames = 1'\n\
+        // It never runs: only its page tables are looked at.
+        let never = Linux { init: "", modules: &[], files: &[], programs: &[] };
+        kit.install_linux(files, Kind::Pvh, never)?;
+        // The limits are those of the model's guests.
+        Ok("linux_pv pages 128\n\
+            PV=$DOMID\n\
+            guest other 36 mode=grants\n\
+            PAIR=$DOMID\n\
+            MORE='max_grant_frames = 2\nmax_maptrack_frames = 1'\n\
             guest lines 36 mode=grants\n\
-            record grants conformance grants --on xen --domid $DOMID --log /results/told\n"
+            record grants conformance grants --on xen --domid $DOMID --pair $PAIR --pv $PV --log /results/told\n"
             .to_owned())
     }
 

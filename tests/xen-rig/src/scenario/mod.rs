@@ -16,6 +16,7 @@ mod serve;
 mod speed;
 mod stock_linux;
 mod vfio;
+mod view;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,6 +40,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &serve::Serve,
     &promise::Promise,
     &killed::Killed,
+    &view::View,
     &stock_linux::StockLinux(Kind::Pvh),
     &stock_linux::StockLinux(Kind::Hvm),
     &i915::I915Pvh,

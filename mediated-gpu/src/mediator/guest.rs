@@ -11,6 +11,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use xen_ioreq::Gfn;
 
+use super::accesses::{Accesses, RegisterAccesses};
 use super::audit::Refused;
 use super::maintenance::Maintenance;
 use super::saved::SavedEntries;
@@ -61,6 +62,7 @@ pub struct Vgpu {
     reset_done: Condvar,
     ggtt: ShadowGgtt,
     stats: Arc<Stats>,
+    accesses: Accesses,
     msi: Box<dyn MsiSink>,
     scheduler: Arc<Scheduler>,
     maintenance: Maintenance,
@@ -94,6 +96,7 @@ impl Vgpu {
             reset_done: Condvar::new(),
             ggtt,
             stats,
+            accesses: Accesses::default(),
             msi,
             since: scheduler.now(),
             scheduler,
@@ -120,12 +123,18 @@ impl Vgpu {
         self.stats.snapshot()
     }
 
+    /// How often its guest has accessed which registers, the most frequent first.
+    pub fn accesses(&self) -> Vec<RegisterAccesses> {
+        self.accesses.get()
+    }
+
     /// A read of 1 to 8 bytes of BAR0. Never fails: what nobody knows reads as ones.
     pub fn mmio_read(&self, offset: u32, size: u32) -> u64 {
         self.stats.mmio_accesses.add(1);
         if offset >= GTT_OFFSET {
             return self.ggtt.read_table(offset - GTT_OFFSET, size);
         }
+        self.accesses.add(offset, false);
         let mut state = self.state.lock();
         let mut unknown = |e| self.count(e);
         let value = state.read(offset, size, &mut unknown);
@@ -144,6 +153,7 @@ impl Vgpu {
             self.ggtt.write_table(offset - GTT_OFFSET, size, value, &mut draining);
             return self.maintenance.drain(draining);
         }
+        self.accesses.add(offset, true);
         let mut effects = Vec::new();
         self.state.lock().write(offset, size, value, &mut |e| effects.push(e));
         effects.into_iter().for_each(|e| self.act(e));

@@ -4,6 +4,7 @@
 //! judges commands, `workload` copies what may run, `scheduler` runs it, `maintenance` carries out invalidations,
 //! `sweeper` finds what nobody announced.
 
+mod accesses;
 mod audit;
 mod function;
 mod guest;
@@ -31,6 +32,7 @@ use parking_lot::Mutex;
 use pviommu::{Client, Guest, OwnError, OwnFrames, OwnPages};
 use xen_ioreq::{Bfn, PAGE_SIZE};
 
+pub use self::accesses::RegisterAccesses;
 pub(crate) use self::function::Place;
 pub use self::function::{PlugError, Plugged, Seat, TABLE_FRAMES, Told};
 pub use self::guest::{MsiSink, Usage, Vgpu};

@@ -20,7 +20,7 @@ use mediated_gpu::service::{Service, Slot};
 use mediated_gpu::vgpu::display::{MAX_SIDE, PIXEL_BYTES, Scanout};
 use mio::{Registry, Token};
 
-use self::commands::{alone, create, destroy, on_vgpu, share, shares, types};
+use self::commands::{accesses, alone, create, destroy, on_vgpu, share, shares, types};
 use crate::pictures::Pictures;
 use crate::serve::figures;
 use crate::{Error, cli};
@@ -185,6 +185,11 @@ impl Operator {
                 create(&slot),
             )
             .command("types", "the types of vGPUs, and how many more of each there could be", types(&slot))
+            .command(
+                "accesses",
+                "the registers that the guest has accessed: offset, reads, writes, name",
+                accesses(&slot),
+            )
             .command(
                 "stop",
                 "takes the vGPU from the guest and ends mgpu",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ioreq_server::LoopHandle;
 use ioreq_server::sources::Reply;
-use mediated_gpu::mediator::{Share, Usage, Vgpu};
+use mediated_gpu::mediator::{RegisterAccesses, Share, Usage, Vgpu};
 use mediated_gpu::physical::Engine;
 use mediated_gpu::service::{Slot, SlotError};
 
@@ -78,6 +78,21 @@ pub(super) fn create(slot: &Arc<Slot>) -> impl FnMut(&[&str], &LoopHandle) -> Re
 pub(super) fn types(slot: &Arc<Slot>) -> impl FnMut(&[&str], &LoopHandle) -> Reply + Send + use<> {
     let slot = slot.clone();
     alone(move || Ok(table::table(|kind| slot.available(kind))))
+}
+
+/// Which registers the guest has accessed, a line each: offset, reads, writes, name.
+pub(super) fn accesses(slot: &Arc<Slot>) -> impl FnMut(&[&str], &LoopHandle) -> Reply + Send + use<> {
+    let slot = slot.clone();
+    alone(move || {
+        let mut out = String::new();
+        for RegisterAccesses { offset, name, reads, writes } in slot.vgpu().accesses() {
+            let at = offset.map_or_else(|| "-".into(), |at| format!("{at:#08x}"));
+            let line = format!("{at:8} {reads:8} {writes:8} {name}");
+            out += line.trim_end();
+            out.push('\n');
+        }
+        Ok(out.trim_end().into())
+    })
 }
 
 /// How it shares each engine with others: what it has had and the most that it may have, in percent.

@@ -173,6 +173,22 @@ fn an_operator_sees_figures_takes_a_picture_resets_and_stops() {
 }
 
 #[test]
+fn an_operator_sees_which_registers_the_guest_accesses() {
+    let rig = Rig::new(false);
+    rig.draw();
+    let lines = rig.ask("accesses");
+    let of = |name: &str| {
+        let line = lines.iter().find(|l| l.ends_with(name)).unwrap();
+        let [offset, reads, writes] = [0, 1, 2].map(|n| line.split_whitespace().nth(n).unwrap());
+        (offset, reads.parse::<u64>().unwrap(), writes.parse::<u64>().unwrap())
+    };
+    let (offset, reads, writes) = of(" BCS RING_ELSP");
+    assert_eq!((offset, reads, writes % 4), ("0x022230", 0, 0));
+    assert!(writes >= 8, "two frames");
+    assert!(of(" GEN8_MASTER_IRQ").2 > 0, "its driver lets interrupts out");
+}
+
+#[test]
 fn a_paused_vgpu_does_nothing_and_goes_on_where_it_was() {
     let rig = Rig::new(false);
     let stop = Arc::new(AtomicBool::new(false));

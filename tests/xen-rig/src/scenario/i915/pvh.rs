@@ -55,7 +55,8 @@ impl Scenario for I915Pvh {
         let counted: String = ["first", "alone", "stream", "piled"]
             .map(|work| {
                 format!(
-                    "spoke stock 300 '{work} work done'\nsleep 1\nrecord {work} mgpu ask /run/mgpu status\n"
+                    "spoke stock 300 '{work} work done'\nsleep 1\nrecord {work} mgpu ask /run/mgpu status\n\
+                     record {work}-accesses mgpu ask /run/mgpu accesses\n"
                 )
             })
             .concat();

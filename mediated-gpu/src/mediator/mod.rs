@@ -60,8 +60,8 @@ pub struct Config {
     pub aperture: u64,
     /// How engines are shared.
     pub policy: Policy,
-    /// How long a vGPU keeps an engine while others wait for it. A context that runs is not interrupted; what it takes too
-    /// much is made up for afterwards.
+    /// How long a vGPU keeps an engine while others wait for it. A context that runs is not interrupted, nor is one that stands
+    /// behind it because nobody waited when it was put there; what is taken too much is made up for afterwards.
     pub slice: Duration,
     /// How long a context may be on an engine before the engine is reset, unless its vGPU's [`Share`] says otherwise.
     pub deadline: Duration,

@@ -26,6 +26,11 @@ fn an_unmapping_beside_a_revocation_ends_the_mapping_once() {
 }
 
 #[test]
+fn a_revocation_beside_an_unmapping_waits_for_the_copy_and_not_for_the_mapping() {
+    revoke::beside_an_unmap_and_a_copy(Checker::sampled(N));
+}
+
+#[test]
 fn a_revocation_beside_everything_at_once_has_the_page_back() {
     for version in [Version::One, Version::Two] {
         revoke::beside_everything(Checker::sampled(N), version);

@@ -91,6 +91,26 @@ pub fn beside_unmaps(checker: Checker) -> usize {
     })
 }
 
+/// A mapping to read only is unmapped, and somebody copies out of the page: two pins of one kind, which end in any order, each once.
+pub fn beside_an_unmap_and_a_copy(checker: Checker) -> usize {
+    checker.run(move || {
+        let w = World::new();
+        let (g, m) = (w.granter(Version::One), w.mapper(By::Cpu));
+        g.offer(REF, m.id, PAGE, REVOKABLE);
+        let seat = Seat::new(&m, By::Cpu);
+        let (mapped, at) =
+            (seat.map(g.id, REF, true, Some(STAND_IN)).expect("it is granted"), seat.address());
+        play(|s| {
+            s.spawn(|| take_back(&w, &g, Granter::Right));
+            s.spawn(|| assert_eq!(m.unmap(mapped.handle, at, 0), Ok(())));
+            s.spawn(|| copy_once(&w, &g, &m));
+        });
+        drop(seat);
+        w.still_secret(&g, PAGE);
+        w.end([g, m]);
+    })
+}
+
 /// Everything at once: one mapping is there and is unmapped, another is made, used and ended, and somebody copies.
 pub fn beside_everything(checker: Checker, version: Version) -> usize {
     checker.run(move || {

@@ -156,8 +156,8 @@ static void loop(void)
 	hangs("loop", 2, NULL, 0, batch, 4);
 }
 
-// A batch that calls another, which is in its second page, so often or as often as fits.
-static void fills(uint32_t *batch, uint64_t at, int calls)
+// A batch that calls another, which is in its second page, so often or as often as fits. That one fills so many lines, again and again.
+static void fills(uint32_t *batch, uint64_t at, int lines, int calls)
 {
 	int n = 0;
 	for (; n + 4 < 1024 && calls-- > 0; n += 3) {
@@ -169,7 +169,7 @@ static void fills(uint32_t *batch, uint64_t at, int calls)
 	batch[n] = MI_BATCH_BUFFER_END;
 	for (n = 1024; n + 8 < 2048; n += 7) {
 		uint32_t fill[] = {
-			XY_COLOR_BLT_32, DEPTH_32 | ROP_FILL | PITCH, 0, HEIGHT << 16 | WIDTH,
+			XY_COLOR_BLT_32, DEPTH_32 | ROP_FILL | PITCH, 0, lines << 16 | WIDTH,
 			(uint32_t)at, at >> 32, n,
 		};
 		memcpy(batch + n, fill, sizeof fill);
@@ -180,8 +180,9 @@ static void fills(uint32_t *batch, uint64_t at, int calls)
 static void lengthy(void)
 {
 	uint32_t batch[2048] = { 0 };
-	struct exec_object o = object(create(BYTES), TARGET, OBJECT_WRITE);
-	fills(batch, TARGET, 1024);
+	// 400 GB, which take minutes under emulation: longer than the driver is patient
+	struct exec_object o = object(create(16 * BYTES), TARGET, OBJECT_WRITE);
+	fills(batch, TARGET, 16 * HEIGHT, 1024);
 	hangs("long", 2, &o, 1, batch, 2048);
 }
 
@@ -189,7 +190,7 @@ static void piled(void)
 {
 	uint32_t batch[2048] = { 0 };
 	struct exec_object o = object(create(BYTES), SOURCE, OBJECT_WRITE);
-	fills(batch, SOURCE, 12);
+	fills(batch, SOURCE, HEIGHT, 12);
 	submit(engines[2].engine, &o, 1, batch, 2048);
 	store_many("piled", 2);
 }

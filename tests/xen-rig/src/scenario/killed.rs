@@ -48,14 +48,21 @@ impl Scenario for Killed {
                  kill -KILL $(cat /tmp/{life}.pid)\n\
                  finish {life} 10\n\
                  cat /run/mediated-gpu/dom$DOMID >/results/{life}.record\n\
-                 sleep 1\n\
+                 waits || say FAILED the guest does not wait\n\
                  record {life}-waits xl list\n"
             )
         };
         let [first, second, last] = LIVES;
         // Xen keeps what it allocates for dom0's first server, so frames are counted from the second on.
         Ok(format!(
-            "completed() {{\n\
+            "waits() {{\n\
+                 for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do\n\
+                     sleep 1\n\
+                     xl list drawing | grep -q ' ------ ' && return 0\n\
+                 done\n\
+                 return 1\n\
+             }}\n\
+             completed() {{\n\
                  for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do\n\
                      mgpu ask /run/$1 status | grep -q '\"completions\":[2-9]' && return 0\n\
                  done\n\

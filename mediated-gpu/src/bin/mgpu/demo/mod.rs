@@ -55,7 +55,10 @@ pub(crate) fn run(args: &cli::Demo) -> Result<ExitCode, Error> {
     }
     sheet(&done, &args.out)?;
     print!("{}{}", table::table(&done, drawn_for), judge::summary(&done, resident));
-    problems.extend(judge::sent(world.machine.notices().0, &done));
+    // Stock Xen's name no frame, and several withdrawals make one: nobody can say how many there should be.
+    if args.hypervisor == cli::Hypervisor::Draft {
+        problems.extend(judge::sent(world.machine.notices().0, &done));
+    }
     let pins = world.pins();
     if args.faults.is_some() {
         println!("{} faults were made on the way", world.machine.faults_met());

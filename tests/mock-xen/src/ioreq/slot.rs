@@ -53,8 +53,14 @@ impl<'m> Slot<'m> {
         self.page.u32(self.base + PORT).store(port.0, Ordering::Release);
     }
 
-    /// Hands a request over. The emulator shares this page, so what it left here is checked first.
-    pub(crate) fn post(&self, port: Port, r: &Request) -> Result<(), &'static str> {
+    /// Hands a request over, unless the emulator's kernel answers it: then the emulator finds it answered. The emulator shares
+    /// this page, so what it left here is checked first.
+    pub(crate) fn post(
+        &self,
+        port: Port,
+        r: &Request,
+        by_kernel: impl FnOnce() -> bool,
+    ) -> Result<(), &'static str> {
         if self.state() != STATE_IOREQ_NONE {
             return Err("device model set a bad I/O state");
         }
@@ -66,16 +72,11 @@ impl<'m> Slot<'m> {
         self.page.u32(self.base + COUNT).store(r.count, Ordering::Relaxed);
         self.page.u32(self.base + SIZE).store(r.size, Ordering::Relaxed);
         self.page.u8(self.base + TYPE).store(r.ty, Ordering::Relaxed);
-        let bits = Bits { state: STATE_IOREQ_READY, ..r.bits() };
+        // An event that came late lets the emulator look here at any time: there is no moment in which both could answer.
+        let state = if by_kernel() { STATE_IORESP_READY } else { STATE_IOREQ_READY };
+        let bits = Bits { state, ..r.bits() };
         self.page.u8(self.base + SLOT_BITS_OFFSET).store(bits.pack(), Ordering::Release);
         Ok(())
-    }
-
-    /// The emulator's kernel answers a write.
-    pub(crate) fn acknowledge(&self) {
-        let bits = self.page.u8(self.base + SLOT_BITS_OFFSET);
-        let done = Bits { state: STATE_IORESP_READY, ..Bits::unpack(bits.load(Ordering::Relaxed)) };
-        bits.store(done.pack(), Ordering::Release);
     }
 
     /// How far the emulator has come; `seen` is the state at the last look and may only grow.
@@ -126,7 +127,7 @@ mod tests {
     fn a_request_lies_in_the_slot_as_the_header_says() {
         with_slot(|slot, page| {
             let r = Request { df: true, data_is_ptr: true, count: 3, ..Request::mmio(0xfee, 4, true, 0x77) };
-            slot.post(Port(9), &r).unwrap();
+            slot.post(Port(9), &r, || false).unwrap();
             let mut raw = [0; 32];
             page.read(32, &mut raw);
             let q: ioreq = zerocopy::FromBytes::read_from_bytes(&raw[..]).unwrap();
@@ -138,7 +139,7 @@ mod tests {
     #[test]
     fn an_answer_is_taken_and_the_slot_is_free_again() {
         with_slot(|slot, page| {
-            slot.post(Port(9), &Request::pio(1, 4, true, 0)).unwrap();
+            slot.post(Port(9), &Request::pio(1, 4, true, 0), || false).unwrap();
             let mut seen = 0;
             assert_eq!(slot.progress(&mut seen), Progress::Waiting);
             set_state(page, STATE_IOREQ_INPROCESS);
@@ -146,7 +147,7 @@ mod tests {
             page.u64(32 + DATA).store(0x55, Ordering::SeqCst);
             set_state(page, STATE_IORESP_READY);
             assert_eq!(slot.progress(&mut seen), Progress::Done(0x55));
-            assert_eq!(slot.post(Port(9), &Request::pio(1, 4, true, 0)), Ok(()));
+            assert_eq!(slot.post(Port(9), &Request::pio(1, 4, true, 0), || false), Ok(()));
         });
     }
 
@@ -154,16 +155,16 @@ mod tests {
     fn a_slot_that_is_not_free_or_has_another_port_takes_no_request() {
         with_slot(|slot, page| {
             let r = Request::pio(1, 4, true, 0);
-            assert!(slot.post(Port(8), &r).is_err());
+            assert!(slot.post(Port(8), &r, || false).is_err());
             set_state(page, STATE_IOREQ_INPROCESS);
-            assert!(slot.post(Port(9), &r).is_err());
+            assert!(slot.post(Port(9), &r, || false).is_err());
         });
     }
 
     #[test]
     fn a_state_that_goes_back_or_is_unknown_is_broken_and_none_reads_all_ones() {
         with_slot(|slot, page| {
-            slot.post(Port(9), &Request::pio(1, 4, true, 0)).unwrap();
+            slot.post(Port(9), &Request::pio(1, 4, true, 0), || false).unwrap();
             let mut seen = STATE_IOREQ_INPROCESS;
             assert!(matches!(slot.progress(&mut seen), Progress::Broken(_)));
             set_state(page, 7);

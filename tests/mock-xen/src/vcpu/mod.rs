@@ -312,10 +312,7 @@ impl Vcpu {
         let slot = server
             .slot(&self.machine, self.state.id)
             .ok_or_else(|| self.crash("device model has no slots"))?;
-        slot.post(port, r).map_err(|why| self.crash(why))?;
-        if server.bells.ring(self.state.id, r) {
-            slot.acknowledge();
-        }
+        slot.post(port, r, || server.bells.ring(self.state.id, r)).map_err(|why| self.crash(why))?;
         drop(gate);
         // A server that is being destroyed has no port any more; `finish` sees that.
         let _ = evtchn::notify(&self.domain, port, None);

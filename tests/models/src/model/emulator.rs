@@ -73,7 +73,7 @@ impl Guest {
     /// A request of the vCPU, from slot to answer; `None` if the server went first.
     pub(super) fn request(&self, r: &Request) -> Option<u64> {
         let slot = self.slot();
-        slot.post(PORT, r).expect("the emulator keeps to the protocol");
+        slot.post(PORT, r, || false).expect("the emulator keeps to the protocol");
         self.notify_emulator();
         let (mut seen, mut answer) = (0, None);
         self.wake.wait(None, || {

@@ -126,27 +126,38 @@ mod tests {
         })
     }
 
+    /// Other threads of this process may map something where a page has just gone. Not every time.
+    #[track_caller]
+    fn but_for_chance(gone: impl Fn() -> bool) {
+        assert!((0..50).any(|_| gone()), "it stays mapped");
+    }
+
     #[test]
     fn pagewise_a_dropped_page_is_unmapped_at_once_and_its_neighbours_stay() {
-        let base = reserve(3).expect("addresses");
-        // SAFETY: the mapping just made.
-        let owner = unsafe { Range::pagewise(base) };
-        let mut pages = Mapping::new(base, 3, Arc::new(owner)).into_pages();
-        drop(pages.remove(1));
-        assert_eq!([mapped(base, 0), mapped(base, 1), mapped(base, 2)], [true, false, true]);
-        drop(pages);
-        assert_eq!([mapped(base, 0), mapped(base, 2)], [false, false]);
+        but_for_chance(|| {
+            let base = reserve(3).expect("addresses");
+            // SAFETY: the mapping just made.
+            let owner = unsafe { Range::pagewise(base) };
+            let mut pages = Mapping::new(base, 3, Arc::new(owner)).into_pages();
+            drop(pages.remove(1));
+            assert!(mapped(base, 0) && mapped(base, 2));
+            let one = !mapped(base, 1);
+            drop(pages);
+            one && !mapped(base, 0) && !mapped(base, 2)
+        });
     }
 
     #[test]
     fn whole_nothing_is_unmapped_before_the_last_page_was_dropped() {
-        let base = reserve(2).expect("addresses");
-        // SAFETY: the mapping just made.
-        let owner = unsafe { Range::whole(base, 2) };
-        let mut pages = Mapping::new(base, 2, Arc::new(owner)).into_pages();
-        drop(pages.pop());
-        assert_eq!([mapped(base, 0), mapped(base, 1)], [true, true]);
-        drop(pages);
-        assert_eq!([mapped(base, 0), mapped(base, 1)], [false, false]);
+        but_for_chance(|| {
+            let base = reserve(2).expect("addresses");
+            // SAFETY: the mapping just made.
+            let owner = unsafe { Range::whole(base, 2) };
+            let mut pages = Mapping::new(base, 2, Arc::new(owner)).into_pages();
+            drop(pages.pop());
+            assert!(mapped(base, 0) && mapped(base, 1));
+            drop(pages);
+            !mapped(base, 0) && !mapped(base, 1)
+        });
     }
 }

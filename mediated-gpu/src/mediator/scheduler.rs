@@ -8,6 +8,7 @@
 
 mod clock;
 mod shares;
+mod stint;
 mod worker;
 
 use std::collections::BTreeMap;

@@ -13,106 +13,21 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::shares::Next;
+use super::stint::{End, Job, News, Placed, Stint};
 use super::{Queue, Scheduler};
 use crate::gen8::context::{
-    CSB_ACTIVE_TO_IDLE, CSB_COMPLETE, CSB_ELEMENT_SWITCH, CSB_IDLE_TO_ACTIVE, CSB_LITE_RESTORE,
-    CSB_PREEMPTED, Descriptor,
+    CSB_ACTIVE_TO_IDLE, CSB_COMPLETE, CSB_ELEMENT_SWITCH, CSB_IDLE_TO_ACTIVE, CSB_LITE_RESTORE, CSB_PREEMPTED,
 };
 use crate::gen8::regs::{GT_CONTEXT_SWITCH_INTERRUPT, engine as reg};
 use crate::mediator::guest::Vgpu;
-use crate::mediator::shadow::Tables;
 use crate::mediator::workload::{AREAS, EngineArea, PrepareError, Prepared};
 use crate::physical::{CsbEntry, Engine, PhysicalGpu};
 use crate::privilege::{ThreadKind, narrow};
-use crate::vgpu::{Submission, Turn};
 
 /// How long an engine may take to stop.
 const RESET_DEADLINE: Duration = Duration::from_secs(1);
 /// How often a reset is tried before the engine is given up.
 const RESET_TRIES: u32 = 3;
-
-/// What became of a context on the engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Complete,
-    Error,
-    Overrun,
-    Stopped,
-}
-
-/// What happened on the engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum News {
-    /// The context is there no more.
-    Ended(End),
-    /// There is something that could follow it.
-    More,
-}
-
-/// A context of the guest's that is to run.
-#[derive(Clone, Copy, Debug)]
-struct Job {
-    descriptor: Descriptor,
-    epoch: u64,
-    /// The turn that begins with it.
-    opens: Option<Turn>,
-    /// Another one of the same submission comes after it.
-    more: bool,
-}
-
-impl Job {
-    /// Those of a turn.
-    fn all(turn: Turn) -> impl Iterator<Item = Self> {
-        let Turn { submission: Submission { first, second }, epoch, .. } = turn;
-        let more = second.is_some();
-        let first = Self { descriptor: first, epoch, opens: Some(turn), more };
-        let second = second.map(|descriptor| Self { descriptor, epoch, opens: None, more: false });
-        std::iter::once(first).chain(second)
-    }
-
-    /// Whether the context that runs goes on with it.
-    fn goes_on(&self) -> bool {
-        self.opens.is_some_and(|turn| turn.begun)
-    }
-}
-
-/// One that is on the engine, or behind the one that is.
-struct Placed<'v> {
-    job: Job,
-    prepared: Prepared,
-    tables: Option<Tables<'v>>,
-    /// In which area it stands.
-    area: usize,
-    /// Time that its context had had when the one before it ended, if that was the same.
-    had: Option<u32>,
-}
-
-/// What runs for a vGPU, from the choice of it on.
-struct Stint<'v> {
-    vgpu: &'v Vgpu,
-    /// When what runs began.
-    began: Duration,
-    /// What is to run, in this order.
-    jobs: VecDeque<Job>,
-    /// What stands behind the context that runs.
-    behind: Option<Placed<'v>>,
-    /// What has begun last, or is to be the first.
-    last: (Descriptor, u64),
-    /// Something has begun.
-    begun: bool,
-}
-
-impl Stint<'_> {
-    /// What was taken and has not begun.
-    fn taken(&self) -> impl Iterator<Item = &Job> {
-        self.behind.as_ref().map(|placed| &placed.job).into_iter().chain(&self.jobs)
-    }
-
-    /// Whether something else than the context that runs was taken: what comes now comes after that.
-    fn has_other(&self) -> bool {
-        self.taken().any(|job| job.opens.is_some() && !job.goes_on())
-    }
-}
 
 /// What an engine's thread owns.
 pub(in crate::mediator) struct Worker {
@@ -367,8 +282,7 @@ impl Worker {
         let Some(turn) = vgpu.take_behind(self.engine, current.job.epoch, after_all) else { return };
         // What goes on takes the place of all that was submitted before.
         stint.jobs = Job::all(turn).collect();
-        let job =
-            Job { descriptor: turn.submission.first, epoch: turn.epoch, opens: Some(turn), more: false };
+        let Some(&job) = stint.jobs.front() else { return };
         // Its image is to be read anew, and is not written yet.
         let too_early = !job.goes_on() && job.descriptor.lrca() == current.job.descriptor.lrca();
         if too_early || vgpu.is_banned(self.engine, job.descriptor) {

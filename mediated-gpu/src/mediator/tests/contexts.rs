@@ -233,8 +233,8 @@ fn flood_of_submissions_is_dropped_and_does_no_harm() {
     assert_eq!(g.read32(DATA), 2);
 }
 
-#[test]
-fn context_that_hangs_is_stopped_at_its_deadline_however_much_is_appended_to_it() {
+/// One whose context is given to the engine and hangs there, with a short deadline, and a neighbour.
+fn one_that_hangs_beside_another() -> (Host, TestGuest, TestGuest) {
     let host = Host::with(Config { deadline: Duration::from_millis(20), ..CONFIG });
     let (mut bad, mut good) = (host.guest(), host.guest());
     bad.start();
@@ -243,6 +243,12 @@ fn context_that_hangs_is_stopped_at_its_deadline_however_much_is_appended_to_it(
     // A ring with nothing in it does not come to the GPU.
     bad.emit(&cmd::store_dword(bad.gm(DATA), 1));
     bad.submit();
+    (host, bad, good)
+}
+
+#[test]
+fn context_that_hangs_is_stopped_at_its_deadline_however_much_is_appended_to_it() {
+    let (_host, bad, mut good) = one_that_hangs_beside_another();
     // So that there is news all the time.
     eventually("it is stopped", || {
         (0..1000).for_each(|_| bad.submit());
@@ -254,13 +260,7 @@ fn context_that_hangs_is_stopped_at_its_deadline_however_much_is_appended_to_it(
 
 #[test]
 fn hanging_context_is_stopped_at_its_deadline_and_the_neighbour_completes() {
-    let host = Host::with(Config { deadline: Duration::from_millis(20), ..CONFIG });
-    let (mut bad, mut good) = (host.guest(), host.guest());
-    bad.start();
-    good.start();
-    host.gpu.hang(1);
-    bad.emit(&cmd::store_dword(bad.gm(DATA), 1));
-    bad.submit();
+    let (host, mut bad, mut good) = one_that_hangs_beside_another();
     eventually("it is on the engine", || host.gpu.hanging_left() == 0);
     good.emit(&cmd::store_dword(good.gm(DATA), 2));
     good.submit();

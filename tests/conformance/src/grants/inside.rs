@@ -9,17 +9,14 @@ use std::time::{Duration, Instant};
 
 use guest::RamRange;
 use guest::grants::sheet::{Line, Sheet};
-use guest::grants::{END, LINES, NEXT, PORTS, RESULT, Seen, Workspace, alone};
+use guest::grants::{END, LINES, NEXT, RESULT, Seen, Workspace, alone};
 use guest::model::ModelCpu;
 use guest::rows::PORT;
-use ioreq_server::bus::Window;
-use ioreq_server::device::Region;
-use ioreq_server::{
-    Access, BufferedMode, Bus, Device, Guest, GuestLoop, IoError, OnError, Outcome, PioDevice, Server, Space,
-};
+use ioreq_server::{Access, Device, IoError, Outcome, PioDevice};
 use mock_xen::{Config, DomainConfig, Machine, Profile};
 use xen_ioreq::{DomId, Gfn, VcpuId};
 
+use super::served::serving;
 use crate::Row;
 use crate::bench::{Bench, BenchError};
 use crate::ioreq::access::AccessError;
@@ -79,16 +76,8 @@ impl Device for Ports {
 
 /// Lets the guest of `bench` run and serves it; what it has told, a line each.
 fn serve(bench: &Bench) -> Result<Vec<Option<Seen>>, AccessError> {
-    let conn = bench.connection().map_err(AccessError::Start)?;
-    let server = Server::create(&conn, bench.guest, BufferedMode::Off)?.map()?;
-    let bus = Bus::new(server.claims());
     let ports = Arc::new(Ports::default());
-    let device = bus.attach(ports.clone());
-    let (start, last) = (u64::from(PORT), u64::from(PORT + PORTS - 1));
-    bus.map(device, Window { space: Space::Pio, start, last, region: Region(0) })?;
-    let mut events = GuestLoop::new()?;
-    events.add(Guest::new(server.enable()?, bus, Arc::new(()), OnError::AllOnes))?;
-    bench.unpause().map_err(AccessError::Start)?;
+    let mut events = serving(bench, ports.clone())?;
     let deadline = Instant::now() + PATIENCE;
     while !ports.ended.load(Ordering::Acquire) && bench.guest_lives() && Instant::now() < deadline {
         events.turn(Some(MOMENT))?;

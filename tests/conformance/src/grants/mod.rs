@@ -11,6 +11,7 @@ mod pages;
 mod pair;
 mod render;
 mod revokable;
+mod served;
 #[allow(non_upper_case_globals, reason = "patterns use constants that have the names of Xen's headers")]
 mod stage;
 

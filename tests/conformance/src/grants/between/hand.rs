@@ -10,11 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use guest::Width;
-use guest::grants::{Args, Errand, PLACES, PORTS, STATUS, TABLE};
-use guest::rows::PORT;
-use ioreq_server::bus::Window;
-use ioreq_server::device::Region;
-use ioreq_server::{BufferedMode, Bus, Guest, GuestLoop, OnError, Server, Space};
+use guest::grants::{Args, Errand, PLACES, STATUS, TABLE};
+use ioreq_server::GuestLoop;
 use xen_ioreq::abi::grant_table::*;
 use xen_ioreq::abi::memory::{
     XENMAPIDX_grant_table_status, XENMAPSPACE_grant_table, XENMEM_add_to_physmap, xen_add_to_physmap,
@@ -26,6 +23,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::copies::{End, copy_of};
 use super::ports::Ports;
 use crate::bench::Bench;
+use crate::grants::served::serving;
 use crate::ioreq::access::AccessError;
 use crate::shared::{put_bytes, take_bytes};
 
@@ -63,16 +61,8 @@ pub(super) struct Hand {
 impl Hand {
     /// Serves the guest of `bench`, which stands still, and lets it run.
     pub(super) fn new(bench: &Rc<Bench>) -> Result<Self, AccessError> {
-        let conn = bench.connection().map_err(AccessError::Start)?;
-        let server = Server::create(&conn, bench.guest, BufferedMode::Off)?.map()?;
-        let bus = Bus::new(server.claims());
         let ports = Arc::new(Ports::default());
-        let device = bus.attach(ports.clone());
-        let (start, last) = (u64::from(PORT), u64::from(PORT + PORTS - 1));
-        bus.map(device, Window { space: Space::Pio, start, last, region: Region(0) })?;
-        let mut events = GuestLoop::new()?;
-        events.add(Guest::new(server.enable()?, bus, Arc::new(()), OnError::AllOnes))?;
-        bench.unpause().map_err(AccessError::Start)?;
+        let events = serving(bench, ports.clone())?;
         let mut hand = Self {
             bench: bench.clone(),
             events,

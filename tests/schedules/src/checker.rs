@@ -4,17 +4,21 @@
 //! needs few interruptions. The others are random at every point. The same numbers make the same schedules, and what fails says
 //! how to have it once more.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::panic::Location;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Once};
 
 use shuttle::scheduler::{
     DfsScheduler, PctScheduler, RandomScheduler, ReplayScheduler, Scheduler,
     UncontrolledNondeterminismCheckScheduler,
 };
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
+
+#[path = "../../models/src/checker/verdict.rs"]
+mod verdict;
+
+pub(crate) use verdict::go_on;
 
 /// Bytes of stack of each thread of a scene: tables are built on it.
 const STACK: usize = 1 << 18;
@@ -47,8 +51,6 @@ pub struct Checker {
 
 thread_local! {
     static FAULT: Cell<Option<Fault>> = const { Cell::new(None) };
-    /// To whom a failure is told.
-    static VERDICT: RefCell<Option<Sender<Result<(), String>>>> = const { RefCell::new(None) };
 }
 
 fn from_env(name: &str) -> Option<u64> {
@@ -81,26 +83,19 @@ impl Checker {
     /// Runs `scene` in these schedules, or in the one that stands in `SCHEDULE` in the environment; returns how many there were.
     /// Panics with what the first bad one said; standard error has the schedule.
     pub fn run(self, scene: impl Fn() + Send + Sync + 'static) -> usize {
-        install_hook();
-        let (tell, verdict) = channel();
         let count = Arc::new(AtomicUsize::new(0));
         let counted = count.clone();
         let scene = move || {
             counted.fetch_add(1, Ordering::Relaxed);
             scene();
         };
-        std::thread::spawn(move || {
-            VERDICT.set(Some(tell.clone()));
+        let said = verdict::of(move || {
             FAULT.set(self.fault);
             self.under_each(Arc::new(scene));
-            let _ = tell.send(Ok(()));
         });
-        let said = verdict.recv();
         let count = count.load(Ordering::Relaxed);
-        match said {
-            Ok(Ok(())) => {}
-            Ok(Err(what)) => panic!("schedule {count}: {what}"),
-            Err(_) => panic!("the checker ended without a verdict"),
+        if let Err(what) = said {
+            panic!("schedule {count}: {what}");
         }
         println!("{count} schedules: {self:?}");
         count
@@ -134,28 +129,6 @@ fn under(scheduler: impl Scheduler + 'static, scene: Arc<impl Fn() + Send + Sync
     config.max_steps = MaxSteps::FailAfter(STEPS);
     config.failure_persistence = FailurePersistence::Print;
     Runner::new(scheduler, config).run(move || scene());
-}
-
-/// A panic in a scene is told to who runs it before it unwinds.
-fn install_hook() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| match VERDICT.take() {
-            Some(tell) => {
-                let _ = tell.send(Err(info.to_string()));
-            }
-            None => usual(info),
-        }));
-    });
-}
-
-/// Called where a scene goes on: not while a panic unwinds, when what is dropped on the way would have others run once more.
-/// The verdict has been told, and this thread of the test is left behind.
-pub(crate) fn go_on() {
-    while std::thread::panicking() {
-        std::thread::park();
-    }
 }
 
 /// Whether updates made there are to be torn.

@@ -9,18 +9,19 @@ mod frame;
 mod futex;
 mod lock;
 mod page;
+mod verdict;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::panic::Location;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize as Count, Ordering};
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Once};
 
 pub(crate) use atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize};
 pub(crate) use frame::Frame;
 pub(crate) use futex::{Flags, Timespec, wait, wake};
 pub(crate) use lock::{Mutex, MutexGuard, OnceLock, RwLock};
 pub(crate) use page::{Memory, Words};
+use verdict::go_on;
 
 /// Words of stack of each thread of a model: tables are built on it.
 const STACK: usize = 1 << 16;
@@ -60,8 +61,6 @@ const ATOMICS: usize = 48;
 
 thread_local! {
     static FAULT: Cell<Option<Fault>> = const { Cell::new(None) };
-    /// To whom a failure is told.
-    static VERDICT: RefCell<Option<Sender<Result<(), String>>>> = const { RefCell::new(None) };
 }
 
 impl Checker {
@@ -90,13 +89,10 @@ impl Checker {
 
     /// Runs `model` in every order; returns how many there were. Panics with what the first bad one said.
     pub fn run(self, model: impl Fn() + Send + Sync + 'static) -> usize {
-        install_hook();
-        let (tell, verdict) = channel();
         let orders = Arc::new(Count::new(0));
         let count = orders.clone();
         let model = Arc::new(model);
-        std::thread::spawn(move || {
-            VERDICT.set(Some(tell.clone()));
+        let said = verdict::of(move || {
             FAULT.set(self.fault);
             let mut builder = loom::model::Builder::new();
             builder.preemption_bound = self.preemptions;
@@ -109,12 +105,9 @@ impl Checker {
                 let model = model.clone();
                 join(spawn(move || model()));
             });
-            let _ = tell.send(Ok(()));
         });
-        match verdict.recv() {
-            Ok(Ok(())) => {}
-            Ok(Err(what)) => panic!("order {}: {what}", orders.load(Ordering::Relaxed)),
-            Err(_) => panic!("the checker ended without a verdict"),
+        if let Err(what) = said {
+            panic!("order {}: {what}", orders.load(Ordering::Relaxed));
         }
         let orders = orders.load(Ordering::Relaxed);
         println!("{orders} orders, preemptions {:?}, fault {:?}", self.preemptions, self.fault);
@@ -133,28 +126,6 @@ pub(crate) fn spawn<R: Send + 'static>(f: impl FnOnce() -> R + Send + 'static) -
 /// Waits for its end.
 pub(crate) fn join<R>(thread: Thread<R>) -> R {
     thread.join().expect("a panic ends the whole model")
-}
-
-/// A panic in a model is told to who runs it before it unwinds.
-fn install_hook() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| match VERDICT.take() {
-            Some(tell) => {
-                let _ = tell.send(Err(info.to_string()));
-            }
-            None => usual(info),
-        }));
-    });
-}
-
-/// Called where an execution goes on: not while a panic unwinds, when what is dropped on the way would have other
-/// threads run once more. The verdict has been told, and this thread of the test is left behind.
-fn go_on() {
-    while std::thread::panicking() {
-        std::thread::park();
-    }
 }
 
 fn fault_at(at: &Location<'_>, pick: impl FnOnce(Fault) -> Option<&'static str>) -> bool {

@@ -9,7 +9,7 @@ use xen_ioreq::{Errno, Gfn};
 use super::guest::{Dom, End, MARKS, Refused, Version};
 use super::seat::{By, Seat};
 use super::uses::{Granter, How, copy_once, refused, use_once, use_until_death};
-use super::world::{PAGE, PUBLIC, REF, World, play};
+use super::world::{PAGE, PUBLIC, REF, World, granted, play};
 use crate::Checker;
 use crate::sync::yield_now;
 
@@ -37,9 +37,7 @@ pub fn maps_and_copies_beside_a_withdrawal(
     how: Granter,
 ) -> usize {
     checker.run(move || {
-        let w = World::new();
-        let (g, m) = (w.granter(version), w.mapper(by));
-        g.offer(REF, m.id, PAGE, GTF_permit_access);
+        let (w, g, m) = granted(version, by, GTF_permit_access);
         play(|s| {
             s.spawn(|| wait_for(&w, &g, how));
             s.spawn(|| use_once(&g, &m, by, RW));
@@ -57,9 +55,7 @@ pub fn maps_and_copies_beside_a_withdrawal(
 /// it is mapped and marked.
 pub fn a_map_beside_one_withdrawal(checker: Checker, version: Version) -> usize {
     checker.run(move || {
-        let w = World::new();
-        let (g, m) = (w.granter(version), w.mapper(By::Cpu));
-        g.offer(REF, m.id, PAGE, GTF_permit_access);
+        let (w, g, m) = granted(version, By::Cpu, GTF_permit_access);
         let seat = Seat::new(&m, By::Cpu);
         let (withdrawn, seat, mapped) = play(|s| {
             let mapper = s.spawn(|| {
@@ -213,9 +209,7 @@ pub enum Change {
 /// The table changes while somebody maps and copies: entries in use stay what they are.
 pub fn a_change_of_the_table_beside_a_map(checker: Checker, what: Change) -> usize {
     checker.run(move || {
-        let w = World::new();
-        let (g, m) = (w.granter(Version::One), w.mapper(By::Cpu));
-        g.offer(REF, m.id, PAGE, GTF_permit_access);
+        let (w, g, m) = granted(Version::One, By::Cpu, GTF_permit_access);
         play(|s| {
             s.spawn(|| {
                 for version in [2, 1] {
@@ -236,9 +230,7 @@ pub fn a_change_of_the_table_beside_a_map(checker: Checker, what: Change) -> usi
 /// The granter is destroyed while somebody maps, and keeps it for a while; or both are.
 pub fn beside_a_death(checker: Checker, both: bool) -> usize {
     checker.run(move || {
-        let w = World::new();
-        let (mut g, m) = (w.granter(Version::One), w.mapper(By::Device));
-        g.offer(REF, m.id, PAGE, GTF_permit_access);
+        let (w, mut g, m) = granted(Version::One, By::Device, GTF_permit_access);
         let seat = Seat::new(&m, By::Device);
         let (seat, mapped) = play(|s| {
             s.spawn(|| w.machine.destroy_domain(g.id));

@@ -6,7 +6,7 @@ use xen_ioreq::abi::grant_table::{GNTST_bad_handle, GNTST_general_error};
 use super::guest::{Dom, End, REVOKABLE, Refused, Version};
 use super::seat::{By, Seat};
 use super::uses::{Granter, How, copy_once, look, refused, use_once, use_until_death};
-use super::world::{COPIES, OWN, PAGE, PUBLIC, REF, STAND_IN, WRITTEN, World, play};
+use super::world::{COPIES, OWN, PAGE, PUBLIC, REF, STAND_IN, WRITTEN, World, granted, play};
 use crate::Checker;
 
 /// Has the page back. `false`: the domain is dead.
@@ -28,9 +28,7 @@ fn take_back(w: &World, g: &Dom, how: Granter) -> bool {
 /// A mapping is made, used and ended meanwhile.
 pub fn beside_a_map(checker: Checker, by: By, version: Version, how: Granter) -> usize {
     checker.run(move || {
-        let w = World::new();
-        let (g, m) = (w.granter(version), w.mapper(by));
-        g.offer(REF, m.id, PAGE, REVOKABLE);
+        let (w, g, m) = granted(version, by, REVOKABLE);
         play(|s| {
             s.spawn(|| take_back(&w, &g, how));
             s.spawn(|| use_once(&g, &m, by, How::Revokable));
@@ -43,9 +41,7 @@ pub fn beside_a_map(checker: Checker, by: By, version: Version, how: Granter) ->
 /// Two copy meanwhile, out of the page and into it: there is nearly always a pin. When it is over nobody gets in.
 pub fn beside_copies(checker: Checker, version: Version, how: Granter) -> usize {
     checker.run(move || {
-        let w = World::new();
-        let (g, m) = (w.granter(version), w.mapper(By::Cpu));
-        g.offer(REF, m.id, PAGE, REVOKABLE);
+        let (w, g, m) = granted(version, By::Cpu, REVOKABLE);
         play(|s| {
             s.spawn(|| {
                 take_back(&w, &g, how);
@@ -65,9 +61,7 @@ pub fn beside_copies(checker: Checker, version: Version, how: Granter) -> usize 
 /// Two mappings are there, and each is unmapped by two threads at once: one of them has done it.
 pub fn beside_unmaps(checker: Checker) -> usize {
     checker.run(move || {
-        let w = World::new();
-        let (g, m) = (w.granter(Version::One), w.mapper(By::Device));
-        g.offer(REF, m.id, PAGE, REVOKABLE);
+        let (w, g, m) = granted(Version::One, By::Device, REVOKABLE);
         let (kernel, user) = (Seat::new(&m, By::Device), Seat::new(&m, By::Cpu));
         let first = kernel.map(g.id, REF, false, Some(STAND_IN)).expect("it is granted");
         let second = user.map(g.id, REF, true, Some(COPIES)).expect("it is granted");
@@ -94,9 +88,7 @@ pub fn beside_unmaps(checker: Checker) -> usize {
 /// A mapping to read only is unmapped, and somebody copies out of the page: two pins of one kind, which end in any order, each once.
 pub fn beside_an_unmap_and_a_copy(checker: Checker) -> usize {
     checker.run(move || {
-        let w = World::new();
-        let (g, m) = (w.granter(Version::One), w.mapper(By::Cpu));
-        g.offer(REF, m.id, PAGE, REVOKABLE);
+        let (w, g, m) = granted(Version::One, By::Cpu, REVOKABLE);
         let seat = Seat::new(&m, By::Cpu);
         let (mapped, at) =
             (seat.map(g.id, REF, true, Some(STAND_IN)).expect("it is granted"), seat.address());
@@ -114,9 +106,7 @@ pub fn beside_an_unmap_and_a_copy(checker: Checker) -> usize {
 /// Everything at once: one mapping is there and is unmapped, another is made, used and ended, and somebody copies.
 pub fn beside_everything(checker: Checker, version: Version) -> usize {
     checker.run(move || {
-        let w = World::new();
-        let (g, m) = (w.granter(version), w.mapper(By::Cpu));
-        g.offer(REF, m.id, PAGE, REVOKABLE);
+        let (w, g, m) = granted(version, By::Cpu, REVOKABLE);
         let seat = Seat::new(&m, By::Cpu);
         let mapped = seat.map(g.id, REF, true, Some(COPIES)).expect("it is granted");
         let seat = play(|s| {
@@ -139,9 +129,7 @@ pub fn beside_everything(checker: Checker, version: Version) -> usize {
 /// A mapper looks all the time: at the granter's page until it looks at its own.
 pub fn beside_a_reader(checker: Checker, by: By) -> usize {
     checker.run(move || {
-        let w = World::new();
-        let (g, m) = (w.granter(Version::One), w.mapper(by));
-        g.offer(REF, m.id, PAGE, REVOKABLE);
+        let (w, g, m) = granted(Version::One, by, REVOKABLE);
         let seat = Seat::new(&m, by);
         let mapped = seat.map(g.id, REF, false, Some(STAND_IN)).expect("it is granted");
         let seat = play(|s| {
@@ -172,9 +160,7 @@ pub fn beside_a_reader(checker: Checker, by: By) -> usize {
 /// to the other revocation.
 pub fn beside_another(checker: Checker) -> usize {
     checker.run(move || {
-        let w = World::new();
-        let (g, m) = (w.granter(Version::One), w.mapper(By::Cpu));
-        g.offer(REF, m.id, PAGE, REVOKABLE);
+        let (w, g, m) = granted(Version::One, By::Cpu, REVOKABLE);
         let seat = Seat::new(&m, By::Cpu);
         let kept = play(|s| {
             s.spawn(|| copy_once(&w, &g, &m));
@@ -201,9 +187,7 @@ pub fn beside_another(checker: Checker) -> usize {
 /// The granter's table is asked for meanwhile, which waits for whoever is inside.
 pub fn beside_copies_and_a_change_of_the_table(checker: Checker) -> usize {
     checker.run(move || {
-        let w = World::new();
-        let (g, m) = (w.granter(Version::One), w.mapper(By::Cpu));
-        g.offer(REF, m.id, PAGE, REVOKABLE);
+        let (w, g, m) = granted(Version::One, By::Cpu, REVOKABLE);
         play(|s| {
             s.spawn(|| take_back(&w, &g, Granter::Right));
             s.spawn(|| copy_once(&w, &g, &m));
@@ -217,9 +201,7 @@ pub fn beside_copies_and_a_change_of_the_table(checker: Checker) -> usize {
 /// The granter is destroyed meanwhile, while others map and copy.
 pub fn beside_the_granters_death(checker: Checker, version: Version) -> usize {
     checker.run(move || {
-        let w = World::new();
-        let (mut g, m) = (w.granter(version), w.mapper(By::Cpu));
-        g.offer(REF, m.id, PAGE, REVOKABLE);
+        let (w, mut g, m) = granted(version, By::Cpu, REVOKABLE);
         play(|s| {
             s.spawn(|| take_back(&w, &g, Granter::Right));
             s.spawn(|| use_once(&g, &m, By::Cpu, How::Revokable));
@@ -235,9 +217,7 @@ pub fn beside_the_granters_death(checker: Checker, version: Version) -> usize {
 /// The granter is destroyed while a mapper that never unmaps has its page, or is about to have it.
 pub fn of_a_mapper_that_keeps_it_by_death(checker: Checker, by: By) -> usize {
     checker.run(move || {
-        let w = World::new();
-        let (mut g, m) = (w.granter(Version::One), w.mapper(by));
-        g.offer(REF, m.id, PAGE, REVOKABLE);
+        let (w, mut g, m) = granted(Version::One, by, REVOKABLE);
         let seat = Seat::new(&m, by);
         let kept = play(|s| {
             s.spawn(|| w.machine.destroy_domain(g.id));
@@ -266,9 +246,7 @@ pub fn of_a_mapper_that_keeps_it_by_death(checker: Checker, by: By) -> usize {
 /// The mapper is destroyed meanwhile.
 pub fn beside_the_mappers_death(checker: Checker, by: By) -> usize {
     checker.run(move || {
-        let w = World::new();
-        let (g, m) = (w.granter(Version::One), w.mapper(by));
-        g.offer(REF, m.id, PAGE, REVOKABLE);
+        let (w, g, m) = granted(Version::One, by, REVOKABLE);
         play(|s| {
             s.spawn(|| take_back(&w, &g, Granter::Right));
             s.spawn(|| use_until_death(&g, &m, by, How::Revokable));
@@ -285,9 +263,7 @@ pub fn beside_the_mappers_death(checker: Checker, by: By) -> usize {
 /// The mapper's process ends meanwhile, and what it has mapped with it.
 pub fn beside_the_end_of_a_process(checker: Checker) -> usize {
     checker.run(move || {
-        let w = World::new();
-        let (g, m) = (w.granter(Version::One), w.mapper(By::Cpu));
-        g.offer(REF, m.id, PAGE, REVOKABLE);
+        let (w, g, m) = granted(Version::One, By::Cpu, REVOKABLE);
         play(|s| {
             s.spawn(|| take_back(&w, &g, Granter::Right));
             s.spawn(|| use_until_death(&g, &m, By::Cpu, How::Revokable));

@@ -36,6 +36,14 @@ pub(crate) const COPIES: u64 = 2;
 /// RAM of a domain, from 0 on.
 const FRAMES: u64 = 4;
 
+/// A granter and a mapper, to whom [`PAGE`] is granted by [`REF`] with these flags.
+pub(crate) fn granted(version: Version, by: By, flags: u16) -> (World, Dom, Dom) {
+    let w = World::new();
+    let (g, m) = (w.granter(version), w.mapper(by));
+    g.offer(REF, m.id, PAGE, flags);
+    (w, g, m)
+}
+
 pub(crate) struct World {
     pub(crate) machine: Arc<Machine>,
     free: u64,

@@ -43,6 +43,12 @@ pub(crate) struct Fake {
     pub(crate) waits: u32,
     /// What [`NEXT`](crate::rows::NEXT) answers, first to last, and all-ones from then on.
     pub(crate) asks: Vec<u32>,
+    /// Before which accesses of registers, counted from 0, another device takes this one's place: as after a reset, where its
+    /// BARs and its translation table are.
+    pub(crate) replaced: Vec<u32>,
+    /// Accesses of registers until now, and until the last submission that was taken.
+    pub(crate) accesses: u32,
+    pub(crate) submitted: u32,
     pages: BTreeMap<u64, Box<[u8; 4096]>>,
     config: [u8; 256],
     address: u32,
@@ -62,18 +68,19 @@ impl Fake {
         let mut config = [0; 256];
         config[..4].copy_from_slice(&0x1616_8086u32.to_le_bytes());
         (config[6], config[0x34], config[0x90]) = (0x10, 0x90, 5);
-        let regs = [(0x7_8000, 0x7654_4776), (0x7_8004, 0x4776_5447), (0x7_8008, 1), (0x7_8010, 8)];
-        let slices = [(0x7_8040, 1 << 20), (0x7_8044, 32 << 20), (0x7_8048, 1 << 30), (0x7_804c, 32 << 20)];
         Self {
             faults,
             logged: Vec::new(),
             holes_hit: 0,
             waits: 0,
             asks: Vec::new(),
+            replaced: Vec::new(),
+            accesses: 0,
+            submitted: 0,
             pages: (0..RAM.frames).map(|n| (RAM.first.0 + n, Box::new([0; 4096]))).collect(),
             config,
             address: 0,
-            regs: regs.into_iter().chain(slices).collect(),
+            regs: after_reset(),
             ptes: BTreeMap::new(),
             elsp: Vec::new(),
             pending: None,
@@ -209,6 +216,16 @@ impl Fake {
         }
     }
 
+    /// What comes before each access of a register.
+    fn access(&mut self) {
+        if self.replaced.contains(&self.accesses) {
+            self.regs = after_reset();
+            (self.pending, self.csb, self.interrupts) = (None, 5, 0);
+            self.elsp.clear();
+        }
+        self.accesses += 1;
+    }
+
     fn bar(&self, n: usize) -> u64 {
         let at = SIZES[n].0;
         let low = u32::from_le_bytes(self.config[at..at + 4].try_into().unwrap());
@@ -218,7 +235,10 @@ impl Fake {
 
     fn write_reg(&mut self, reg: u32, value: u32) {
         match reg {
-            0x941c => self.pending = None,
+            0x941c => {
+                self.pending = None;
+                self.elsp.clear();
+            }
             0x2_20d0 => {
                 self.regs.insert(reg, (value & 1) * 3);
             }
@@ -227,7 +247,10 @@ impl Fake {
             0x2_2230 => {
                 self.elsp.push(value);
                 if let [_, _, high, low] = self.elsp[..] {
-                    self.pending = Some(u64::from(high) << 32 | u64::from(low));
+                    if self.reg(0x2_229c) >> 15 & 1 != 0 {
+                        self.pending = Some(u64::from(high) << 32 | u64::from(low));
+                        self.submitted = self.accesses;
+                    }
                     self.elsp.clear();
                 }
             }
@@ -307,6 +330,7 @@ impl Platform for Fake {
             b[..n].copy_from_slice(&page[..n]);
         } else if let (Some(at), 2) = (gpa.checked_sub(bar0).filter(|&at| at < 0x20_0000), self.config[4] & 2)
         {
+            self.access();
             let (low, high) = (self.reg(lo32(at & !3)), self.reg(lo32((at & !3) + 4)));
             b = (u64::from(high) << 32 | u64::from(low)).to_le_bytes();
         }
@@ -321,7 +345,10 @@ impl Platform for Fake {
             page[..n].copy_from_slice(&value.to_le_bytes()[..n]);
         } else if let (Some(at), 2) = (gpa.checked_sub(bar0), self.config[4] & 2) {
             match at {
-                0..0x20_0000 if width == Width::B4 => self.write_reg(lo32(at), lo32(value)),
+                0..0x20_0000 if width == Width::B4 => {
+                    self.access();
+                    self.write_reg(lo32(at), lo32(value));
+                }
                 0x80_0000..0x100_0000 if width == Width::B8 => {
                     self.ptes.insert((at - 0x80_0000) / 8, value);
                 }
@@ -413,6 +440,13 @@ impl Platform for Fake {
     fn log(&mut self, line: std::fmt::Arguments<'_>) {
         self.logged.push(line.to_string());
     }
+}
+
+/// What the registers hold then: PVINFO, and nothing else.
+fn after_reset() -> BTreeMap<u32, u32> {
+    let pvinfo = [(0x7_8000, 0x7654_4776), (0x7_8004, 0x4776_5447), (0x7_8008, 1), (0x7_8010, 8)];
+    let slices = [(0x7_8040, 1 << 20), (0x7_8044, 32 << 20), (0x7_8048, 1 << 30), (0x7_804c, 32 << 20)];
+    pvinfo.into_iter().chain(slices).collect()
 }
 
 fn step(base: u64, width: Width, n: u32, way: Way) -> u64 {

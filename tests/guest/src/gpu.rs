@@ -69,6 +69,13 @@ impl From<RamFault> for DriverError {
     }
 }
 
+/// What a plane that shows a framebuffer has in its registers, in the order in which they are written.
+const PLANE: [(u32, u32); 3] = [
+    (regs::PIPEASRC, (WIDTH as u32 - 1) << 16 | (HEIGHT as u32 - 1)),
+    (regs::DSPASTRIDE, PITCH as u32),
+    (regs::DSPACNTR, regs::DISPLAY_PLANE_ENABLE | regs::DISPPLANE_BGRX888),
+];
+
 /// The GPU.
 #[derive(Debug)]
 pub struct Gpu {
@@ -174,17 +181,16 @@ impl Gpu {
 
     /// Turns the display on, showing `frame`.
     pub fn display_on(&self, platform: &mut impl Platform, frame: Region) {
-        let size = (u32::from(WIDTH) - 1) << 16 | (u32::from(HEIGHT) - 1);
-        self.write32(platform, regs::PIPEASRC, size);
-        self.write32(platform, regs::DSPASTRIDE, u32::from(PITCH));
-        self.write32(platform, regs::DSPACNTR, regs::DISPLAY_PLANE_ENABLE | regs::DISPPLANE_BGRX888);
+        for (reg, value) in PLANE {
+            self.write32(platform, reg, value);
+        }
         self.flip(platform, frame);
         self.write32(platform, pvinfo::DISPLAY_READY, 1);
     }
 
-    /// Whether it is on.
+    /// Whether it is on, as [`display_on`](Self::display_on) has set it up: a part of that may have been lost.
     pub fn is_display_on(&self, platform: &mut impl Platform) -> bool {
-        self.read32(platform, regs::DSPACNTR) & regs::DISPLAY_PLANE_ENABLE != 0
+        PLANE.into_iter().all(|(reg, value)| self.read32(platform, reg) == value)
     }
 
     fn clear_entries(&self, platform: &mut impl Platform, slice: Slice, count: u64) {

@@ -165,12 +165,14 @@ impl<P: Platform> Run<'_, P> {
     fn reset(&mut self) -> Result<(), DriverError> {
         self.report.resets += 1;
         self.gpu.reset_engine(self.platform)?;
-        // The whole device may have been: then its display is off, too.
+        self.gpu.init_engine(self.platform)?;
+        // The whole device may have been reset: then its display is off, too. Looked at last: where the device has been
+        // replaced by then, its engine is not set up, and the next drawing ends in a reset that finds it.
         if !self.gpu.is_display_on(self.platform) {
             let shown = self.gpu.layout.frames[(self.back + FRAMES - 1) % FRAMES];
             self.gpu.display_on(self.platform, shown);
         }
-        self.gpu.init_engine(self.platform)
+        Ok(())
     }
 
     /// Draws while pages go away under the GPU, then repairs what was lost.

@@ -79,6 +79,38 @@ fn an_error_that_the_engine_reports_is_not_waited_out() {
 }
 
 #[test]
+fn a_device_that_is_replaced_at_any_access_and_once_more_at_any_other_shows_the_last_picture() {
+    let config = Config { frames: Some(1), balloon: 0, check_every: 0, patience: 3, ..Config::default() };
+    let mut picture = vec![0; PIXELS];
+    reference(1, 7, FINAL, &mut picture);
+    let (wanted, first_pixel) = (digest(&picture), picture[0]);
+    let mut resets = 0;
+    let mut is_right = |replaced: &[u32]| {
+        let mut machine = Fake::new(Faults::default());
+        machine.replaced = replaced.to_vec();
+        let report = run(&mut machine, &config, &mut vec![0; PIXELS]).unwrap();
+        resets += report.resets;
+        assert_eq!((report.picture, report.checks_failed), (wanted, 0), "{replaced:?}");
+        // Only of one that came after the last drawing has the driver seen nothing.
+        if replaced.iter().all(|&n| n < machine.submitted) {
+            let shown = [0x6_001c, 0x7_0188, 0x7_0180].map(|reg| machine.reg(reg));
+            assert_eq!(shown, [0x027f_01df, 2560, 0x9800_0000], "{replaced:?}");
+            assert_eq!(machine.gm(machine.reg(0x7_019c).into()), first_pixel, "{replaced:?}");
+        }
+        machine.accesses
+    };
+    let undisturbed = is_right(&[]);
+    for first in 0..undisturbed {
+        is_right(&[first]);
+    }
+    let first = undisturbed - 10;
+    for second in first + 1..is_right(&[first]) {
+        is_right(&[first, second]);
+    }
+    assert!(resets > undisturbed / 2, "{resets} resets");
+}
+
+#[test]
 fn a_dead_engine_is_given_up_after_some_resets() {
     let config = Config { frames: Some(1), patience: 3, ..Config::default() };
     let (_, result) = draw(Faults { dead: true, ..Faults::default() }, &config);

@@ -14,7 +14,8 @@ use crate::qemu::Machine;
 #[derive(Debug)]
 pub(super) struct Killed;
 
-const FRAMES: u32 = 10;
+/// Enough that the last mgpu has some left to draw, whenever those before it are killed.
+const FRAMES: u32 = 16;
 /// How often mgpu is killed; the last one serves to the end.
 const LIVES: [&str; 3] = ["life1", "life2", "life3"];
 /// What a shell says of a program that SIGKILL has ended.
@@ -56,15 +57,15 @@ impl Scenario for Killed {
         // Xen keeps what it allocates for dom0's first server, so frames are counted from the second on.
         Ok(format!(
             "waits() {{\n\
-                 for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do\n\
+                 for i in $(seq 20); do\n\
                      sleep 1\n\
                      xl list drawing | grep -q ' ------ ' && return 0\n\
                  done\n\
                  return 1\n\
              }}\n\
              completed() {{\n\
-                 for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do\n\
-                     mgpu ask /run/$1 status | grep -q '\"completions\":[2-9]' && return 0\n\
+                 for i in $(seq 100); do\n\
+                     mgpu ask /run/$1 status | grep -Eq '\"completions\":([2-9]|[1-9][0-9])' && return 0\n\
                  done\n\
                  return 1\n\
              }}\n\

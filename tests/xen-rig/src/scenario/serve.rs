@@ -166,7 +166,8 @@ fn operated(run: &Run, domid: u16, checks: &mut Checks) {
 /// The PNG that mgpu wrote must be the one that the model's guest of that number and seed ends with.
 pub(super) fn picture(kit: &Kit, run: &Run, name: &str, checks: &mut Checks) -> Result<()> {
     let domid = run.text(&format!("{name}.domid")).trim().to_owned();
-    let png = run.results.get(&format!("{name}-pictures/dom{domid}.png"));
+    // Whether it can be written is found out by making the file, empty.
+    let png = run.results.get(&format!("{name}-pictures/dom{domid}.png")).filter(|png| !png.is_empty());
     checks.that(png.is_some(), format!("mgpu writes {name}'s picture"));
     let Some(png) = png else { return Ok(()) };
     let dir = kit.places.work.join("pictures");

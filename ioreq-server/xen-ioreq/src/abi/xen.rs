@@ -118,4 +118,10 @@ abi_consts! {
     SHARED_INFO_WC_VERSION ("offsetof(struct shared_info, wc_version)"): usize = 3072,
     /// Offset of the wallclock's seconds in the shared info page.
     SHARED_INFO_WC_SEC ("offsetof(struct shared_info, wc_sec)"): usize = 3076,
+    /// Offset in the shared info page of the number of frames that a PV domain's table of its own frames has.
+    SHARED_INFO_MAX_PFN ("offsetof(struct shared_info, arch.max_pfn)"): usize = 3088,
+    /// Offset of the CR3 by which that table is to be found, 0 where the domain does not say.
+    SHARED_INFO_P2M_CR3 ("offsetof(struct shared_info, arch.p2m_cr3)"): usize = 3112,
+    /// Offset of the table's virtual address under that CR3.
+    SHARED_INFO_P2M_VADDR ("offsetof(struct shared_info, arch.p2m_vaddr)"): usize = 3120,
 }

@@ -3,7 +3,8 @@
 //! [`Privcmd`] may make any hypercall; [`Privcmd::restrict`] gives a type that has only what the kernel still allows.
 //! [`Evtchn`] is the caller's event channels, [`Gntalloc`] and [`Gntdev`] the two sides of shared pages, [`Xenbus`] the way to
 //! XenStore. All are thin: what Xen answers is what the caller gets. A foreign mapping holds Xen's reference on each frame
-//! until that page is dropped, whatever else was mapped in the same call.
+//! until that page is dropped, whatever else was mapped in the same call. [`OwnRam`] is memory of a PV dom0's own at machine frames
+//! that are known and stay.
 
 mod eventfd;
 mod evtchn;
@@ -12,6 +13,8 @@ mod gntalloc;
 mod gntdev;
 mod hypercall;
 mod ioctl;
+mod own;
+mod p2m;
 mod privcmd;
 mod restricted;
 mod shape;
@@ -21,6 +24,7 @@ mod xenbus;
 pub use evtchn::Evtchn;
 pub use gntalloc::{Gntalloc, Granted};
 pub use gntdev::{CopyEnd, Gntdev, GrantCopy};
+pub use own::{OwnRam, OwnRamError};
 pub use privcmd::Privcmd;
 pub use restricted::RestrictedPrivcmd;
 pub use xenbus::Xenbus;

@@ -6,9 +6,9 @@ use std::hash::BuildHasher;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use xen_ioreq::{DomId, IoServerId};
+use xen_ioreq::{Bfn, DomId, Gfn, IoServerId};
 
-use crate::backend::{Backend, LookupBackend, MapBackend, SoftBackend};
+use crate::backend::{Backend, LookupBackend, MapBackend, SoftBackend, Viewed};
 use crate::bfn::{BfnAllocator, BfnSpace};
 use crate::error::{AttachError, ReclaimError, StartError};
 use crate::guest::{Guest, GuestInner};
@@ -20,6 +20,7 @@ use crate::soft::{MAX_WINDOW, SoftIommu};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Mutex, RandomState};
 use crate::table::Records;
+use crate::view::View;
 use crate::wire::Peer;
 
 /// What the operator decides.
@@ -76,6 +77,7 @@ pub(crate) struct ClientInner {
     pub(crate) records: Records,
     pub(crate) max_per_guest: u32,
     soft: Option<Arc<SoftIommu>>,
+    view: Option<Arc<View>>,
     guests: Mutex<HashMap<DomId, Weak<GuestInner>>>,
     next_guest: AtomicU32,
 }
@@ -92,6 +94,7 @@ pub struct Stats {
 impl Client {
     /// Finds out what the hypervisor offers and chooses. [`mode`](Self::mode) says what, in one line.
     pub fn start(ports: Ports, config: Config) -> Result<Self, StartError> {
+        let foreign = ports.foreign.clone().filter(|_| config.device == Device::Physical);
         let chosen = choose(ports, config.device, &config.bfns)?;
         let mut soft = None;
         let (backend, mode): (Box<dyn Backend>, Mode) = match chosen {
@@ -111,6 +114,11 @@ impl Client {
                 (Box::new(SoftBackend { foreign, bfns, iommu }), mode)
             }
         };
+        let view = foreign.map(|foreign| Arc::new(View::new(foreign, &mode)));
+        let backend = match &view {
+            Some(view) => Box::new(Viewed::new(backend, view.clone())),
+            None => backend,
+        };
         let records = match &mode {
             Mode::Map { window, .. } | Mode::Soft { window } => {
                 Records::of_window(window.start, window.end.0 - window.start.0)
@@ -123,10 +131,13 @@ impl Client {
             records,
             max_per_guest: config.max_per_guest,
             soft,
+            view,
             guests: Mutex::default(),
             next_guest: AtomicU32::new(1),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        inner.view.iter().for_each(|view| view.serve(&inner));
+        Ok(Self { inner })
     }
 
     /// What was chosen.
@@ -137,6 +148,12 @@ impl Client {
     /// The soft IOMMU through which a software device reaches memory; `None` in other modes.
     pub fn soft(&self) -> Option<&Arc<SoftIommu>> {
         self.inner.soft.as_ref()
+    }
+
+    /// What this process sees of the bus on which a physical device is; `None` for a software device, or without a way to map
+    /// foreign frames.
+    pub fn view(&self) -> Option<&Arc<View>> {
+        self.inner.view.as_ref()
     }
 
     /// Gives back what an earlier life of this program, ended before it could, left mapped. To be called after the device
@@ -293,6 +310,14 @@ impl ClientInner {
     /// Whether it is known at any time which pages a device uses.
     pub(crate) fn counts_pins(&self) -> bool {
         self.soft.is_some()
+    }
+
+    /// Which guest's frame is mapped at a bus frame, if one is and is not being released.
+    pub(crate) fn frame_at(&self, bfn: Bfn) -> Option<(DomId, Gfn)> {
+        let (guest, gfn) = self.records.find(bfn, |_, record| (record.guest(), record.gfn()))?;
+        let guests = self.guests.lock();
+        let mut served = guests.values().filter_map(Weak::upgrade);
+        Some((served.find(|g| g.id() == guest)?.domid(), gfn))
     }
 }
 

@@ -166,6 +166,11 @@ impl Fake {
         Some((s.owner(mfn).expect("a device reached a free frame"), mfn))
     }
 
+    /// Whose a frame is that is not free.
+    pub(crate) fn owner(&self, mfn: u64) -> Option<DomId> {
+        self.s.lock().owner(mfn)
+    }
+
     pub(crate) fn mfn(&self, domid: DomId, gfn: Gfn) -> Option<u64> {
         self.s.lock().p2m.get(&(domid, gfn)).copied()
     }

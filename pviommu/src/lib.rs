@@ -16,6 +16,7 @@ mod ledger;
 mod mapping;
 mod mode;
 mod own;
+mod pool;
 #[cfg(test)]
 mod property;
 mod reclaim;
@@ -28,6 +29,9 @@ mod sync;
 mod table;
 #[cfg(test)]
 mod tests;
+mod view;
+#[cfg(test)]
+mod view_tests;
 mod wire;
 
 pub use bfn::{BfnAllocator, BfnBlock, BfnSpace};
@@ -41,5 +45,7 @@ pub use ledger::LedgerError;
 pub use mapping::{Cause, DeviceFlush, Draining, Mapped, Quiesced, Released};
 pub use mode::{Device, Mode, Ports};
 pub use own::{OwnFrame, OwnFrames, OwnMemory, OwnPages, ProcessMemory};
+pub use pool::OwnPool;
 pub use reclaim::{Kept, Reclaimed, Uncertain};
 pub use soft::{NotMapped, SoftIommu, SoftPin};
+pub use view::View;

@@ -166,6 +166,18 @@ impl SoftIommu {
         Ok(pages.into_iter().flatten())
     }
 
+    /// Takes a foreign page away, unless it is pinned; own memory stays. Later pins fault.
+    pub(crate) fn evict(&self, bfn: Bfn) -> Result<Option<MappedPage>, Pinned> {
+        let Some(slot) = self.slot(bfn) else { return Ok(None) };
+        let mut kept = slot.keeper.lock();
+        if kept.current.is_none() {
+            return Ok(None);
+        }
+        let empty = |s: u64| (pins(s, 0) == 0 && pins(s, 1) == 0).then_some(0);
+        slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, empty).map_err(|_| Pinned)?;
+        Ok(kept.current.take())
+    }
+
     fn place(&self, bfn: Bfn) -> Option<(&OnceLock<Box<[Slot]>>, usize)> {
         let i = bfn.0.checked_sub(self.base)? as usize;
         Some((self.chunks.get(i / CHUNK)?, i % CHUNK))

@@ -14,7 +14,7 @@ use mediated_gpu::service::{Options, Service};
 use mediated_gpu::soft::{SoftGpu, SoftGpuConfig};
 use mediated_gpu::vgpu::slice::{MIB, SliceSize, VgpuType};
 use mock_xen::{BusAccess, BusPin, BusPort, Caller, Config, DomainConfig, Iommu, Machine, Profile};
-use pviommu::{Client, Mode, OwnFrame, OwnFrames, OwnMemory, Ports, ProcessMemory};
+use pviommu::{Client, Device, Mode, OwnFrame, OwnFrames, OwnMemory, OwnPool, Ports, ProcessMemory};
 use xen_ioreq::abi::memory::{XENMEM_decrease_reservation, XENMEM_populate_physmap, xen_memory_reservation};
 use xen_ioreq::seam::MemoryOp;
 use xen_ioreq::{Bfn, DomId, Errno, Gfn, VcpuId};
@@ -40,6 +40,9 @@ pub type Between = Option<Around<dyn PhysicalGpu>>;
 
 /// Takes the real thing, gives what stands for it.
 pub type Around<T> = Box<dyn FnOnce(Arc<T>) -> Arc<T>>;
+
+/// Frames of dom0's own that it has for a physical device: those of the engines' areas, and some.
+const OWN_FRAMES: usize = 6144;
 
 /// What puts something there, and may take pages of the device model's own for it.
 trait Put: FnOnce(Arc<dyn PhysicalGpu>, &Client, &dyn OwnFrames) -> Arc<dyn PhysicalGpu> {}
@@ -86,9 +89,12 @@ impl World {
         Self::of_size(frames, profile, MediatorConfig::default(), put(None))
     }
 
-    /// The same, with the GPU behind the registers of a device, and the driver of such a device between.
+    /// The same, with the GPU behind the registers of a device, and the driver of such a device between. Where there is PV-IOMMU the
+    /// mediator sees the bus by mappings of its own, as beside a physical device.
     pub fn behind_registers(profile: Profile) -> Self {
-        Self::made(profile, MediatorConfig::default(), |gpu, client, own| {
+        let device = if profile == Profile::Stock { Device::Software } else { Device::Physical };
+        let (machine, free_before) = machine(HOST_FRAMES, profile);
+        Self::on(machine, free_before, MediatorConfig::default(), device, |gpu, client, own| {
             let status = StatusPages::own(client, own).expect("status pages");
             Arc::new(SoftBar::drive(gpu, status).expect("a GPU behind registers"))
         })
@@ -104,27 +110,32 @@ impl World {
     }
 
     fn of_size(frames: usize, profile: Profile, mediator: MediatorConfig, between: impl Put) -> Self {
-        // What was shipped has a 1:1 map, and nothing else to reach guests by.
-        let iommu = if profile == Profile::Xs { Iommu::OneToOne } else { Iommu::On };
-        let config = Config { frames, profile, iommu, ..Config::default() };
-        let machine = Machine::new(config).expect("a machine");
-        let free_before = machine.free_frames();
-        Self::on(machine, free_before, mediator, between)
+        let (machine, free_before) = machine(frames, profile);
+        Self::on(machine, free_before, mediator, Device::Software, between)
     }
 
     /// Another process of dom0's on the same machine, with a mediator of its own.
     pub fn another(&self) -> Self {
-        Self::on(self.machine.clone(), self.free_before, MediatorConfig::default(), put(None))
+        let (machine, config) = (self.machine.clone(), MediatorConfig::default());
+        Self::on(machine, self.free_before, config, Device::Software, put(None))
     }
 
-    fn on(machine: Arc<Machine>, free_before: u64, mediator: MediatorConfig, between: impl Put) -> Self {
+    fn on(
+        machine: Arc<Machine>,
+        free_before: u64,
+        mediator: MediatorConfig,
+        device: Device,
+        between: impl Put,
+    ) -> Self {
         let dom0 = Arc::new(machine.caller(DOM0).expect("dom0"));
         let ports = Ports { iommu: Some(dom0.clone()), foreign: Some(dom0.clone()) };
-        let client = Client::start(ports, pviommu::Config::default()).expect("a client");
+        let config = pviommu::Config { device, ..pviommu::Config::default() };
+        let client = Client::start(ports, config).expect("a client");
         let (bus, own) = below(&machine, &dom0, &client);
         let gpu: Arc<dyn PhysicalGpu> =
             Arc::new(SoftGpu::new(bus.clone(), SoftGpuConfig::default()).expect("a GPU"));
         let gpu = between(gpu, &client, &*own);
+        let bus = client.view().map_or(bus, |view| view.clone());
         let below = Below { gpu, client: client.clone(), own, bus };
         let mediator = Mediator::new(below, mediator).expect("a mediator");
         Self { machine, dom0, client, mediator: Some(Arc::new(mediator)), free_before }
@@ -263,6 +274,15 @@ pub fn shown(service: &Service) -> Vec<u32> {
     pixels.iter().map(|p| u32::from_le_bytes(*p) & 0xff_ffff).collect()
 }
 
+/// A machine, and how many of its frames are free.
+fn machine(frames: usize, profile: Profile) -> (Arc<Machine>, u64) {
+    // What was shipped has a 1:1 map, and nothing else to reach guests by.
+    let iommu = if profile == Profile::Xs { Iommu::OneToOne } else { Iommu::On };
+    let machine = Machine::new(Config { frames, profile, iommu, ..Config::default() }).expect("a machine");
+    let free = machine.free_frames();
+    (machine, free)
+}
+
 /// How a GPU of dom0's reaches memory, and where memory of dom0's own comes from.
 fn below(
     machine: &Arc<Machine>,
@@ -273,8 +293,17 @@ fn below(
         Some(soft) => (soft.clone(), Arc::new(ProcessMemory)),
         None => {
             let port = machine.bus_port(DOM0, "GPU").expect("a port");
-            let own = ModelFrames { dom0: dom0.clone(), mode: client.mode().clone() };
-            (Arc::new(ModelBus(port)), Arc::new(own))
+            let mode = client.mode().clone();
+            let own: Arc<dyn OwnFrames + Send + Sync> = match client.view() {
+                // Beside a physical device all that there will be is taken before anything else.
+                Some(_) => {
+                    let frames = dom0.alloc_frames(OWN_FRAMES).expect("frames of dom0's own");
+                    let (mapping, gfns) = frames.into_mapping();
+                    Arc::new(OwnPool::new(mapping, &gfns, &mode))
+                }
+                None => Arc::new(ModelFrames { dom0: dom0.clone(), mode }),
+            };
+            (Arc::new(ModelBus(port)), own)
         }
     }
 }
@@ -306,11 +335,6 @@ struct ModelFrames {
 impl OwnFrames for ModelFrames {
     fn take(&self, pages: usize) -> Result<OwnMemory, Errno> {
         let (mapping, gfns) = self.dom0.alloc_frames(pages)?.into_mapping();
-        let frame = |gfn: Gfn| match self.mode {
-            // A PV domain's frames have their machine numbers, and a 1:1 map begins at its offset.
-            Mode::Lookup { offset, .. } => OwnFrame::Reachable(Bfn(gfn.0 + offset)),
-            Mode::Map { .. } | Mode::Soft { .. } => OwnFrame::Frame(gfn),
-        };
-        Ok(OwnMemory::new(mapping, gfns.into_iter().map(frame).collect()))
+        Ok(OwnMemory::new(mapping, gfns.into_iter().map(|gfn| OwnFrame::of(gfn, &self.mode)).collect()))
     }
 }

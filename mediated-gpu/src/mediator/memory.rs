@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use pviommu::SoftIommu;
+use pviommu::{SoftIommu, View};
 use xen_ioreq::{Bfn, PAGE_SIZE};
 
 use crate::bus::{BusMaster, DmaAccess, DmaFault, Pin};
@@ -134,6 +134,18 @@ impl BusMaster for SoftIommu {
 
     fn unpin(&self, pin: Pin) {
         SoftIommu::unpin(self, pin.token);
+    }
+}
+
+/// Where the GPU is a physical one the mediator sees by itself what is on the bus.
+impl BusMaster for View {
+    fn pin(&self, bfn: Bfn, access: DmaAccess) -> Result<Pin, DmaFault> {
+        let pin = View::pin(self, bfn).map_err(|_| DmaFault { bfn, access })?;
+        Ok(Pin { ptr: pin.ptr, bfn, token: pin.token })
+    }
+
+    fn unpin(&self, pin: Pin) {
+        View::unpin(self, pin.token);
     }
 }
 

@@ -6,6 +6,7 @@
 mod lookup;
 mod map;
 mod soft;
+mod viewed;
 
 use xen_ioreq::{Bfn, Errno, Gfn, IoServerId};
 
@@ -18,6 +19,7 @@ use crate::wire::Peer;
 pub(crate) use lookup::LookupBackend;
 pub(crate) use map::MapBackend;
 pub(crate) use soft::SoftBackend;
+pub(crate) use viewed::Viewed;
 
 /// What a mapping turned out to be when the hypervisor was asked again.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! One guest's mappings: hits without a shared lock, misses in batches, notices recorded at once and worked off later.
 //!
-//! Lock order: the guest's `slow`, then index shards, then those of allocator and soft IOMMU. `slow` is held by all
+//! Lock order: the guest's `slow`, then the view's turn, then index shards, then those of allocator and soft IOMMU. `slow` is held by all
 //! that changes which mappings exist; taking and putting references needs none of it.
 
 mod invalidate;
@@ -155,6 +155,11 @@ impl Guest {
 }
 
 impl GuestInner {
+    /// Number within the client.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
     pub(crate) fn domid(&self) -> DomId {
         self.peer.domid
     }

@@ -55,6 +55,9 @@ mod soft;
 #[path = "../../../pviommu/src/table/mod.rs"]
 #[rustfmt::skip]
 mod table;
+#[path = "../../../pviommu/src/view.rs"]
+#[rustfmt::skip]
+mod view;
 #[path = "../../../pviommu/src/wire.rs"]
 #[rustfmt::skip]
 mod wire;

@@ -15,6 +15,7 @@ pub mod saved;
 pub mod screen;
 pub mod service;
 pub mod soft;
+mod sync;
 pub mod vfio;
 pub mod vgpu;
 pub mod vnc;

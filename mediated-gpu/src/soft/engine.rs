@@ -9,6 +9,7 @@ use xen_ioreq::PAGE_SIZE;
 use super::blit::{Blit, Refused};
 use super::device::Device;
 use super::port::{Elements, Wait};
+use super::team::Team;
 use super::tlb::{Fault, Space, Tlb};
 use crate::bus::DmaAccess;
 use crate::gen8::blt::Rect;
@@ -23,7 +24,7 @@ use crate::physical::{CsbEntry, Engine, Interrupt};
 
 /// Dwords of commands in one step, but for the last command's.
 const STEP_DWORDS: u32 = 256;
-/// Bytes of a blit in one step: some ten microseconds.
+/// Bytes of a blit in one step for each thread that draws: some ten microseconds.
 const STEP_BYTES: u64 = 128 << 10;
 
 /// Why an engine stopped.
@@ -204,6 +205,8 @@ impl Context {
 pub(super) struct Core {
     pub(super) engine: Engine,
     pub(super) tlb: Tlb,
+    /// Helps with blits.
+    team: Team,
     pub(super) running: Option<Context>,
     pub(super) blit: Option<Blit>,
     /// Stopped by an error, until reset.
@@ -215,10 +218,11 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(engine: Engine, tlb: Tlb) -> Self {
+    pub(super) fn new(engine: Engine, tlb: Tlb, team: Team) -> Self {
         Self {
             engine,
             tlb,
+            team,
             running: None,
             blit: None,
             stopped: false,
@@ -238,7 +242,7 @@ impl Core {
             Some(blit) => {
                 // A blit has no bit that says whose addresses it means: the context's, if it has any.
                 self.tlb.select(Space::Process);
-                let done = blit.advance(&mut self.tlb, STEP_BYTES);
+                let done = blit.advance(&mut self.tlb, &mut self.team, STEP_BYTES);
                 self.tlb.select(Space::Global);
                 done.map(|done| {
                     if done {

@@ -31,7 +31,7 @@ impl Hand {
         let bus = Arc::new(HeapBus::new(PAGES as usize));
         let ggtt = Arc::new(Ggtt::new(PAGES));
         (0..PAGES).for_each(|i| ggtt.write(i, Some(Bfn(i.into()))));
-        let core = Core::new(engine, Tlb::new(Arc::clone(&bus) as _, ggtt));
+        let core = Core::new(engine, Tlb::new(Arc::clone(&bus) as _, ggtt), Team::default());
         let this = Self { bus, dev: Device::new(ClockKind::Counted), core };
         for n in 0..2 {
             this.set_state(n, state::RING_START, 0x1_0000 + 0x1000 * u32::try_from(n).expect("small"));

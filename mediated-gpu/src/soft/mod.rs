@@ -2,7 +2,8 @@
 //!
 //! Each engine is a core behind a lock, with its own translation cache. Its thread holds the lock for one step
 //! (tens of microseconds) and then lets anybody who waits have it first. So a flush or a reset takes the lock
-//! between two steps, however long the batch: it gives back the pins, and the next step translates afresh.
+//! between two steps, however long the batch: it gives back the pins, and the next step translates afresh. A large blit's
+//! steps are drawn by several [threads](team), all of which have let go when the step is over.
 
 mod alu;
 mod atomic;
@@ -20,10 +21,12 @@ pub mod rig;
 mod rop;
 mod space;
 mod stream;
+mod team;
 mod tlb;
 
 use std::fmt;
 use std::io;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -37,6 +40,7 @@ use device::Device;
 use engine::{Core, Step};
 use ggtt::Ggtt;
 use patience::Patience;
+use team::Team;
 use tlb::Tlb;
 
 use crate::bus::BusMaster;
@@ -52,6 +56,9 @@ use crate::privilege::{ThreadKind, narrow};
 /// How long a reset by register waits for an engine, which needs some microseconds.
 const RESET_DEADLINE: Duration = Duration::from_secs(1);
 
+/// Helpers of a blitter, unless told otherwise: memory is not faster with more.
+const MAX_HELPERS: usize = 3;
+
 /// How a software GPU is made.
 #[derive(Clone, Copy, Debug)]
 pub struct SoftGpuConfig {
@@ -59,12 +66,17 @@ pub struct SoftGpuConfig {
     pub ggtt_entries: u32,
     /// Where timestamps come from.
     pub clock: ClockKind,
+    /// Threads that help the blitter with large blits. Without any, nothing that a blit draws depends on time; with some, what it
+    /// draws through two addresses that lead to one frame may.
+    pub helpers: usize,
 }
 
 impl Default for SoftGpuConfig {
-    /// 4 GiB of graphics memory, timestamps of the wall clock.
+    /// 4 GiB of graphics memory, timestamps of the wall clock, a helper for each processor but one, at most [`MAX_HELPERS`].
     fn default() -> Self {
-        Self { ggtt_entries: GGTT_ENTRIES, clock: ClockKind::default() }
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let helpers = (processors - 1).min(MAX_HELPERS);
+        Self { ggtt_entries: GGTT_ENTRIES, clock: ClockKind::default(), helpers }
     }
 }
 
@@ -131,7 +143,12 @@ impl SoftGpu {
     /// the system's refusal of a thread.
     pub fn new(bus: Arc<dyn BusMaster>, config: SoftGpuConfig) -> io::Result<Self> {
         let ggtt = Arc::new(Ggtt::new(config.ggtt_entries));
-        let core = |e: Engine| Mutex::new(Core::new(e, Tlb::new(Arc::clone(&bus), Arc::clone(&ggtt))));
+        // Blits are the blitter's.
+        let mut team = Team::new(config.helpers)?;
+        let core = |e: Engine| {
+            let team = if e == Engine::Bcs { std::mem::take(&mut team) } else { Team::default() };
+            Mutex::new(Core::new(e, Tlb::new(Arc::clone(&bus), Arc::clone(&ggtt)), team))
+        };
         let shared = Arc::new(Shared {
             dev: Device::new(config.clock),
             cores: Engine::ALL.map(core),

@@ -26,6 +26,10 @@ pub(super) struct Page<'t> {
     held: PhantomData<&'t ()>,
 }
 
+// SAFETY: several threads may reach the page, as others do anyway: whoever gives them a `Page` has them stop before the pin
+// goes, which its lifetime says.
+unsafe impl Sync for Page<'_> {}
+
 impl Page<'_> {
     /// # Safety
     /// `ptr` is aligned to a page and 4096 bytes from it are readable (writable, if a writing method is to be

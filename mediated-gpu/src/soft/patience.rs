@@ -72,11 +72,14 @@ impl Patience {
     /// Looks until `came` says so, patience is over or somebody else wants the processor; not at all where that has not paid.
     /// Whether it came.
     pub(super) fn look(&mut self, came: impl FnMut() -> bool) -> bool {
-        if self.skip > 0 {
-            self.skip -= 1;
-            return false;
-        }
-        self.look_by(&RealTime(Instant::now()), came)
+        !self.left_out() && self.look_by(&RealTime(Instant::now()), came)
+    }
+
+    /// Whether looking is left out this time, which has not paid.
+    pub(super) fn left_out(&mut self) -> bool {
+        let left_out = self.skip > 0;
+        self.skip = self.skip.saturating_sub(1);
+        left_out
     }
 
     fn look_by(&mut self, clock: &impl Clock, mut came: impl FnMut() -> bool) -> bool {

@@ -1,7 +1,7 @@
 //! A software GPU on plain memory, set up and ready to draw: for tests, benches and figures.
 //!
 //! One blitter context in a GGTT whose pages lie scattered over memory. [`Rig::run`] submits commands and waits
-//! until they are done.
+//! until they are done; [`Rig::queue`] keeps some submissions in flight.
 
 use std::io;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use xen_ioreq::{Bfn, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 use super::patience::Patience;
 use super::{ClockKind, SoftGpu, SoftGpuConfig};
 use crate::bus::HeapBus;
+use crate::gen8::cmd;
 use crate::gen8::context::{Descriptor, STATE_OFFSET, state};
 use crate::gen8::ppgtt::Root;
 use crate::gen8::regs::RING_VALID;
@@ -20,6 +21,8 @@ use crate::physical::{Engine, Interrupt, InterruptSink, PhysicalGpu};
 
 /// Graphics address of the context image.
 const IMAGE: u32 = 0x1000;
+/// Graphics address of the number of the newest queued submission that is done.
+const DONE: u64 = 0x8000;
 /// Graphics address of the ring.
 const RING: u32 = 0x10_0000;
 /// Bytes of the ring.
@@ -58,6 +61,8 @@ pub struct Rig {
     events: Arc<Events>,
     patience: Mutex<Patience>,
     tail: u32,
+    /// Submissions that were queued.
+    queued: u32,
     /// What its descriptor says of its tables.
     tables: u64,
 }
@@ -75,10 +80,15 @@ impl Rig {
     /// A rig with `bytes` bytes (rounded up to pages) of free graphics memory from [`FREE`](Self::FREE) on, and one
     /// context on `engine`.
     pub fn new(engine: Engine, bytes: u64) -> io::Result<Self> {
+        Self::with(engine, bytes, SoftGpuConfig { clock: ClockKind::Counted, ..SoftGpuConfig::default() })
+    }
+
+    /// The same with a GPU that is made so, but for the size of its table.
+    pub fn with(engine: Engine, bytes: u64, config: SoftGpuConfig) -> io::Result<Self> {
         let pages = (Self::FREE + bytes).div_ceil(PAGE_SIZE as u64);
         let entries = u32::try_from(pages).map_err(|_| io::ErrorKind::InvalidInput)?;
         let bus = Arc::new(HeapBus::new(usize::try_from(pages).map_err(|_| io::ErrorKind::InvalidInput)?));
-        let config = SoftGpuConfig { ggtt_entries: entries, clock: ClockKind::Counted };
+        let config = SoftGpuConfig { ggtt_entries: entries, ..config };
         let gpu = SoftGpu::new(Arc::clone(&bus) as _, config)?;
         let events = Arc::new(Events::default());
         gpu.set_interrupt_sink(Arc::clone(&events) as _);
@@ -88,8 +98,8 @@ impl Rig {
             gpu.ggtt_write(index, Some(Bfn(frame)));
         }
         gpu.ggtt_flush();
-        let rig =
-            Self { bus, gpu, engine, events, patience: Mutex::new(Patience::new(LOOK)), tail: 0, tables: 0 };
+        let patience = Mutex::new(Patience::new(LOOK));
+        let rig = Self { bus, gpu, engine, events, patience, tail: 0, queued: 0, tables: 0 };
         rig.set_state(state::RING_START, RING);
         rig.set_state(state::RING_CTL, (RING_SIZE - 4096) | RING_VALID);
         Ok(rig)
@@ -164,6 +174,33 @@ impl Rig {
         }
     }
 
+    /// Submits commands behind those that are in flight, after it has waited until fewer than `most` submissions are. It sleeps
+    /// meanwhile, and is woken by an interrupt at the end of each.
+    pub fn queue(&mut self, commands: &[u32], most: u32) -> Result<(), Stopped> {
+        self.wait_queued(most.saturating_sub(1))?;
+        self.queued = self.queued.wrapping_add(1);
+        self.emit(commands);
+        self.emit(&cmd::store_dword(DONE, self.queued));
+        self.emit(&[cmd::MI_USER_INTERRUPT]);
+        self.set_state(state::RING_TAIL, self.tail);
+        self.gpu.submit(self.engine, self.descriptor().0, None);
+        Ok(())
+    }
+
+    /// Sleeps until at most so many queued submissions are in flight.
+    pub fn wait_queued(&self, left: u32) -> Result<(), Stopped> {
+        let mut seen = self.events.seen.lock();
+        while self.queued.wrapping_sub(self.read32(DONE)) > left {
+            if seen.contains(&Interrupt::Error(self.engine)) {
+                return Err(Stopped(self.engine));
+            }
+            seen.clear();
+            // What the number says is there before the interrupt, which takes the lock.
+            self.events.news.wait(&mut seen);
+        }
+        Ok(())
+    }
+
     /// Submits commands and waits until they are done.
     pub fn run(&mut self, commands: &[u32]) -> Result<(), Stopped> {
         self.emit(commands);
@@ -173,7 +210,8 @@ impl Rig {
 
     /// After a stop: resets the engine and starts its ring anew. `false`: the engine did not stop.
     pub fn reset(&mut self) -> bool {
-        self.tail = 0;
+        (self.tail, self.queued) = (0, 0);
+        self.write(DONE, &[0; 4]);
         let done = self.gpu.reset_engine(self.engine, Duration::from_secs(60)).is_ok();
         self.set_state(state::RING_HEAD, 0);
         done

@@ -9,6 +9,7 @@ use crate::gen8::blt::{Depth, ROP_SRCCOPY, Rect, Surface, XyColorBlt, XySrcCopyB
 use crate::gen8::cmd;
 use crate::gen8::regs::{GFX_RUN_LIST_ENABLE, gt::GDRST, masked_disable, masked_enable};
 use crate::physical::Interrupt;
+use xen_ioreq::PAGE_SIZE;
 
 const FOREVER: Duration = Duration::from_secs(3600);
 const DATA: u64 = Rig::FREE;
@@ -115,6 +116,46 @@ fn flush_during_an_endless_batch_gives_back_every_pin() {
     }
     assert!(!rig.gpu.is_idle(Engine::Bcs), "still drawing");
     assert_eq!(rig.gpu.reset_engine(Engine::Bcs, FOREVER), Ok(()));
+    assert_eq!(rig.bus.live_pins(), 0);
+}
+
+#[test]
+fn flush_during_a_large_fill_that_others_help_with_leaves_nobody_at_a_page() {
+    let config = SoftGpuConfig { helpers: 2, clock: ClockKind::Counted, ..SoftGpuConfig::default() };
+    let mut rig = Rig::with(Engine::Bcs, 4 << 20, config).expect("threads");
+    // A surface of 2 MiB again and again; what it takes alone and what it takes with help is tried in turn.
+    let batch = DATA + (3 << 20);
+    let rect = Rect { x1: 0, y1: 0, x2: 1024, y2: 512 };
+    let fill = XyColorBlt::fill(DATA, 4096, rect, 0x1122_3344).encode();
+    let jump = cmd::batch_buffer_start(batch);
+    let bytes: Vec<u8> = fill.iter().chain(&jump).flat_map(|d| d.to_le_bytes()).collect();
+    rig.write(batch, &bytes);
+    rig.emit(&jump);
+    rig.submit();
+    let pages = (DATA >> 12) as u32..(DATA >> 12) as u32 + 512;
+    let frames: Vec<_> = pages.clone().map(|i| rig.gpu.ggtt_read(i).expect("mapped")).collect();
+    for round in 0..100 {
+        while rig.read32(DATA + (2 << 20) - 4) == 0 {
+            std::thread::yield_now();
+        }
+        // All its pages are taken from it, while it draws; scratch is one of another surface.
+        let scratch = rig.gpu.ggtt_read(pages.end).expect("mapped");
+        pages.clone().for_each(|i| rig.gpu.ggtt_write(i, Some(scratch)));
+        rig.gpu.ggtt_flush();
+        for &frame in &frames {
+            assert_eq!(rig.bus.pins(frame), 0);
+            rig.bus.write(frame, 0, &[0; PAGE_SIZE]);
+        }
+        std::thread::yield_now();
+        for &frame in &frames {
+            let mut page = [1; PAGE_SIZE];
+            rig.bus.read(frame, 0, &mut page);
+            assert!(page.iter().all(|b| *b == 0), "round {round}: drawn after the flush");
+        }
+        pages.clone().zip(&frames).for_each(|(i, f)| rig.gpu.ggtt_write(i, Some(*f)));
+        rig.gpu.ggtt_flush();
+    }
+    assert!(rig.reset());
     assert_eq!(rig.bus.live_pins(), 0);
 }
 

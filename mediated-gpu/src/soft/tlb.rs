@@ -9,6 +9,7 @@ use std::cell::UnsafeCell;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use xen_ioreq::{Bfn, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 
 use super::engine::in_page;
@@ -59,6 +60,12 @@ const PROCESS: u64 = 1 << 63;
 const WRITABLE: u64 = 1 << 62;
 /// The tag of an empty way: no page's.
 const EMPTY: u64 = u64::MAX;
+
+/// Pages that are asked for together before that takes memory from the heap.
+const MANY: usize = 256;
+
+/// Pages that were asked for together.
+pub(super) type Pages<'t> = SmallVec<[Page<'t>; MANY]>;
 
 /// What is written where nothing may be written.
 #[repr(align(4096))]
@@ -162,9 +169,9 @@ impl Tlb {
 
     /// The pages of several addresses, all at once. `None`: one of them leads nowhere, may not be written, or has no place in
     /// the cache beside the others.
-    pub(super) fn together(&mut self, asked: &[(u64, DmaAccess)]) -> Option<Vec<Page<'_>>> {
+    pub(super) fn together(&mut self, asked: &[(u64, DmaAccess)]) -> Option<Pages<'_>> {
         let before = self.evicted;
-        let mut found = Vec::with_capacity(asked.len());
+        let mut found = SmallVec::<[_; MANY]>::with_capacity(asked.len());
         for (addr, access) in asked {
             found.push(self.translate(*addr, *access).ok()?);
         }

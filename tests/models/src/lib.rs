@@ -88,6 +88,11 @@ mod wake;
 // ioreq-server
 mod emulator;
 
+// mediated-gpu
+#[path = "../../../mediated-gpu/src/soft/team/seat.rs"]
+#[rustfmt::skip]
+mod seat;
+
 // stubdom
 mod channel;
 mod shared;

@@ -22,7 +22,7 @@ use crate::{Error, cli};
 const FIRST_USER: u32 = 65536;
 /// The group of all of them.
 const GROUP: u32 = 65536;
-/// Threads of a server: twelve, and room.
+/// Threads of a server: some fifteen, and room.
 const THREADS: u64 = 64;
 /// Descriptors: some twenty, and room.
 const DESCRIPTORS: u64 = 64;

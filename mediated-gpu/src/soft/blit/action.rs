@@ -90,16 +90,25 @@ impl Action {
         matches!(self.kind, Kind::Copy)
     }
 
-    /// Draws a band of lines in rows, if bytes are filled or copied and nothing else. Whether it is done.
-    pub(super) fn draw(&self, tlb: &mut Tlb, band: &Band) -> bool {
+    /// Draws a band that it [draws](Self::draws), in its pages.
+    pub(super) fn draw(&self, band: &Band, pages: &[Page<'_>]) {
         match self.kind {
-            Kind::Fill(color) => band.fill(tlb, color).is_some(),
-            Kind::Copy => band.copy(tlb).is_some(),
+            Kind::Fill(color) => band.fill(pages, color),
+            Kind::Copy => band.copy(pages),
+            Kind::Rop { .. } => {}
+        }
+    }
+
+    /// Whether such a band can be drawn at once.
+    pub(super) fn draws(&self, band: &Band) -> bool {
+        match self.kind {
+            Kind::Fill(_) => band.in_rows(),
+            Kind::Copy => true,
             Kind::Rop { .. } => false,
         }
     }
 
-    /// Whether [`draw`](Self::draw) can do anything.
+    /// Whether there are bands that it [draws](Self::draws).
     pub(super) fn streams(&self) -> bool {
         matches!(self.kind, Kind::Fill(_) | Kind::Copy)
     }

@@ -1,17 +1,20 @@
 //! Copies and fills of many bytes at once.
 //!
-//! All pages of a band are looked up together, then drawn in without another look, in an order that suits both sides. What
-//! does not fit (a page that leads nowhere, a column of a tile that is not whole) is left to the caller, who does it piece
-//! by piece.
+//! All pages of some bands are looked up together, then drawn in without another look, in an order that suits both sides, each
+//! band by one thread. What does not fit (a page that leads nowhere, a column of a tile that is not whole) is left to the
+//! caller, who does it piece by piece.
 
 use std::ops::Range;
 
 use super::super::page::Page;
 use super::super::stream::turned;
+use super::super::team::Team;
 use super::super::tlb::Tlb;
+use super::action::Action;
 use super::{Job, Side, checked};
 use crate::bus::DmaAccess;
 use crate::gen8::tiling::Tiling;
+use smallvec::SmallVec;
 use xen_ioreq::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 
 /// Bytes of a band's lines, at most: a page of a linear surface, or as many tiles as fill a step.
@@ -22,6 +25,8 @@ pub(super) const HEIGHT: i64 = 32;
 const CELL: usize = 128;
 /// What is shorter is copied without a thought of what comes next.
 const LONG: usize = 1024;
+/// Lines of a band that take no memory from the heap.
+const FEW: usize = 32;
 /// Lines of a Y-major tile that share a line of the cache.
 const TOGETHER: usize = 4;
 
@@ -40,16 +45,17 @@ struct Line {
 struct Plane {
     /// Bytes that a page has of a line, as a power of two.
     shift: u32,
-    lines: Vec<Line>,
+    lines: SmallVec<[Line; FEW]>,
 }
 
 impl Plane {
-    /// Adds the pages of this side to `asked`. `None`: one lies before address 0.
+    /// Adds the pages of this side to `asked`, where those of its band begin at `band`. `None`: one lies before address 0.
     fn new(
         side: Side,
         columns: &Range<u64>,
         rows: impl Iterator<Item = u64>,
         access: DmaAccess,
+        band: usize,
         asked: &mut Vec<(u64, DmaAccess)>,
     ) -> Option<Self> {
         let tiling = side.layout.tiling();
@@ -59,7 +65,7 @@ impl Plane {
         };
         let shift = wide.trailing_zeros();
         let mut last = None;
-        let mut lines = Vec::with_capacity(rows.size_hint().0);
+        let mut lines = SmallVec::with_capacity(rows.size_hint().0);
         for y in rows {
             let addr = checked(side.address(columns.start, y)).ok()?;
             let line = side.y.wrapping_add_unsigned(y);
@@ -76,7 +82,7 @@ impl Plane {
             let page = match last {
                 Some((of, page)) if tiling != Tiling::Linear && of == row => page,
                 _ => {
-                    let begin = asked.len();
+                    let begin = asked.len() - band;
                     let pages = ((first + (columns.end - columns.start) - 1) >> shift) + 1;
                     asked.extend((0..pages).map(|n| ((addr & !PAGE_MASK) + (n << PAGE_SHIFT), access)));
                     begin
@@ -144,7 +150,63 @@ pub(super) struct Band {
     before: usize,
     dst: Plane,
     src: Option<Plane>,
+    /// Its pages among those of all bands.
+    pages: Range<usize>,
+}
+
+/// Bands that are drawn in one go, no two of them in the same bytes.
+#[derive(Default)]
+pub(super) struct Bands {
+    bands: Vec<Band>,
     asked: Vec<(u64, DmaAccess)>,
+}
+
+impl Bands {
+    pub(super) fn len(&self) -> usize {
+        self.bands.len()
+    }
+
+    /// Forgets all, and keeps the room.
+    pub(super) fn clear(&mut self) {
+        self.bands.clear();
+        self.asked.clear();
+    }
+
+    /// Adds the band of these columns and rows of a rectangle, all rows in one row of Y-major tiles. It may be narrower: gives
+    /// the bytes of its lines. `None`: there is no such band, or not for this action.
+    pub(super) fn add(
+        &mut self,
+        job: Job,
+        action: &Action,
+        columns: Range<u64>,
+        rows: Range<u64>,
+    ) -> Option<u64> {
+        let before = self.asked.len();
+        let band = Band::new(job, columns, rows, &mut self.asked).filter(|band| action.draws(band));
+        match band {
+            Some(band) => {
+                let width = band.width as u64;
+                self.bands.push(band);
+                Some(width)
+            }
+            None => {
+                self.asked.truncate(before);
+                None
+            }
+        }
+    }
+
+    /// Looks their pages up and draws them. `false`: nothing is done.
+    pub(super) fn draw(&self, action: &Action, tlb: &mut Tlb, team: &mut Team) -> bool {
+        let Some(pages) = tlb.together(&self.asked) else { return false };
+        // The pages are held until all have drawn.
+        team.each(self.bands.len(), &|n| {
+            if let Some(band) = self.bands.get(n) {
+                action.draw(band, &pages[band.pages.clone()]);
+            }
+        });
+        true
+    }
 }
 
 impl Band {
@@ -163,8 +225,13 @@ impl Band {
         }
     }
 
-    /// The band of these columns and rows of a rectangle, all rows in one row of Y-major tiles. It may be narrower.
-    pub(super) fn new(job: Job, columns: Range<u64>, rows: Range<u64>) -> Option<Self> {
+    /// Adds its pages to `asked`, some of them even if there is no such band.
+    fn new(
+        job: Job,
+        columns: Range<u64>,
+        rows: Range<u64>,
+        asked: &mut Vec<(u64, DmaAccess)>,
+    ) -> Option<Self> {
         let Job { dst, src, .. } = job;
         let to = dst.layout.tiling();
         let from = src.map_or(Tiling::Linear, |src| src.layout.tiling());
@@ -192,44 +259,42 @@ impl Band {
             return None;
         }
         let before = usize::try_from(columns.start).ok()?;
-        let (columns, mut asked) = (columns.start..columns.start + width, Vec::new());
+        let (columns, begin) = (columns.start..columns.start + width, asked.len());
         let step = if way == Way::Tiles { high as usize } else { 1 };
         let mut plane =
-            |side, access| Plane::new(side, &columns, rows.clone().step_by(step), access, &mut asked);
+            |side, access| Plane::new(side, &columns, rows.clone().step_by(step), access, begin, asked);
         let dst = plane(dst, DmaAccess::Write)?;
         let src = match src {
             Some(src) => Some(plane(src, DmaAccess::Read)?),
             None => None,
         };
-        Some(Self { way, width: usize::try_from(width).ok()?, before, dst, src, asked })
+        Some(Self { way, width: usize::try_from(width).ok()?, before, dst, src, pages: begin..asked.len() })
     }
 
-    /// Copies it. Gives the bytes of its lines; `None`: nothing is done.
-    pub(super) fn copy(&self, tlb: &mut Tlb) -> Option<u64> {
-        let src = self.src.as_ref()?;
-        let pages = tlb.together(&self.asked)?;
+    /// Whether its lines lie in rows.
+    pub(super) fn in_rows(&self) -> bool {
+        self.way == Way::Rows
+    }
+
+    /// Copies it, if it has a source.
+    pub(super) fn copy(&self, pages: &[Page<'_>]) {
+        let Some(src) = &self.src else { return };
         match self.way {
             Way::Tiles => {
-                let (to, from) = pages.split_at_checked(self.asked.len() / 2)?;
+                let (to, from) = pages.split_at(pages.len() / 2);
                 for (n, (tile, source)) in to.iter().zip(from).enumerate() {
                     let ahead = [to, from].map(|side| side.get(n + 1).map(|page| page.ahead(0)));
                     tile.stream_from(0, source, 0, PAGE_SIZE, ahead);
                 }
             }
-            Way::Columns { to: true } => self.columns(&pages, &self.dst, src, true),
-            Way::Columns { to: false } => self.columns(&pages, src, &self.dst, false),
-            Way::Rows => self.rows(&pages, src),
+            Way::Columns { to: true } => self.columns(pages, &self.dst, src, true),
+            Way::Columns { to: false } => self.columns(pages, src, &self.dst, false),
+            Way::Rows => self.rows(pages, src),
         }
-        Some(self.width as u64)
     }
 
-    /// Fills a band of lines in rows with a colour, whose four bytes repeat from the rectangle's first on. As
-    /// [`copy`](Self::copy).
-    pub(super) fn fill(&self, tlb: &mut Tlb, color: u32) -> Option<u64> {
-        if self.way != Way::Rows {
-            return None;
-        }
-        let pages = tlb.together(&self.asked)?;
+    /// Fills a band of lines in rows with a colour, whose four bytes repeat from the rectangle's first on.
+    pub(super) fn fill(&self, pages: &[Page<'_>], color: u32) {
         for line in 0..self.dst.lines.len() {
             let (mut to, mut done) = (self.dst.start(line), 0);
             while done < self.width {
@@ -241,7 +306,6 @@ impl Band {
                 pages[here.page].fill(here.at, n, color, Some(pages[next.page].ahead(next.at)));
             }
         }
-        Some(self.width as u64)
     }
 
     /// Between lines in rows.

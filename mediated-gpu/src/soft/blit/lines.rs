@@ -4,19 +4,24 @@
 //! overwritten before it is read: the result is that of reading the whole source first, as the hardware's choice
 //! of direction gives it. Otherwise each line is copied as if read first, lines in order.
 
+use std::ops::Range;
+
+use super::super::team::Team;
 use super::super::tlb::{Fault, Tlb};
 use super::action::{Action, Place};
-use super::band::Band;
+use super::band::Bands;
 use super::{Job, Side, checked};
 use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 
 /// What a piece costs at least, in bytes: pieces of a few bytes take time too.
 const PIECE_COST: u64 = 512;
 
-/// Bytes that are looked up and done at once, at most.
+/// Bytes of a band, at most.
 const MOST: u64 = 128 << 10;
-/// Lines of them, at most.
+/// Lines of one, at most.
 const LINES: u64 = 64;
+/// Bytes of a band, at most, if several threads draw: each of them does several, so that all end at much the same time.
+const SHARED: u64 = 64 << 10;
 /// What is less is done piece by piece.
 const LEAST: u64 = 1024;
 
@@ -47,6 +52,10 @@ pub(super) struct Lines {
     job: Job,
     /// Whether lines are done from the first on, none from its end: so many at once, if that can be.
     bands: bool,
+    /// Whether it does not matter in which order, or by whom: no byte is written twice, or both written and read.
+    apart: bool,
+    /// Those that are being done.
+    group: Bands,
     /// Bytes to be done piece by piece, since they cannot.
     pieces: u64,
     dst: Run,
@@ -64,7 +73,19 @@ impl Lines {
     pub(super) fn new(job: Job) -> Self {
         let Job { width, lines, .. } = job;
         let (dst, src) = (Run::new(job.dst), job.src.map(Run::new));
-        let mut b = Self { job, bands: true, pieces: 0, dst, src, width, lines, line: 0, done: 0 };
+        let mut b = Self {
+            job,
+            bands: true,
+            apart: true,
+            group: Bands::default(),
+            pieces: 0,
+            dst,
+            src,
+            width,
+            lines,
+            line: 0,
+            done: 0,
+        };
         let whole = |l: Run| l.step == width.cast_signed();
         if whole(dst) && src.is_none_or(whole) {
             // Lines without gaps between them are one long line.
@@ -85,7 +106,14 @@ impl Lines {
             let alike = src.step == dst.step && !b.backward(dst.first, src.first);
             alike || !b.overlap(dst, src)
         });
+        let folds = b.lines > 1 && b.width > dst.step.unsigned_abs();
+        b.apart = !folds && src.is_none_or(|src| !b.overlap(dst, src));
         b
+    }
+
+    /// Whether several threads can do it.
+    pub(super) fn is_shared(&self) -> bool {
+        self.bands && self.apart
     }
 
     fn overlap(&self, a: Run, b: Run) -> bool {
@@ -103,35 +131,64 @@ impl Lines {
         src < dst && src.saturating_add_unsigned(self.width) > dst
     }
 
-    /// Does many lines, or much of a long one, with one look at all their pages. Gives what it cost; `None`: nothing is done.
-    fn band(&mut self, action: &Action, tlb: &mut Tlb, budget: u64) -> Option<u64> {
+    /// Columns and rows of the band of at most `most` bytes that begins at a line and a byte of it, and where the next one does.
+    fn region(&self, (line, done): (u64, u64), most: u64) -> (Range<u64>, Range<u64>, (u64, u64)) {
+        let columns = done..self.width.min(done.saturating_add(most));
+        let wide = columns.end - columns.start;
+        let count = if wide == self.width { (most / wide).clamp(1, LINES) } else { 1 };
+        let rows = line..self.lines.min(line + count);
+        let next = if columns.end == self.width { (rows.end, 0) } else { (line, columns.end) };
+        (columns, rows, next)
+    }
+
+    /// Does many lines, or much of a long one, with one look at all their pages. Gives what it cost each of the threads that
+    /// may have done it; `None`: nothing is done.
+    fn band(&mut self, action: &Action, tlb: &mut Tlb, team: &mut Team, budget: u64) -> Option<u64> {
         if !self.bands || self.pieces > 0 || !action.streams() {
             return None;
         }
-        let most = budget.min(MOST);
-        let columns = self.done..self.width.min(self.done.saturating_add(most));
-        let wide = columns.end - columns.start;
-        let rows = if wide == self.width { (most / wide).clamp(1, LINES) } else { 1 };
-        let rows = self.line..self.lines.min(self.line + rows);
-        let count = rows.end - rows.start;
-        let bytes = wide * count;
-        if bytes < LEAST {
+        let hands = if self.apart { team.hands() as u64 } else { 1 };
+        let most = budget.min(if hands > 1 { SHARED } else { MOST });
+        let together = if hands > 1 { hands * budget.min(2 * MOST) } else { budget.min(MOST) };
+        self.group.clear();
+        let (mut at, mut all, mut first, mut cost) = ((self.line, self.done), 0, 0, 0);
+        while at.0 < self.lines && cost < together {
+            let (columns, rows, next) = self.region(at, most);
+            let count = rows.end - rows.start;
+            let bytes = (columns.end - columns.start) * count;
+            if bytes < LEAST {
+                break;
+            }
+            if self.group.len() == 0 {
+                first = bytes;
+            }
+            if self.group.add(self.job, action, columns, rows).is_none() {
+                break;
+            }
+            (at, all, cost) = (next, all + bytes, cost + bytes.max(count * PIECE_COST));
+        }
+        if first == 0 {
             return None;
         }
-        let (end, last) = (columns.end, rows.end);
-        if !Band::new(self.job, columns, rows).is_some_and(|band| action.draw(tlb, &band)) {
-            self.pieces = bytes;
+        if self.group.len() == 0 || !self.group.draw(action, tlb, team) {
+            self.pieces = first.max(all);
             return None;
         }
-        (self.line, self.done) = if end == self.width { (last, 0) } else { (self.line, end) };
-        Some(bytes.max(count * PIECE_COST))
+        (self.line, self.done) = at;
+        Some(cost.div_ceil(hands))
     }
 
     /// Goes on for about `budget` bytes. `Ok(true)`: the blit is done.
-    pub(super) fn advance(&mut self, action: &mut Action, tlb: &mut Tlb, budget: u64) -> Result<bool, Fault> {
+    pub(super) fn advance(
+        &mut self,
+        action: &mut Action,
+        tlb: &mut Tlb,
+        team: &mut Team,
+        budget: u64,
+    ) -> Result<bool, Fault> {
         let mut budget = budget;
         while self.line < self.lines {
-            if let Some(cost) = self.band(action, tlb, budget) {
+            if let Some(cost) = self.band(action, tlb, team, budget) {
                 budget = budget.saturating_sub(cost);
                 if budget == 0 {
                     return Ok(self.line >= self.lines);

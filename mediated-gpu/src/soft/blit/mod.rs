@@ -8,11 +8,17 @@ mod band;
 mod lines;
 mod tiles;
 
+use std::time::{Duration, Instant};
+
 use super::rop::Rop;
+use super::team::{Kind, Team};
 use super::tlb::{Fault, Tlb};
 use crate::gen8::blt::{BltTilings, Depth, Rect, XyColorBlt, XyFastCopyBlt, XySrcCopyBlt};
 use crate::gen8::tiling::{BadLayout, Layout, Tiling};
 use action::Action;
+
+/// Bytes of a blit for which it is worth thinking of helpers.
+const LARGE: u64 = 512 << 10;
 
 /// Why a blit cannot be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,9 +72,35 @@ enum Walk {
     Tiles(tiles::Tiles),
 }
 
+impl Walk {
+    fn advance(
+        &mut self,
+        action: &mut Action,
+        tlb: &mut Tlb,
+        team: &mut Team,
+        budget: u64,
+    ) -> Result<bool, Fault> {
+        match self {
+            Self::Lines(walk) => walk.advance(action, tlb, team, budget),
+            Self::Tiles(walk) => walk.advance(action, tlb, team, budget),
+        }
+    }
+}
+
+/// What is to be known of a blit that is worth helpers.
+struct Large {
+    kind: Kind,
+    bytes: u64,
+    begun: bool,
+    /// Time in its steps so far.
+    took: Duration,
+}
+
 pub(super) struct Blit {
     walk: Walk,
     action: Action,
+    /// If others could help.
+    large: Option<Large>,
 }
 
 impl Blit {
@@ -132,15 +164,34 @@ impl Blit {
         } else {
             Walk::Tiles(tiles::Tiles::new(job, action.copies()))
         };
-        Some(Self { walk, action })
+        let kind = match &walk {
+            Walk::Lines(walk) if !action.streams() || !walk.is_shared() => None,
+            Walk::Lines(_) => Some(if src.is_some() { Kind::Copy } else { Kind::Fill }),
+            Walk::Tiles(walk) => walk.is_shared().then_some(Kind::Tiles),
+        };
+        let bytes = width * lines;
+        let large = kind.filter(|_| bytes >= LARGE);
+        let large = large.map(|kind| Large { kind, bytes, begun: false, took: Duration::ZERO });
+        Some(Self { walk, action, large })
     }
 
-    /// Goes on for about `budget` bytes. `Ok(true)`: the blit is done.
-    pub(super) fn advance(&mut self, tlb: &mut Tlb, budget: u64) -> Result<bool, Fault> {
-        match &mut self.walk {
-            Walk::Lines(walk) => walk.advance(&mut self.action, tlb, budget),
-            Walk::Tiles(walk) => walk.advance(&mut self.action, tlb, budget),
+    /// Goes on for about `budget` bytes a thread. `Ok(true)`: the blit is done.
+    pub(super) fn advance(&mut self, tlb: &mut Tlb, team: &mut Team, budget: u64) -> Result<bool, Fault> {
+        let Some(large) = self.large.as_mut().filter(|_| !team.is_empty()) else {
+            return self.walk.advance(&mut self.action, tlb, team, budget);
+        };
+        let start = Instant::now();
+        if !std::mem::replace(&mut large.begun, true) {
+            team.begin(large.kind);
         }
+        // Threads that come and go cost as much as a small step.
+        let budget = if team.hands() > 1 { 2 * budget } else { budget };
+        let done = self.walk.advance(&mut self.action, tlb, team, budget)?;
+        large.took += start.elapsed();
+        if done {
+            team.end(large.kind, large.bytes, large.took);
+        }
+        Ok(done)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::bus::{BusMaster, HeapBus};
 use crate::gen8::blt::{BltTilings, Depth, FastTiling, Rect, XyColorBlt, XyFastCopyBlt, XySrcCopyBlt};
 use crate::gen8::tiling::Tiling;
 use crate::soft::ggtt::Ggtt;
+use crate::soft::team::Team;
 use crate::soft::tlb::{Fault, Tlb};
 
 const PAGES: u32 = 48;
@@ -27,10 +28,16 @@ pub(super) struct Memory {
     ggtt: Arc<Ggtt>,
     frames: Vec<Bfn>,
     tlb: Tlb,
+    team: Team,
 }
 
 impl Memory {
     pub(super) fn new(content: &[u8]) -> Self {
+        Self::helped(content, Team::default())
+    }
+
+    /// The same with an engine that has helpers.
+    fn helped(content: &[u8], team: Team) -> Self {
         let bus = Arc::new(HeapBus::new(PAGES as usize));
         let ggtt = Arc::new(Ggtt::new(PAGES));
         let frames: Vec<Bfn> = (0..PAGES).map(|i| Bfn(u64::from(i * 7 % PAGES))).collect();
@@ -39,7 +46,7 @@ impl Memory {
             bus.write(bfn, 0, bytes);
         }
         let tlb = Tlb::new(Arc::clone(&bus) as Arc<dyn BusMaster>, Arc::clone(&ggtt));
-        Self { bus, ggtt, frames, tlb }
+        Self { bus, ggtt, frames, tlb, team }
     }
 
     pub(super) fn content(&self) -> Vec<u8> {
@@ -58,7 +65,8 @@ impl Memory {
     fn try_draw(&mut self, blit: Result<Option<Blit>, Refused>, budget: u64) -> Result<(), Fault> {
         let Some(mut blit) = blit.expect("not refused") else { return Ok(()) };
         for _ in 0..SIZE * 64 {
-            if blit.advance(&mut self.tlb, budget)? {
+            self.team.gather();
+            if blit.advance(&mut self.tlb, &mut self.team, budget)? {
                 return Ok(());
             }
         }
@@ -186,15 +194,25 @@ pub(super) fn noise() -> Vec<u8> {
     bytes
 }
 
-/// Draws twice and compares all of memory. Whether it is all in memory.
-fn check(what: &dyn std::fmt::Debug, draw: &Draw, blit: Result<Option<Blit>, Refused>, budget: u64) -> bool {
+/// Helpers of the engines that do not draw alone.
+const HELPERS: usize = 2;
+
+/// Draws by pixels, by an engine alone and by one with helpers, and compares all of memory. Whether it is all in memory.
+fn check(
+    what: &dyn std::fmt::Debug,
+    draw: &Draw,
+    blit: impl Fn() -> Result<Option<Blit>, Refused>,
+    budget: u64,
+) -> bool {
     let before = noise();
     let mut want = before.clone();
     let fits = draw.draw(&mut want).is_some();
-    let mut mem = Memory::new(&before);
-    let drew = mem.draw(blit, budget).is_some();
-    assert_eq!(drew, fits, "{what:?}");
-    assert!(!fits || mem.content() == want, "{what:?} clip {:?}", draw.clip);
+    for helpers in [0, HELPERS] {
+        let mut mem = Memory::helped(&before, Team::new(helpers).expect("threads"));
+        let drew = mem.draw(blit(), budget).is_some();
+        assert_eq!(drew, fits, "{what:?}, {helpers} helpers");
+        assert!(!fits || mem.content() == want, "{what:?} clip {:?}, {helpers} helpers", draw.clip);
+    }
     fits
 }
 
@@ -206,11 +224,23 @@ pub(super) fn check_hole(
     in_order: bool,
     budget: u64,
 ) {
+    for helpers in [0, HELPERS] {
+        check_hole_with(Team::new(helpers).expect("threads"), &blit, page, in_order, budget);
+    }
+}
+
+fn check_hole_with(
+    team: Team,
+    blit: &impl Fn() -> Result<Option<Blit>, Refused>,
+    page: u32,
+    in_order: bool,
+    budget: u64,
+) {
     let before = noise();
     let mut whole = Memory::new(&before);
     whole.draw(blit(), budget).expect("in memory");
     let whole = whole.content();
-    let mut mem = Memory::new(&before);
+    let mut mem = Memory::helped(&before, team);
     mem.ggtt.write(page, None);
     let hole = page as usize * PAGE_SIZE;
     assert_eq!(mem.try_draw(blit(), budget), Err(Fault::Absent(hole as u64)), "page {page}");
@@ -235,7 +265,7 @@ pub(super) fn check_fill(b: &XyColorBlt, clip: Rect, tilings: BltTilings, budget
         color: b.color.to_le_bytes(),
         written: channels(b.depth, b.write_alpha, b.write_rgb),
     };
-    check(b, &draw, Blit::fill(b, clip, tilings), budget);
+    check(b, &draw, || Blit::fill(b, clip, tilings), budget);
 }
 
 pub(super) fn check_copy(b: &XySrcCopyBlt, clip: Rect, tilings: BltTilings, budget: u64) {
@@ -249,7 +279,7 @@ pub(super) fn check_copy(b: &XySrcCopyBlt, clip: Rect, tilings: BltTilings, budg
         color: [0; 4],
         written: channels(b.depth, b.write_alpha, b.write_rgb),
     };
-    check(&(b, tilings), &draw, Blit::copy(b, clip, tilings), budget);
+    check(&(b, tilings), &draw, || Blit::copy(b, clip, tilings), budget);
 }
 
 pub(super) fn check_fast(b: &XyFastCopyBlt, budget: u64) -> bool {
@@ -272,7 +302,7 @@ pub(super) fn check_fast(b: &XyFastCopyBlt, budget: u64) -> bool {
         color: [0; 4],
         written: vec![true; bytes as usize],
     };
-    check(b, &draw, Blit::fast_copy(b), budget)
+    check(b, &draw, || Blit::fast_copy(b), budget)
 }
 
 pub(super) fn depth() -> impl Strategy<Value = Depth> {

@@ -8,9 +8,10 @@
 use std::ops::Range;
 
 use super::super::page::Page;
+use super::super::team::Team;
 use super::super::tlb::{Fault, Tlb};
 use super::action::{Action, Place};
-use super::band::{self, Band};
+use super::band::{self, Band, Bands};
 use super::{Job, Side, checked};
 use crate::gen8::tiling::Tiling;
 use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
@@ -19,6 +20,8 @@ use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 const PIECE_COST: u64 = 128;
 /// Bytes of a Y-major tile's line.
 const LINE: u64 = 128;
+/// Bands that each of several threads does in one go: more than one, so that all end at much the same time.
+const SHARED: usize = 2;
 /// Bytes of the next tile that are fetched ahead: the hardware finds the rest.
 const PREFETCH: usize = 512;
 
@@ -32,6 +35,8 @@ enum Order {
 pub(super) struct Tiles {
     job: Job,
     order: Order,
+    /// Bands that are being done.
+    group: Bands,
     /// The block or line being done: bytes of its lines, its lines.
     block: (Range<u64>, Range<u64>),
     /// The next piece: byte and line of the rectangle.
@@ -72,9 +77,14 @@ impl Tiles {
             };
             Order::Blocks { side, height, bands }
         };
-        let mut this = Self { job, order, block: (0..0, 0..0), x: 0, y: 0 };
+        let mut this = Self { job, order, group: Bands::default(), block: (0..0, 0..0), x: 0, y: 0 };
         this.enter(0, 0);
         this
+    }
+
+    /// Whether several threads can do it.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self.order, Order::Blocks { bands: true, .. })
     }
 
     /// Goes on with the block that begins at byte `x` of line `y`.
@@ -116,10 +126,16 @@ impl Tiles {
     }
 
     /// Goes on for about `budget` bytes. `Ok(true)`: the blit is done.
-    pub(super) fn advance(&mut self, action: &mut Action, tlb: &mut Tlb, budget: u64) -> Result<bool, Fault> {
+    pub(super) fn advance(
+        &mut self,
+        action: &mut Action,
+        tlb: &mut Tlb,
+        team: &mut Team,
+        budget: u64,
+    ) -> Result<bool, Fault> {
         let mut budget = budget;
         loop {
-            let Piece { ahead, cost } = self.piece(action, tlb)?;
+            let Piece { ahead, cost } = self.piece(action, tlb, team)?;
             if ahead > 0 && !self.next(ahead) {
                 return Ok(true);
             }
@@ -197,10 +213,10 @@ impl Tiles {
     }
 
     /// Does the next piece, or reads one of a line.
-    fn piece(&mut self, action: &mut Action, tlb: &mut Tlb) -> Result<Piece, Fault> {
+    fn piece(&mut self, action: &mut Action, tlb: &mut Tlb, team: &mut Team) -> Result<Piece, Fault> {
         let Job { dst, src, width, lines } = self.job;
         let Order::Lines { reversed, line, read } = &mut self.order else {
-            return self.block_piece(action, tlb);
+            return self.block_piece(action, tlb, team);
         };
         let y = if *reversed { lines - 1 - self.y } else { self.y };
         if let Some(src) = src
@@ -227,23 +243,51 @@ impl Tiles {
         Ok(Piece { ahead: n, cost: n })
     }
 
+    /// Does so many blocks from this one on, with one look at all their pages, as many of them as can be done so. `None`: nothing
+    /// is done.
+    fn bands(&mut self, action: &Action, tlb: &mut Tlb, team: &mut Team, most: usize) -> Option<Piece> {
+        let begin = (self.block.clone(), self.x, self.y);
+        let (mut cost, mut last) = (0, None);
+        self.group.clear();
+        while self.group.len() < most {
+            let (columns, rows) = self.block.clone();
+            let Some(width) = self.group.add(self.job, action, columns.clone(), rows.clone()) else { break };
+            cost += width.max(PIECE_COST) * (rows.end - rows.start);
+            self.block.0.end = columns.start + width;
+            // With its last line the block is done.
+            self.y = rows.end - 1;
+            last = Some((self.block.clone(), self.x, self.y, width));
+            if !self.next(width) {
+                break;
+            }
+        }
+        if let Some((block, x, y, ahead)) = last
+            && self.group.draw(action, tlb, team)
+        {
+            (self.block, self.x, self.y) = (block, x, y);
+            return Some(Piece { ahead, cost });
+        }
+        (self.block, self.x, self.y) = begin;
+        None
+    }
+
     /// Does the next piece of a block: all of it, if it is one tile on both sides.
-    fn block_piece(&mut self, action: &mut Action, tlb: &mut Tlb) -> Result<Piece, Fault> {
+    fn block_piece(&mut self, action: &mut Action, tlb: &mut Tlb, team: &mut Team) -> Result<Piece, Fault> {
         let Job { dst, src, .. } = self.job;
         let (columns, rows) = &self.block;
         if let Order::Blocks { side, bands: true, .. } = self.order
             && (self.x, self.y) == (columns.start, rows.start)
         {
-            let (columns, rows) = self.block.clone();
-            let width = match Band::new(self.job, columns.clone(), rows.clone()) {
-                Some(band) => band.copy(tlb),
-                None => None,
-            };
-            if let Some(width) = width {
-                self.block.0.end = columns.start + width;
-                self.y = rows.end - 1;
-                let cost = width.max(PIECE_COST) * (rows.end - rows.start);
-                return Ok(Piece { ahead: width, cost });
+            let columns = columns.clone();
+            // No byte is written twice, or both written and read: it does not matter who draws which.
+            let hands = team.hands();
+            if hands > 1
+                && let Some(Piece { ahead, cost }) = self.bands(action, tlb, team, hands * SHARED)
+            {
+                return Ok(Piece { ahead, cost: cost.div_ceil(hands as u64) });
+            }
+            if let Some(piece) = self.bands(action, tlb, team, 1) {
+                return Ok(piece);
             }
             // One tile, in pieces.
             let (tile, _) = side.layout.tiling().tile();

@@ -9,6 +9,7 @@ pub mod guest;
 pub mod litmus;
 pub mod records;
 pub mod ring;
+pub mod seat;
 pub mod slot;
 pub mod soft;
 pub mod state;

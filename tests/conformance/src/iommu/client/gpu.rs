@@ -67,7 +67,7 @@ impl Gpu {
     /// A GPU that reaches what `client` maps.
     pub(super) fn new(client: &Client) -> Result<Self, Failed> {
         let bus = client.soft().ok_or("the client has no soft IOMMU here")?.clone();
-        let config = SoftGpuConfig { ggtt_entries: TARGET + TARGETS, clock: ClockKind::Counted };
+        let config = SoftGpuConfig { ggtt_entries: TARGET + TARGETS, clock: ClockKind::Counted, helpers: 0 };
         let gpu = SoftGpu::new(bus, config)?;
         let events = Arc::new(Events::default());
         gpu.set_interrupt_sink(events.clone());

@@ -13,6 +13,8 @@ pub(crate) enum Target {
     AtMost(f64),
     /// Ours does at least this many times what the peer does.
     AtLeast(f64),
+    /// Nothing: it says what another figure has in it.
+    Told,
 }
 
 impl Target {
@@ -21,6 +23,7 @@ impl Target {
         match self {
             Self::AtMost(limit) => ratio <= limit,
             Self::AtLeast(limit) => ratio >= limit,
+            Self::Told => !ratio.is_nan(),
         }
     }
 }
@@ -30,6 +33,7 @@ impl fmt::Display for Target {
         match self {
             Self::AtMost(l) => write!(f, "at most {l}"),
             Self::AtLeast(l) => write!(f, "at least {l}"),
+            Self::Told => f.write_str("no target"),
         }
     }
 }
@@ -56,7 +60,11 @@ impl Figure {
 
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = if self.holds() { "holds" } else { "falls short" };
+        let verdict = match (self.holds(), self.target) {
+            (true, Target::Told) => "is told",
+            (true, _) => "holds",
+            (false, _) => "falls short",
+        };
         write!(
             f,
             "{:<24} {:>7.3}   {:<14} {verdict:<12} {}",

@@ -69,8 +69,8 @@ pub use filter::{Arg, Filter, FilterError, Syscalls, Verdict, Violation};
 pub use identity::{Identity, IdentityError};
 pub use limits::Limits;
 pub use profile::{
-    ThreadKind, control_socket, file_in_place, files_below, granting, hypercalls, polling, runtime, starting,
-    starting_to_serve,
+    ThreadKind, control_socket, file_in_place, files_below, granting, hypercalls, polling, registers,
+    runtime, starting, starting_to_serve,
 };
 pub use report::InForce;
 

@@ -183,3 +183,8 @@ pub fn files_below(directory: &impl AsFd) -> Syscalls {
 pub fn file_in_place(file: &impl AsFd) -> Syscalls {
     Syscalls::none().allow_if(l::SYS_pwrite64, &[super::filter::number_of(file)])
 }
+
+/// Reading and writing this open file at places that it names, as the registers of a device are.
+pub fn registers(device: &impl AsFd) -> Syscalls {
+    file_in_place(device).allow_if(l::SYS_pread64, &[super::filter::number_of(device)])
+}

@@ -8,6 +8,7 @@ use ioreq_server::{GuestLoop, LoopHandle};
 use super::mmio::DeviceBar;
 use super::{HardError, HardGpu, StatusPages};
 use crate::gen8::gtt::{GTT_OFFSET, ggtt_entries};
+use crate::privilege::{ThreadKind, narrow};
 use crate::vfio::{Interrupts, IrqKind, MappedRegion, VfioDevice};
 
 /// Byte offset of GMCH_CTRL in the config space (i915 `SNB_GMCH_CTRL`).
@@ -41,6 +42,7 @@ pub fn attach(device: &Arc<VfioDevice>, status: StatusPages) -> Result<HardGpu, 
         serving.add_source(Box::new(source))?;
         let handle = serving.handle();
         let thread = std::thread::Builder::new().name("gpu-irq".into()).spawn(move || {
+            narrow(ThreadKind::EventLoop);
             if let Err(e) = serving.run() {
                 log::error!("the GPU's interrupts are not heard any more: {e}");
             }

@@ -91,11 +91,12 @@ pub enum Reason {
     /// Guests' frames have no bus addresses.
     #[error("this Xen has no PV-IOMMU, and nothing else gives a guest's frame a bus address that is safe")]
     NoPvIommu,
+    /// This kernel would have to be told of each page, and knows none of guests'.
+    #[error("this kernel's own IOMMU driver translates for it, and what Xen maps it does not see")]
+    KernelIommu,
     /// The mediator's rings and contexts have no bus addresses.
-    #[error(
-        "no kernel tells at which bus addresses dom0's own memory is, which the rings and contexts of guests must be in"
-    )]
-    NoOwnMemory,
+    #[error("rings and contexts must be in memory whose frames are known, and there is none: {0}")]
+    NoOwnMemory(String),
 }
 
 /// What of a device decides how it may be used.
@@ -115,11 +116,18 @@ pub struct Facts {
     pub can_reset: bool,
     /// What is below.
     pub hypervisor: Hypervisor,
+    /// Why there is no memory of this domain's own whose frames are known, if that is so.
+    pub own_memory: Result<(), String>,
 }
 
 impl Facts {
-    /// Of a device that was found, and opened or not.
-    pub fn new(found: &Inspection, device: Result<&VfioDevice, &VfioError>, hypervisor: Hypervisor) -> Self {
+    /// Of a device that was found, and opened or not. `own_memory` is only looked at where guests' frames have bus addresses.
+    pub fn new(
+        found: &Inspection,
+        device: Result<&VfioDevice, &VfioError>,
+        hypervisor: Hypervisor,
+        own_memory: Result<(), String>,
+    ) -> Self {
         let bar0 = device.ok().and_then(|d| d.region(0)).map_or((0, 0), |bar| {
             let mapped = bar.mappable().iter().map(|r| r.end.saturating_sub(r.start)).sum();
             (bar.size, mapped)
@@ -133,6 +141,7 @@ impl Facts {
             messages: messages.filter(|i| i.eventfd()).map_or(0, |i| i.count),
             can_reset: device.is_ok_and(VfioDevice::can_reset),
             hypervisor,
+            own_memory,
         }
     }
 
@@ -151,8 +160,9 @@ impl Facts {
             (Use::Probe | Use::Work, _) => None,
             (Use::Serve, Hypervisor::None) => Some(Reason::NoXen),
             (Use::Serve, Hypervisor::Plain) => Some(Reason::NoPvIommu),
-            (Use::Serve, Hypervisor::PvIommu) => Some(Reason::NoOwnMemory),
+            (Use::Serve, Hypervisor::PvIommu) => self.own_memory.clone().err().map(Reason::NoOwnMemory),
         };
+        let of_xen = what == Use::Serve && self.hypervisor == Hypervisor::PvIommu;
         let reasons = [
             ids::find(vendor, device).is_none().then_some(Reason::NotGen8 { vendor, device }),
             (size < needed || mapped < needed).then_some(Reason::Bar0 { size, mapped }),
@@ -160,6 +170,7 @@ impl Facts {
             (!self.can_reset).then_some(Reason::NoReset),
             // PV-IOMMU is one, where guests are served.
             (what == Use::Work && iommu == Iommu::None).then_some(Reason::NoIommu),
+            (of_xen && iommu == Iommu::Type1).then_some(Reason::KernelIommu),
             hypervisor,
         ];
         reasons.into_iter().flatten().collect()
@@ -179,6 +190,7 @@ mod tests {
             messages: 1,
             can_reset: true,
             hypervisor: Hypervisor::None,
+            own_memory: Ok(()),
         }
     }
 
@@ -196,8 +208,17 @@ mod tests {
         assert_eq!(facts.against(Use::Probe), []);
         assert_eq!(facts.against(Use::Work), [Reason::NoIommu]);
         assert_eq!(facts.against(Use::Serve), [Reason::NoPvIommu]);
-        let facts = Facts { hypervisor: Hypervisor::PvIommu, ..facts };
-        assert_eq!(facts.against(Use::Serve), [Reason::NoOwnMemory]);
+    }
+
+    #[test]
+    fn with_pv_iommu_guests_are_served_if_memory_of_its_own_is_known_and_the_kernel_keeps_out() {
+        let facts = Facts { opened: Ok(Iommu::None), hypervisor: Hypervisor::PvIommu, ..broadwell() };
+        assert_eq!(facts.against(Use::Serve), []);
+        let no_memory = Facts { own_memory: Err("there is no table".into()), ..facts.clone() };
+        assert_eq!(no_memory.against(Use::Serve), [Reason::NoOwnMemory("there is no table".into())]);
+        let others = Facts { opened: Ok(Iommu::Type1), ..facts };
+        assert_eq!(others.against(Use::Serve), [Reason::KernelIommu]);
+        assert_eq!(others.against(Use::Work), []);
     }
 
     #[test]

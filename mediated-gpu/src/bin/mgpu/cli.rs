@@ -180,6 +180,9 @@ pub(crate) struct Serve {
     /// The physical GPU: `soft`, or `vfio:0000:00:02.0`.
     #[arg(long, default_value = "soft")]
     pub(crate) gpu: Gpu,
+    /// MiB of dom0's own memory that a physical GPU's rings, contexts and tables are in, all taken at the start.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=4096))]
+    pub(crate) own_memory: u32,
     #[command(flatten)]
     pub(crate) schedule: Schedule,
     /// The guest's weight. By default its type's: 16, 8, 4, 2 for V4_1 to V4_8.

@@ -10,6 +10,7 @@ mod cli;
 mod control;
 #[cfg(feature = "embedded")]
 mod demo;
+mod ground;
 mod picture;
 mod pictures;
 mod probe;

@@ -1,7 +1,8 @@
 //! What `mgpu serve` gives up before the guest can reach it; see [`ioreq_server::privilege`] for what each step is for.
 //!
-//! What stays: the descriptors that are restricted to the guest, new files in `--out`, the guest's record in `--state`, and one
-//! unrestricted privcmd, bound to the first thread: the guest's end is heard of through it, and PV-IOMMU is a raw hypercall.
+//! What stays: the descriptors that are restricted to the guest, new files in `--out`, the guest's record in `--state`, the GPU if it
+//! is a physical one, and one unrestricted privcmd, bound to the first thread: the guest's end is heard of through it, and PV-IOMMU
+//! is a raw hypercall.
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -11,6 +12,7 @@ use ioreq_server::privilege::{
     Confinement, Filters, Identity, InForce, Limits, ThreadKind, Violation, control_socket, file_in_place,
     files_below, hypercalls, starting, starting_to_serve,
 };
+use mediated_gpu::vfio::VfioDevice;
 use xen_ioreq::linux::{Privcmd, RestrictedPrivcmd};
 use xen_ioreq::{DomId, PAGE_SHIFT};
 
@@ -54,6 +56,8 @@ pub(crate) struct Keeps<'a> {
     pub(crate) guest: &'a RestrictedPrivcmd,
     /// Whether guests' frames are mapped through raw hypercalls.
     pub(crate) iommu: bool,
+    /// The physical GPU.
+    pub(crate) device: Option<&'a VfioDevice>,
     /// Where pictures go.
     pub(crate) pictures: Option<&'a Pictures>,
     /// The record of what is in Xen.
@@ -122,6 +126,12 @@ fn filters(args: &cli::Sandbox, keeps: Keeps<'_>) -> Filters {
         let maps = kind != ThreadKind::Engine;
         if kind == ThreadKind::Main || keeps.iommu && maps {
             needs = needs.and(&hypercalls(keeps.raw));
+        }
+        if let Some(device) = keeps.device.filter(|_| maps) {
+            // Whoever looks at a page of the guest's may be the first, and whoever makes the device let go of one may have to end
+            // all that it does.
+            let maps = ThreadKind::Maintenance.serving(keeps.guest);
+            needs = needs.and(&maps).and(&mediated_gpu::vfio::needs(device));
         }
         if let (ThreadKind::Main, Some(pictures)) = (kind, keeps.pictures) {
             needs = needs.and(&files_below(&pictures.as_fd()));

@@ -14,16 +14,13 @@ use ioreq_server::devices::BochsDisplay;
 use ioreq_server::privilege::{Identity, ThreadKind, narrow};
 use ioreq_server::sources::Control;
 use ioreq_server::{Connection, OnError};
-use mediated_gpu::bus::BusMaster;
-use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator, Snapshot, TABLE_FRAMES};
+use mediated_gpu::mediator::{Config as MediatorConfig, Mediator, Snapshot, TABLE_FRAMES};
 use mediated_gpu::saved::{MOST_BYTES, SavedGuest};
 use mediated_gpu::service::{Options, Service};
-use mediated_gpu::soft::{SoftGpu, SoftGpuConfig};
-use mediated_gpu::vfio::{Address as PciAddress, Facts, Hypervisor, Inspection, Use, VfioDevice};
 use mediated_gpu::vgpu::display::SurfaceError;
 use mediated_gpu::vnc::{Listener, View};
 use mio::{Events, Interest, Poll, Token};
-use pviommu::{Client, Config, Device, Ports, ProcessMemory};
+use pviommu::Ports;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
 use xen_ioreq::DomId;
@@ -31,6 +28,7 @@ use xen_ioreq::abi::domctl::{XEN_DOMINF_dying, XEN_DOMINF_hvm_guest, xen_domctl_
 use xen_ioreq::linux::{Evtchn, Privcmd};
 
 use crate::control::{self, Operator, Served};
+use crate::ground::Ground;
 use crate::pictures::Pictures;
 use crate::sandbox::{self, Keeps};
 use crate::show::Show;
@@ -45,10 +43,6 @@ const CONTROL: Token = Token(1);
 
 pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     let domid = DomId(args.domid);
-    let device = match &args.gpu {
-        cli::Gpu::Soft => Device::Software,
-        cli::Gpu::Vfio(_) => Device::Physical,
-    };
     let raw = Arc::new(Privcmd::open()?);
     let known = check_guest(&raw, domid)?;
     let most = known.max_pages;
@@ -61,17 +55,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     let events = Arc::new(events.map_err(|(_, e)| format!("evtchn cannot be restricted to {domid}: {e}"))?);
 
     let ports = Ports { iommu: Some(raw.clone()), foreign: Some(guest.clone()) };
-    let client = Client::start(ports, Config { device, ..Config::default() })?;
-    if let cli::Gpu::Vfio(address) = args.gpu {
-        return Err(refused(address)?.into());
-    }
-    let Some(soft) = client.soft().cloned() else {
-        return Err(format!(
-            "this hypervisor has PV-IOMMU ({}), and the software GPU has no bus to reach such addresses by: use --gpu vfio:ADDRESS",
-            client.mode()
-        )
-        .into());
-    };
+    let (client, ground) = Ground::take(args, ports, &raw)?;
     let saved = args.restore.as_deref().map(read_saved).transpose()?;
     let kind = saved.as_ref().map_or(args.kind.0, SavedGuest::kind);
     // A predecessor that gave it its table has made room for it, too.
@@ -103,6 +87,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         raw: &raw,
         guest: &guest,
         iommu,
+        device: ground.device(),
         pictures: pictures.as_deref(),
         record: record.as_deref(),
         controlled,
@@ -111,9 +96,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     println!("{}", sandbox::enter(&args.sandbox, identity, keeps)?);
     pictures.as_ref().map_or(Ok(()), |p| p.check(us))?;
 
-    let bus: Arc<dyn BusMaster> = soft;
-    let gpu = Arc::new(SoftGpu::new(bus.clone(), SoftGpuConfig::default())?);
-    let below = Below { gpu, client: client.clone(), own: Arc::new(ProcessMemory), bus };
+    let below = ground.below(&client, record.as_deref())?;
     let config = args.schedule.config();
     let aperture = config.aperture.max(kind.size().low.next_power_of_two());
     let config = MediatorConfig { aperture, ..config };
@@ -151,15 +134,6 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     print!("{}", summary(&requests, &vgpu));
     show?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Why a device that has bus addresses for guests does not serve them.
-fn refused(address: PciAddress) -> Result<String, Error> {
-    let found = Inspection::of(address)?;
-    let device = VfioDevice::open(address);
-    let reasons = Facts::new(&found, device.as_ref(), Hypervisor::PvIommu).against(Use::Serve);
-    let reasons: Vec<_> = reasons.iter().map(ToString::to_string).collect();
-    Ok(format!("{address} cannot serve guests: {}", reasons.join("; ")))
 }
 
 /// A vGPU that was saved.

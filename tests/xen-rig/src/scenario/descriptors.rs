@@ -15,17 +15,19 @@ impl Scenario for Descriptors {
     }
 
     fn about(&self) -> &'static str {
-        "privcmd and evtchn through xen-ioreq: maps, holes, hypercalls, ports, eventfds, a ballooned frame, restriction"
+        "privcmd and evtchn through xen-ioreq: maps, holes, hypercalls, ports, eventfds, a ballooned frame, restriction; own frames"
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
         kit.install(files, &kit.example("xen-ioreq", "on-xen")?)?;
         kit.install(files, &kit.example("xen-ioreq", "own-ram")?)?;
+        kit.install(files, &kit.program("integration", "kept")?)?;
         kit.install_guest(files)?;
         // The second run has no /dev/xen/hypercall and takes locked memory for its buffers.
         Ok("guest held 16 mode=hello\n\
             record device-buffers on-xen $DOMID\n\
             record own-ram own-ram\n\
+            record kept kept xen\n\
             rm /dev/xen/hypercall\n\
             record locked-buffers on-xen $DOMID\n\
             mv /dev/xen/privcmd /dev/xen/elsewhere\n\
@@ -36,7 +38,7 @@ impl Scenario for Descriptors {
     }
 
     fn judge(&self, _kit: &Kit, run: &Run, checks: &mut Checks) -> Result<()> {
-        for command in ["device-buffers", "own-ram", "locked-buffers"] {
+        for command in ["device-buffers", "own-ram", "kept", "locked-buffers"] {
             checks.succeeded(run, command);
             checks.facts(run, command);
         }

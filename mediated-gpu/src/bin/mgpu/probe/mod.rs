@@ -9,7 +9,7 @@ use std::sync::Arc;
 use mediated_gpu::vfio::{Address, Facts, Hypervisor, Inspection, Use, VfioDevice};
 use pviommu::{Client, Config, Mode, Ports};
 use stubdom::Place;
-use xen_ioreq::linux::Privcmd;
+use xen_ioreq::linux::{OwnRam, Privcmd};
 use xen_ioreq::seam::Sysctl;
 
 use self::report::Report;
@@ -45,20 +45,31 @@ fn client(privcmd: Arc<Privcmd>) -> Result<Client, Error> {
     Ok(Client::start(ports, Config::default())?)
 }
 
-/// What is below this system, and what it says of bus addresses.
-fn hypervisor() -> (Hypervisor, Option<String>) {
-    let Ok(privcmd) = Privcmd::open() else { return (Hypervisor::None, None) };
-    match client(Arc::new(privcmd)) {
+/// What is below this system.
+struct Below {
+    hypervisor: Hypervisor,
+    /// What it says of bus addresses.
+    mode: Option<String>,
+    /// Whether memory of our own could be reached there.
+    own_memory: Result<(), String>,
+}
+
+fn below() -> Below {
+    let none = Below { hypervisor: Hypervisor::None, mode: None, own_memory: Ok(()) };
+    let Ok(privcmd) = Privcmd::open().map(Arc::new) else { return none };
+    let client = match client(privcmd.clone()) {
+        Ok(client) => client,
         Err(e) => {
             log::warn!("what the hypervisor offers is not known: {e}");
-            (Hypervisor::None, None)
+            return none;
         }
-        Ok(client) => {
-            let kind = match client.mode() {
-                Mode::Soft { .. } => Hypervisor::Plain,
-                Mode::Map { .. } | Mode::Lookup { .. } => Hypervisor::PvIommu,
-            };
-            (kind, Some(client.mode().to_string()))
+    };
+    let mode = Some(client.mode().to_string());
+    match client.mode() {
+        Mode::Soft { .. } => Below { hypervisor: Hypervisor::Plain, mode, ..none },
+        Mode::Map { .. } | Mode::Lookup { .. } => {
+            let own_memory = OwnRam::take(&privcmd, 1).map(drop).map_err(|e| e.to_string());
+            Below { hypervisor: Hypervisor::PvIommu, mode, own_memory }
         }
     }
 }
@@ -67,8 +78,8 @@ fn hypervisor() -> (Hypervisor, Option<String>) {
 fn vfio(address: Address, args: &cli::Probe) -> Result<ExitCode, Error> {
     let found = Inspection::of(address)?;
     let device = VfioDevice::open(address).map(Arc::new);
-    let (hypervisor, mode) = hypervisor();
-    let facts = Facts::new(&found, device.as_deref(), hypervisor);
+    let Below { hypervisor, mode, own_memory } = below();
+    let facts = Facts::new(&found, device.as_deref(), hypervisor, own_memory);
     let report = Report::new(&found, device.as_deref().ok(), &facts, mode);
     if args.json {
         println!("{}", serde_json::to_string(&report)?);

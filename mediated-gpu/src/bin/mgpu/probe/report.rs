@@ -273,7 +273,7 @@ mod tests {
             reset_methods: vec!["flr".into()],
         };
         let why = mediated_gpu::vfio::VfioError::NotViable { group: "/dev/vfio/7".into() };
-        let facts = Facts::new(&found, Err(&why), Hypervisor::Plain);
+        let facts = Facts::new(&found, Err(&why), Hypervisor::Plain, Ok(()));
         Report::new(&found, None, &facts, Some("soft".into()))
     }
 

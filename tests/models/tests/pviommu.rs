@@ -141,6 +141,28 @@ fn a_guest_that_dies_while_its_frame_is_mapped_leaves_nothing() {
     });
 }
 
+/// Where the emulator looks at a physical device's bus: beside it, the scenes of [`on_each`].
+fn looked_at(checker: impl Fn() -> Checker) {
+    for xen in [Xen::Viewed, Xen::ViewedShipped] {
+        for balloon in [Balloon::Out, Balloon::OutAndIn] {
+            guest::invalidation(checker(), xen, Beside::Look, balloon, Pte::DroppedFirst);
+        }
+        guest::release(checker(), xen, Beside::Look);
+        guest::death(checker(), xen, Beside::Look);
+    }
+}
+
+#[test]
+fn what_an_emulator_sees_of_its_devices_bus_is_its_guests_and_is_not_held_for_it_at_the_end() {
+    looked_at(|| Checker::bounded(2));
+}
+
+#[test]
+#[should_panic(expected = "two threads are where one may be")]
+fn a_page_is_mapped_while_it_is_taken_away_if_there_are_no_turns() {
+    looked_at(|| Checker::bounded(2).with(Fault::NoLocks("pviommu/src/view.rs")));
+}
+
 #[test]
 #[should_panic(expected = "a page is mapped where a PTE or a reference leads")]
 fn a_device_finds_no_page_if_it_is_flushed_before_its_pte_is_dropped() {

@@ -1,19 +1,22 @@
-//! PV-IOMMU: as many sub-operations as the client needs, over the model hypervisor's own table, frames and oracle.
+//! PV-IOMMU: as many sub-operations as the client needs, over the model hypervisor's own table, frames and oracle; and foreign
+//! mappings, for an emulator that looks at its device's bus.
+#![expect(unsafe_code, reason = "owners of pages that are numbers")]
 #![allow(non_upper_case_globals, reason = "the names of Xen's headers, matched on")]
 
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use xen_ioreq::abi::iommu_op::{
     IOMMU_QUERY_map_cap, IOMMUOP_lookup_foreign_page, IOMMUOP_map_foreign_page, IOMMUOP_query_caps,
     IOMMUOP_unmap_foreign_page, pv_iommu_op,
 };
-use xen_ioreq::seam::IommuOp;
-use xen_ioreq::{Bfn, DomId, Errno, Mfn};
+use xen_ioreq::seam::{ForeignMap, ForeignPages, IommuOp, Mapping, MappingOwner, Prot};
+use xen_ioreq::{Bfn, DomId, Errno, Gfn, Mfn, PAGE_SIZE};
 
 use super::{Balloon, FIRST, GFN, GUEST, Host, WINDOW};
 use crate::bus::{BusAccess, BusPort};
 use crate::domain::Domain;
-use crate::frames::{Hold, M2b};
+use crate::frames::{Hold, M2b, Owner};
 use crate::iommu::{self, BusTable, Kind, Translation};
 use crate::machine::Machine;
 use crate::mode::Ports;
@@ -153,7 +156,7 @@ impl IommuOp for Hypercalls {
 
 impl Host for PvIommu {
     fn ports(self: Arc<Self>) -> Ports {
-        Ports { iommu: Some(Arc::new(Hypercalls(self))), foreign: None }
+        Ports { iommu: Some(Arc::new(Hypercalls(self.clone()))), foreign: Some(Arc::new(Foreign(self))) }
     }
 
     fn balloon(&self, how: Balloon) {
@@ -173,6 +176,12 @@ impl Host for PvIommu {
         self.port.unpin(pin);
     }
 
+    fn see(&self, page: NonNull<u8>) {
+        let mfn = Mfn((page.as_ptr().addr() / PAGE_SIZE) as u64);
+        let owner = self.machine.frames(|t| t.owner(mfn));
+        assert_eq!(owner, Some(Owner::Dom(GUEST)), "what is seen is the guest's");
+    }
+
     fn check(&self) {
         let told: Vec<String> = self.machine.oracle().violations().iter().map(ToString::to_string).collect();
         assert_eq!(told, Vec::<String>::new(), "the oracle has nothing to say");
@@ -184,5 +193,33 @@ impl Host for PvIommu {
         for bfn in (0..WINDOW).map(|i| Bfn(FIRST.0 + i)) {
             assert_eq!(self.table.lookup(bfn), None, "nothing is mapped");
         }
+    }
+}
+
+/// A foreign mapping of a frame, or of a hole.
+struct Page(Arc<PvIommu>, Option<Mfn>);
+
+// SAFETY: nobody follows the addresses.
+unsafe impl MappingOwner for Page {
+    fn release(&self, _: usize, _: usize) {
+        let Some(mfn) = self.1 else { return };
+        self.0.machine.frames(|t| assert!(t.release(mfn, Hold::HostMap(DOM0)), "a mapping has a reference"));
+    }
+}
+
+/// The emulator's own mappings, whose addresses are the frames' numbers.
+struct Foreign(Arc<PvIommu>);
+
+impl ForeignMap for Foreign {
+    fn map_foreign(&self, domid: DomId, gfns: &[Gfn], _: Prot) -> Result<ForeignPages, Errno> {
+        assert_eq!((domid, gfns), (GUEST, &[GFN][..]), "what the scene maps");
+        let p2m = self.0.p2m.lock();
+        let mfn = *p2m;
+        self.0.machine.frames(|t| mfn.map_or(Ok(()), |mfn| t.hold(mfn, Hold::HostMap(DOM0))))?;
+        drop(p2m);
+        let number = usize::try_from(mfn.map_or(FRAMES, |mfn| mfn.0)).expect("a small number");
+        let address = NonNull::new(std::ptr::without_provenance_mut(number * PAGE_SIZE)).expect("not zero");
+        let mapping = Mapping::new(address, 1, Arc::new(Page(self.0.clone(), mfn)));
+        Ok(ForeignPages { mapping, errors: vec![mfn.is_none().then_some(Errno::EINVAL)] })
     }
 }

@@ -6,6 +6,7 @@
 mod iommu;
 mod stock;
 
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use iommu::{Profile, PvIommu};
@@ -17,7 +18,7 @@ use crate::checker::{Checker, join, spawn};
 use crate::client::{Client, Config};
 use crate::guest::{EVERYTHING, Guest};
 use crate::mapping::{DeviceFlush, Draining, Mapped};
-use crate::mode::Ports;
+use crate::mode::{Device, Ports};
 use crate::soft::SoftIommu;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -38,6 +39,10 @@ pub enum Xen {
     PvIommu,
     /// With it, as it was shipped: bus frames are looked up.
     Shipped,
+    /// As in the draft, with a physical device, whose bus the emulator looks at by mappings of its own.
+    Viewed,
+    /// The same as it was shipped.
+    ViewedShipped,
 }
 
 /// When an owner drops the PTE of a mapping that drains.
@@ -67,6 +72,8 @@ pub enum Beside {
     Map,
     /// Both.
     Both,
+    /// The emulator, which looks at what is at the bus frame of the PTE.
+    Look,
 }
 
 /// A hypervisor with one guest that has one guest frame.
@@ -76,6 +83,8 @@ trait Host: Send + Sync {
     fn balloon(&self, how: Balloon);
     /// A device uses what is at a bus frame, where something must be.
     fn reach(&self, soft: Option<&SoftIommu>, bfn: Bfn);
+    /// The emulator looks at a page that it has mapped: it must be the guest's.
+    fn see(&self, page: NonNull<u8>);
     /// When all is over: nothing is held, and what has gone is free.
     fn check(&self);
 }
@@ -125,14 +134,17 @@ impl World {
                 let host = stock::Stock::new();
                 (host.clone(), host.ports())
             }
-            Xen::PvIommu | Xen::Shipped => {
-                let shipped = xen == Xen::Shipped;
+            Xen::PvIommu | Xen::Shipped | Xen::Viewed | Xen::ViewedShipped => {
+                let shipped = matches!(xen, Xen::Shipped | Xen::ViewedShipped);
                 let host = PvIommu::new(if shipped { Profile::Shipped } else { Profile::Draft });
                 (host.clone(), host.ports())
             }
         };
         let bfns = BfnSpace::new(FIRST..Bfn(FIRST.0 + WINDOW));
-        let client = Client::start(ports, Config { bfns, ..Config::default() }).expect("a mode for it");
+        let physical = matches!(xen, Xen::Viewed | Xen::ViewedShipped);
+        let device = if physical { Device::Physical } else { Device::Software };
+        let client =
+            Client::start(ports, Config { bfns, device, ..Config::default() }).expect("a mode for it");
         let guest = client.attach(GUEST, SERVER).expect("the first");
         let mapped = guest.map_one(GFN).expect("there is a frame");
         let pte = AtomicU64::new(mapped.bfn().0);
@@ -167,6 +179,16 @@ impl World {
         if let Ok(mapped) = self.guest.map_one(GFN) {
             self.gpu.reach(mapped.bfn());
             drop(mapped);
+        }
+    }
+
+    /// Looks at the page of the PTE, if there is one.
+    fn look(&self) {
+        let view = self.client.view().expect("there is a physical device");
+        let bfn = Bfn(self.gpu.pte.load(Ordering::Acquire));
+        if let Ok(pin) = view.pin(bfn) {
+            self.host.see(pin.ptr);
+            view.unpin(pin.token);
         }
     }
 
@@ -205,8 +227,12 @@ fn scene(
         };
         let dma = begin(Beside::Dma, |world| world.gpu.dma());
         let map = begin(Beside::Map, World::map);
+        let look = (beside == Beside::Look).then(|| {
+            let world = world.clone();
+            spawn(move || world.look())
+        });
         scene(&world);
-        dma.into_iter().chain(map).for_each(join);
+        dma.into_iter().chain(map).chain(look).for_each(join);
         world.end();
     })
 }

@@ -3,6 +3,7 @@
 //! One file a topic beside this folder. Nothing in them is timed: they wait for what must happen, and [`join`] and
 //! [`until`] turn a hang into a failure. [`World::end`] judges every run in the same way.
 
+pub mod astray;
 pub mod drawing;
 pub mod faulty;
 mod native;

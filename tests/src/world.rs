@@ -10,7 +10,8 @@ use mediated_gpu::bus::{BusMaster, DmaAccess, DmaFault, Pin};
 use mediated_gpu::hard::{SoftBar, StatusPages};
 use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator};
 use mediated_gpu::physical::PhysicalGpu;
-use mediated_gpu::service::{Options, Service};
+use mediated_gpu::saved::SavedGuest;
+use mediated_gpu::service::{Options, Service, ServiceError};
 use mediated_gpu::soft::{SoftGpu, SoftGpuConfig};
 use mediated_gpu::vgpu::slice::{MIB, SliceSize, VgpuType};
 use mock_xen::{BusAccess, BusPin, BusPort, Caller, Config, DomainConfig, Iommu, Machine, Profile};
@@ -175,10 +176,20 @@ impl World {
     }
 
     fn serve_with(&self, domid: DomId, options: Options) -> Service {
+        let (conn, mediator) = self.parts();
+        Service::start(&conn, &self.client, mediator, domid, options).expect("a service")
+    }
+
+    /// Gives a domain the vGPU that was saved, if it can have it.
+    pub fn restore(&self, domid: DomId, saved: &SavedGuest) -> Result<Service, ServiceError> {
+        let (conn, mediator) = self.parts();
+        Service::restore(&conn, &self.client, mediator, domid, Self::options(None), saved, None)
+    }
+
+    fn parts(&self) -> (Connection, &Arc<Mediator>) {
         let events = Arc::new(self.machine.open_evtchn(DOM0).expect("event channels"));
         let conn = Connection::new(self.dom0.clone(), events);
-        let mediator = self.mediator.as_ref().expect("the mediator is still there");
-        Service::start(&conn, &self.client, mediator, domid, options).expect("a service")
+        (conn, self.mediator.as_ref().expect("the mediator is still there"))
     }
 
     /// How guests are served, with these frames as their table.

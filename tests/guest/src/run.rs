@@ -3,8 +3,11 @@
 //! A frame whose pages went away is repaired and drawn again until it is whole, then compared with the reference and
 //! shown. The run ends with the picture of [`scene::FINAL`], drawn undisturbed, however many frames came before.
 
+mod away;
+
 use xen_ioreq::Gfn;
 
+pub use self::away::{Step, run_away};
 use crate::cmd;
 use crate::gpu::{DriverError, Gpu};
 use crate::layout::{BATCH_PAGES, FIRST_FRAME_PAGE, FRAMES, Purpose, Region, frame};
@@ -86,23 +89,7 @@ pub fn run<P: Platform>(
     config: &Config,
     buffer: &mut [u32],
 ) -> Result<Report, DriverError> {
-    let buffer = buffer.get_mut(..PIXELS).ok_or(DriverError::ShortBuffer(PIXELS))?;
-    let number = config.number.unwrap_or(platform.domid().0);
-    let gpu = Gpu::bring_up(platform, config.clear_entries)?;
-    for texture in Texture::ALL {
-        gpu.upload(platform, config.seed, number, texture)?;
-    }
-    gpu.display_on(platform, gpu.layout.frames[0]);
-    let rng = Rng::new(config.seed ^ u64::from(platform.domid().0) << 32, 0xba11);
-    let mut run = Run { platform, gpu, config, number, buffer, rng, report: Report::default(), back: 1 };
-    let mut n = 0;
-    while config.frames.is_none_or(|frames| n + 1 < frames) && !run.platform.stop_requested() {
-        n += 1;
-        let check = config.check_every > 0 && n % config.check_every == 0;
-        run.frame(n, config.balloon.min(MAX_BALLOON), check)?;
-    }
-    run.frame(FINAL, 0, true)?;
-    Ok(run.report)
+    Drawn::new(platform, config, buffer).map(|drawn| drawn.report)
 }
 
 /// After a [`run`]: gives the first `pages` pages of a framebuffer to the hypervisor and leaves the GGTT entries that lead
@@ -118,7 +105,8 @@ pub fn give_back(platform: &mut impl Platform, pages: usize) -> usize {
     platform.decrease_reservation(&gfns[..count])
 }
 
-struct Run<'a, P> {
+/// A run that has come to its final picture.
+struct Drawn<'a, P> {
     platform: &'a mut P,
     gpu: Gpu,
     config: &'a Config,
@@ -130,7 +118,27 @@ struct Run<'a, P> {
     back: usize,
 }
 
-impl<P: Platform> Run<'_, P> {
+impl<'a, P: Platform> Drawn<'a, P> {
+    fn new(platform: &'a mut P, config: &'a Config, buffer: &'a mut [u32]) -> Result<Self, DriverError> {
+        let buffer = buffer.get_mut(..PIXELS).ok_or(DriverError::ShortBuffer(PIXELS))?;
+        let number = config.number.unwrap_or(platform.domid().0);
+        let gpu = Gpu::bring_up(platform, config.clear_entries)?;
+        for texture in Texture::ALL {
+            gpu.upload(platform, config.seed, number, texture)?;
+        }
+        gpu.display_on(platform, gpu.layout.frames[0]);
+        let rng = Rng::new(config.seed ^ u64::from(platform.domid().0) << 32, 0xba11);
+        let mut run = Self { platform, gpu, config, number, buffer, rng, report: Report::default(), back: 1 };
+        let mut n = 0;
+        while config.frames.is_none_or(|frames| n + 1 < frames) && !run.platform.stop_requested() {
+            n += 1;
+            let check = config.check_every > 0 && n % config.check_every == 0;
+            run.frame(n, config.balloon.min(MAX_BALLOON), check)?;
+        }
+        run.frame(FINAL, 0, true)?;
+        Ok(run)
+    }
+
     /// Draws one frame whole and shows it.
     fn frame(&mut self, n: u32, balloon: usize, check: bool) -> Result<(), DriverError> {
         let target = self.gpu.layout.frames[self.back];

@@ -12,6 +12,7 @@ mod i915;
 mod killed;
 mod promise;
 mod sandbox;
+mod saved;
 mod serve;
 mod speed;
 mod stock_linux;
@@ -39,6 +40,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &conformance::Conformance,
     &serve::Serve,
     &promise::Promise,
+    &saved::SaveBalloon,
     &killed::Killed,
     &view::View,
     &stock_linux::StockLinux(Kind::Pvh),

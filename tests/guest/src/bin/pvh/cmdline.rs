@@ -29,6 +29,8 @@ pub(crate) struct Cmdline<'a> {
     pub(crate) n: u32,
     /// Pages that `draw` gives away at its end, while the GPU can still reach them.
     pub(crate) give: usize,
+    /// Pages that `draw` gives away before it is saved, and takes back when it was restored; 0: it is not.
+    pub(crate) away: usize,
     /// `1`: the domain ends afterwards; else it stays, halted, and its picture with it. `rows` go on until then.
     pub(crate) poweroff: bool,
 }
@@ -49,6 +51,7 @@ impl<'a> Cmdline<'a> {
             rounds: 200,
             n: 2000,
             give: 0,
+            away: 0,
             poweroff: false,
         };
         for (key, value) in line.split_ascii_whitespace().filter_map(|word| word.split_once('=')) {
@@ -64,6 +67,7 @@ impl<'a> Cmdline<'a> {
                 "rounds" => set(&mut o.rounds, value),
                 "n" => set(&mut o.n, value),
                 "give" => set(&mut o.give, value),
+                "away" => set(&mut o.away, value),
                 "poweroff" => o.poweroff = value == "1",
                 _ => {}
             }

@@ -20,7 +20,7 @@ use core::panic::PanicInfo;
 use cmdline::Cmdline;
 use console::println;
 use guest::grants::{News, Workspace};
-use guest::run::Config;
+use guest::run::{Config, Step};
 use guest::scene::PIXELS;
 use vcpu::Vcpu;
 use xen_ioreq::Errno;
@@ -84,7 +84,11 @@ fn draw(vcpu: &mut Vcpu, options: &Cmdline<'_>) {
         patience: options.patience,
         clear_entries: options.clear,
     };
-    match guest::run::run(vcpu, &config, pixels()) {
+    let drawn = match options.away {
+        0 => guest::run::run(vcpu, &config, pixels()),
+        pages => guest::run::run_away(vcpu, &config, pixels(), pages, &mut away),
+    };
+    match drawn {
         Ok(r) => {
             println!(
                 "GUEST: frames {} redrawn {} resets {} checks {} checks failed {}",
@@ -99,6 +103,19 @@ fn draw(vcpu: &mut Vcpu, options: &Cmdline<'_>) {
     }
     if options.give > 0 {
         give(vcpu, options.give);
+    }
+}
+
+/// Is saved when its pages have been given back: stopped here, by whoever saves it, and goes on in another domain.
+fn away(_: &mut Vcpu, step: Step) {
+    match step {
+        Step::Holding => println!("GUEST: holding"),
+        Step::Gave(pages) => {
+            println!("GUEST: gave {pages}");
+            xen::suspend();
+            println!("GUEST: resumed");
+        }
+        Step::Back => println!("GUEST: took them back"),
     }
 }
 

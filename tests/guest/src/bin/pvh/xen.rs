@@ -10,7 +10,9 @@ use xen_ioreq::abi::cpuid::{
 };
 use xen_ioreq::abi::hvm_vcpu::{VCPU_HVM_MODE_64B, vcpu_hvm_context, vcpu_hvm_x86_64};
 use xen_ioreq::abi::memory::{XENMEM_decrease_reservation, XENMEM_populate_physmap, xen_memory_reservation};
-use xen_ioreq::abi::sched::{SCHEDOP_shutdown, SHUTDOWN_crash, SHUTDOWN_poweroff, sched_shutdown};
+use xen_ioreq::abi::sched::{
+    SCHEDOP_shutdown, SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_suspend, sched_shutdown,
+};
 use xen_ioreq::abi::vcpu::{VCPUOP_initialise, VCPUOP_up};
 use xen_ioreq::abi::xen::{
     __HYPERVISOR_grant_table_op, __HYPERVISOR_memory_op, __HYPERVISOR_sched_op, __HYPERVISOR_vcpu_op,
@@ -123,6 +125,12 @@ pub(crate) fn shutdown(reason: Reason) -> ! {
     let arg = sched_shutdown { reason };
     hypercall(__HYPERVISOR_sched_op, SCHEDOP_shutdown.into(), &raw const arg as u64);
     cpu::rest()
+}
+
+/// Stops this domain, so that it can be saved. Comes back in the one in which it is restored, or in this one if it was not.
+pub(crate) fn suspend() {
+    let arg = sched_shutdown { reason: SHUTDOWN_suspend };
+    hypercall(__HYPERVISOR_sched_op, SCHEDOP_shutdown.into(), &raw const arg as u64);
 }
 
 /// Extents of one frame, in order; how many were done.

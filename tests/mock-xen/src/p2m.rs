@@ -73,6 +73,8 @@ pub(crate) struct P2m {
     chunks: BTreeMap<u64, Box<[Entry; CHUNK]>>,
     /// Frames whose writes are tracked.
     tracked: Option<Range<u64>>,
+    /// Frames of the type that a server claims.
+    for_server: usize,
 }
 
 fn split(gfn: Gfn) -> (u64, usize) {
@@ -106,18 +108,27 @@ impl P2m {
     pub(crate) fn set(&mut self, gfn: Gfn, mfn: Mfn, ty: P2mType) -> Option<Mfn> {
         let (chunk, low) = split(gfn);
         let chunk = self.chunks.entry(chunk).or_insert_with(|| Box::new([Entry::default(); CHUNK]));
-        let e = chunk.get_mut(low)?;
-        let old = e.get().map(|(m, _)| m);
-        *e = Entry::new(mfn, ty);
-        old
+        let old = std::mem::replace(chunk.get_mut(low)?, Entry::new(mfn, ty)).get();
+        self.for_server += usize::from(ty == P2mType::IoreqServer);
+        self.went(old)
+    }
+
+    /// Notes that this is not there any more.
+    fn went(&mut self, old: Option<(Mfn, P2mType)>) -> Option<Mfn> {
+        let (mfn, ty) = old?;
+        self.for_server -= usize::from(ty == P2mType::IoreqServer);
+        Some(mfn)
+    }
+
+    /// Frames whose writes go to the server that has claimed their type, or wait until somebody has.
+    pub(crate) fn for_server(&self) -> usize {
+        self.for_server
     }
 
     pub(crate) fn remove(&mut self, gfn: Gfn) -> Option<Mfn> {
         let (chunk, low) = split(gfn);
-        let e = self.chunks.get_mut(&chunk)?.get_mut(low)?;
-        let old = e.get().map(|(m, _)| m);
-        *e = Entry::default();
-        old
+        let old = std::mem::take(self.chunks.get_mut(&chunk)?.get_mut(low)?).get();
+        self.went(old)
     }
 
     /// The highest populated GFN.
@@ -180,17 +191,19 @@ impl P2m {
         }
     }
 
-    /// Turns every `from` into `to`.
-    pub(crate) fn retype_all(&mut self, from: P2mType, to: P2mType) {
+    /// Makes RAM of all frames whose writes go to a server.
+    pub(crate) fn none_for_server(&mut self) {
         for e in self.chunks.values_mut().flat_map(|c| c.iter_mut()) {
-            if let Some((mfn, _)) = e.get().filter(|(_, t)| *t == from) {
-                *e = Entry::new(mfn, to);
+            if let Some((mfn, _)) = e.get().filter(|(_, t)| *t == P2mType::IoreqServer) {
+                *e = Entry::new(mfn, P2mType::RamRw);
             }
         }
+        self.for_server = 0;
     }
 
     pub(crate) fn clear(&mut self) {
         self.chunks.clear();
+        self.for_server = 0;
     }
 }
 
@@ -205,9 +218,12 @@ mod tests {
         assert_eq!(p.set(Gfn(513), Mfn(8), P2mType::IoreqServer), Some(Mfn(7)));
         assert_eq!(p.get(Gfn(513)), Some((Mfn(8), P2mType::IoreqServer)));
         assert_eq!(p.max_gfn(), Some(Gfn(513)));
-        p.retype_all(P2mType::IoreqServer, P2mType::RamRw);
-        assert_eq!(p.get(Gfn(513)), Some((Mfn(8), P2mType::RamRw)));
-        assert_eq!(p.remove(Gfn(513)), Some(Mfn(8)));
+        assert_eq!(p.for_server(), 1);
+        p.none_for_server();
+        assert_eq!((p.get(Gfn(513)), p.for_server()), (Some((Mfn(8), P2mType::RamRw)), 0));
+        assert!(p.retype(Gfn(513), P2mType::RamRw, P2mType::IoreqServer));
+        assert_eq!(p.for_server(), 1);
+        assert_eq!((p.remove(Gfn(513)), p.for_server()), (Some(Mfn(8)), 0));
         assert_eq!((p.get(Gfn(513)), p.remove(Gfn(513)), p.max_gfn()), (None, None, None));
     }
 

@@ -30,7 +30,8 @@ impl Call<'_> {
         let mut servers = self.domain.servers.write();
         let server = servers.of_emulator(IoServerId(data.id), self.caller.id)?.clone();
         if data.flags != 0 {
-            if servers.mem_type.is_some() {
+            // Also while frames are left of one that went without giving the type back: they would be this one's.
+            if servers.mem_type.is_some() || self.domain.p2m.read().for_server() > 0 {
                 return Err(Errno::EBUSY);
             }
             servers.mem_type = Some(server);
@@ -38,7 +39,7 @@ impl Call<'_> {
         }
         must(servers.mem_type.as_ref().is_some_and(|s| Arc::ptr_eq(s, &server)))?;
         servers.mem_type = None;
-        self.domain.p2m.write().retype_all(P2mType::IoreqServer, P2mType::RamRw);
+        self.domain.p2m.write().none_for_server();
         Ok(())
     }
 

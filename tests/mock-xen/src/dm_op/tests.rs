@@ -218,18 +218,58 @@ fn writes_to_a_protected_page_go_to_the_server_that_claimed_the_type_and_reads_d
         let guest = s.spawn(move || {
             assert_eq!(v.mmio_read(0x5008, 1), Ok(7));
             v.mmio_write(0x5008, 4, 0x99).unwrap();
-            assert_eq!(v.ram_write(0x5008, &[1]), Err(VcpuError::NotRam(0x5008)));
+            v.ram_write(0x5008, &[1; 9]).unwrap();
+            v.rep_mmio(0x5000, 4, false, 0x7000, 3, false).unwrap();
             assert_eq!(v.mmio_read(0x5008, 1), Ok(7), "it is for the server to write");
             v
         });
-        let seen = e.serve(1, |_| 0);
-        assert_eq!((seen[0].r#type, seen[0].addr, seen[0].data, seen[0].size), (1, 0x5008, 0x99, 4));
+        let seen = e.serve(4, |_| 0);
+        let seen: Vec<_> = seen.iter().map(|r| (r.r#type, r.addr, r.data, r.size, r.count)).collect();
+        let ones = 0x0101_0101_0101_0101;
+        assert_eq!(
+            seen,
+            [
+                (1, 0x5008, 0x99, 4, 1),
+                (1, 0x5008, ones, 8, 1),
+                (1, 0x5010, 1, 1, 1),
+                (1, 0x5000, 0x7000, 4, 3)
+            ]
+        );
         let v = guest.join().unwrap();
         // Giving the type up makes ordinary RAM of its pages.
         claim_type(&e.caller, d, e.id, 0).unwrap();
         v.mmio_write(0x5008, 4, 0x77).unwrap();
         assert_eq!(v.mmio_read(0x5008, 4), Ok(0x77));
     });
+}
+
+#[test]
+fn write_to_a_frame_of_the_type_that_nobody_claims_is_tried_until_it_is_ram_or_somebody_does() {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let dead = Emulator::atomic(&m, d);
+    claim_type(&dead.caller, d, dead.id, XEN_DMOP_IOREQ_MEM_ACCESS_WRITE).unwrap();
+    set_type(&dead.caller, d, 5, 2, HVMMEM_ioreq_server).unwrap();
+    destroy(&dead.caller, d, dead.id).unwrap();
+    let e = Emulator::atomic(&m, d);
+    let c = &e.caller;
+    assert_eq!(claim_type(c, d, e.id, XEN_DMOP_IOREQ_MEM_ACCESS_WRITE), Err(Errno::EBUSY), "two are left");
+    set_type(c, d, 6, 1, HVMMEM_ram_rw).unwrap();
+    assert_eq!(claim_type(c, d, e.id, XEN_DMOP_IOREQ_MEM_ACCESS_WRITE), Err(Errno::EBUSY), "one is left");
+    let v = vcpu(&m, d, 0);
+    scope(&m, d, |s| {
+        let (tell, told) = std::sync::mpsc::channel();
+        let guest = s.spawn(move || {
+            tell.send(()).unwrap();
+            v.mmio_write(0x5000, 4, 0x33).unwrap();
+            v.mmio_read(0x5000, 4)
+        });
+        told.recv().unwrap();
+        assert!(!guest.is_finished());
+        set_type(c, d, 5, 1, HVMMEM_ram_rw).unwrap();
+        assert_eq!(guest.join().unwrap(), Ok(0x33));
+    });
+    assert_eq!(claim_type(c, d, e.id, XEN_DMOP_IOREQ_MEM_ACCESS_WRITE), Ok(()));
 }
 
 #[test]

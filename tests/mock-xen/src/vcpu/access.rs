@@ -55,6 +55,7 @@ enum Part {
 /// How to treat a write to a page.
 enum Store {
     Done,
+    /// It is for the server that has claimed the page's type.
     Forward,
     NoRam,
 }
@@ -108,9 +109,15 @@ impl Vcpu {
             let bytes = value.to_le_bytes();
             return self.write_pieces(gpa, bytes.get(..size).unwrap_or(&[]));
         }
-        match self.store(gpa, |page| page.write_scalar(offset, size, value)) {
-            Store::Done => Ok(()),
-            how => self.write_io(gpa, size_bits, value, matches!(how, Store::Forward)),
+        loop {
+            match self.store(gpa, |page| page.write_scalar(offset, size, value)) {
+                Store::Done => return Ok(()),
+                Store::NoRam => return self.write_io(gpa, size_bits, value),
+                Store::Forward if self.forward(&Request::mmio(gpa, size_bits, false, value))? => {
+                    return Ok(());
+                }
+                Store::Forward => {}
+            }
         }
     }
 
@@ -139,20 +146,11 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Writes RAM only. `NotRam` where there is none that can be written; what lies before has been written.
-    pub fn ram_write(&self, mut gpa: u64, mut data: &[u8]) -> Result<(), VcpuError> {
+    /// Writes RAM only, also such as a server hears of. `NotRam` where there is none that can be written; what lies before has been
+    /// written.
+    pub fn ram_write(&self, gpa: u64, data: &[u8]) -> Result<(), VcpuError> {
         self.resume()?;
-        while !data.is_empty() {
-            let (offset, room) = within_page(gpa);
-            let (part, rest) = data.split_at(room.min(data.len()));
-            match self.store(gpa, |page| page.write(offset, part)) {
-                Store::Done => {}
-                Store::Forward | Store::NoRam => return Err(VcpuError::NotRam(gpa)),
-            }
-            gpa = gpa.wrapping_add(part.len() as u64);
-            data = rest;
-        }
-        Ok(())
+        self.write_each(gpa, data, |gpa, _, _| Err(VcpuError::NotRam(gpa)))
     }
 
     /// `rep ins` (`read`) or `rep outs`: `count` accesses of `size` bytes to one port, guest RAM from `ram` on at the
@@ -203,12 +201,10 @@ impl Vcpu {
             let travel = u64::from(bytes).wrapping_mul(u64::from(count));
             at = if df { at.wrapping_sub(travel) } else { at.wrapping_add(travel) };
             match part {
-                Part::Several(_) => self.string(&Request {
-                    data_is_ptr: true,
-                    count,
-                    df,
-                    ..Request::mmio(here, bytes, read, ram)
-                }),
+                Part::Several(_) => {
+                    let r = Request { data_is_ptr: true, count, df, ..Request::mmio(here, bytes, read, ram) };
+                    if read { self.string(&r) } else { self.string_write(&r, size) }
+                }
                 Part::Alone if read => {
                     let value = self.mmio_read(here, size)?;
                     self.put(ram, size, value)
@@ -287,6 +283,28 @@ impl Vcpu {
         Ok(())
     }
 
+    /// A string request that writes to memory: RAM takes its elements one by one, unless they are for who claimed the first's type.
+    fn string_write(&self, r: &Request, size: usize) -> Result<(), VcpuError> {
+        loop {
+            let there = self.domain.p2m.read().within_reach(Gfn::of_addr(r.addr));
+            match there {
+                None => return self.string(r),
+                Some((_, P2mType::IoreqServer)) => {
+                    if self.forward(r)? {
+                        return Ok(());
+                    }
+                }
+                Some(_) => break,
+            }
+        }
+        for i in 0..u64::from(r.count) {
+            let travel = i.wrapping_mul(u64::from(r.size));
+            let at = |base: u64| if r.df { base.wrapping_sub(travel) } else { base.wrapping_add(travel) };
+            self.put(at(r.addr), size, self.get(at(r.data), size)?)?;
+        }
+        Ok(())
+    }
+
     fn read_pieces(&self, mut gpa: u64, mut out: &mut [u8]) -> Result<(), VcpuError> {
         while !out.is_empty() {
             let (offset, room) = within_page(gpa);
@@ -308,29 +326,37 @@ impl Vcpu {
         Ok(())
     }
 
-    fn write_pieces(&self, mut gpa: u64, mut data: &[u8]) -> Result<(), VcpuError> {
+    fn write_pieces(&self, gpa: u64, data: &[u8]) -> Result<(), VcpuError> {
+        self.write_each(gpa, data, |gpa, len, value| self.write_io(gpa, size32(len)?, value))
+    }
+
+    /// Writes what is RAM, and calls `other` with address, bytes and value of each piece that is not.
+    fn write_each(
+        &self,
+        mut gpa: u64,
+        mut data: &[u8],
+        other: impl Fn(u64, usize, u64) -> Result<(), VcpuError>,
+    ) -> Result<(), VcpuError> {
         while !data.is_empty() {
             let (offset, room) = within_page(gpa);
             let (part, _) = data.split_at(room.min(data.len()));
-            let len = match self.store(gpa, |page| page.write(offset, part)) {
+            let len = piece(part.len());
+            let mut bytes = [0; 8];
+            for (to, from) in bytes.iter_mut().zip(part).take(len) {
+                *to = *from;
+            }
+            let value = u64::from_le_bytes(bytes);
+            let done = match self.store(gpa, |page| page.write(offset, part)) {
                 Store::Done => part.len(),
-                how => {
-                    let len = piece(part.len());
-                    let mut bytes = [0; 8];
-                    for (to, from) in bytes.iter_mut().zip(part).take(len) {
-                        *to = *from;
-                    }
-                    self.write_io(
-                        gpa,
-                        size32(len)?,
-                        u64::from_le_bytes(bytes),
-                        matches!(how, Store::Forward),
-                    )?;
+                Store::Forward if self.forward(&Request::mmio(gpa, size32(len)?, false, value))? => len,
+                Store::Forward => 0,
+                Store::NoRam => {
+                    other(gpa, len, value)?;
                     len
                 }
             };
-            data = data.split_at(len).1;
-            gpa = gpa.wrapping_add(len as u64);
+            data = data.split_at(done).1;
+            gpa = gpa.wrapping_add(done as u64);
         }
         Ok(())
     }
@@ -365,16 +391,24 @@ impl Vcpu {
         }
     }
 
-    /// A write that no RAM took; `forward`: because its page is write-protected for a server.
-    fn write_io(&self, gpa: u64, size: u32, value: u64, forward: bool) -> Result<(), VcpuError> {
-        let r = Request::mmio(gpa, size, false, value & ones(size));
-        if forward {
-            let server = self.domain.servers.read().mem_type.clone();
-            return match server.filter(|s| s.is_enabled()) {
-                Some(server) => self.send(&server, &r).map(|_| ()),
-                None => Ok(()),
-            };
+    /// A write to a page of the type that a server claims. `false`: nobody has claimed it, and the instruction is tried again, as
+    /// often as it takes: until somebody has, or the page is RAM.
+    fn forward(&self, r: &Request) -> Result<bool, VcpuError> {
+        let r = if r.data_is_ptr { *r } else { Request { data: r.data & ones(r.size), ..*r } };
+        let server = self.domain.servers.read().mem_type.clone();
+        if let Some(server) = server {
+            // One that is not enabled takes nothing.
+            self.send(&server, &r)?;
+            return Ok(true);
         }
+        crate::sync::yield_now();
+        self.resume()?;
+        Ok(false)
+    }
+
+    /// A write that no RAM took.
+    fn write_io(&self, gpa: u64, size: u32, value: u64) -> Result<(), VcpuError> {
+        let r = Request::mmio(gpa, size, false, value & ones(size));
         if self.domain.stdvga && VGA.contains(&gpa) {
             let sent = select(&self.domain, &r)
                 .is_some_and(|(server, r)| server.send_buffered(&self.machine, &self.domain, &r).is_ok());

@@ -129,6 +129,13 @@ impl ServerClaims {
         Self { dm, server, ledger: Mutex::default() }
     }
 
+    /// Whether an address is in a range.
+    pub(crate) fn covers(&self, space: Space, addr: u64) -> bool {
+        let ledger = self.ledger.lock();
+        let before = ledger.spaces[space as usize].range(..=addr).next_back();
+        before.is_some_and(|(_, last)| *last >= addr)
+    }
+
     /// Releases everything and refuses what comes later. Errors are dropped: the server is destroyed next, and its
     /// ranges with it.
     pub(crate) fn close(&self) {

@@ -11,17 +11,19 @@ use crate::bus::{self, Bus, Hint, Target};
 use crate::device::Space;
 use crate::dm::Dm;
 use crate::guest::{Notices, OnError};
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, Session};
 use crate::outcome::{Defer, IoError, Outcome};
 use crate::request::{Data, Malformed, Request, Run};
 use crate::slot::{Parked, Taken};
 use crate::stats::Stats;
+use crate::traps::WriteTraps;
 
 /// What is needed to carry out a guest's requests, from whatever thread.
 pub(crate) struct Exec {
     pub(crate) bus: Arc<Bus>,
     pub(crate) memory: GuestMemory,
     pub(crate) dm: Dm,
+    pub(crate) traps: Arc<WriteTraps>,
     pub(crate) notices: Arc<dyn Notices>,
     pub(crate) on_error: OnError,
     pub(crate) stats: Arc<Stats>,
@@ -203,9 +205,9 @@ impl Exec {
         let done = match run.data {
             // By far the most, and straight on: what a loop keeps ready for its next turn would cost as much again.
             Data::Value(value) if run.count - progress.next == 1 => {
-                Self::with_value(run, value, progress, bus, hint)
+                self.with_value(run, value, progress, bus, hint)
             }
-            Data::Value(value) => Self::with_values(run, value, progress, bus, hint),
+            Data::Value(value) => self.with_values(run, value, progress, bus, hint),
             Data::At(base) => self.with_memory(run, base, progress, bus, hint),
         };
         done.err().unwrap_or(Step::Done)
@@ -214,6 +216,7 @@ impl Exec {
     /// The value goes with the request, or comes back in it.
     #[inline(always)]
     fn with_value(
+        &self,
         run: &Run,
         value: u64,
         progress: &mut Progress,
@@ -224,24 +227,65 @@ impl Exec {
         if run.read {
             progress.answer = settled(bus.read(&target, hint))?;
         } else {
-            settled(bus.write(&target, value, hint))?;
+            match bus.write(&target, value, hint) {
+                Outcome::Err(IoError::NoDevice) if self.traps.is_used() => {
+                    self.to_ram(&mut self.memory.session(), &target, value)?;
+                }
+                other => settled(other)?,
+            }
         }
         progress.next += 1;
         Ok(())
     }
 
+    /// A write that no device took is one to RAM, if such are trapped.
+    #[cold]
+    fn to_ram(&self, memory: &mut Session<'_>, target: &Target, value: u64) -> Result<(), Step> {
+        if target.space != Space::Mmio {
+            return Err(Step::Failed(IoError::NoDevice));
+        }
+        self.traps.write(memory, target.addr, target.width, value).map_err(|e| Step::Failed(e.into()))?;
+        self.stats.ram_writes();
+        Ok(())
+    }
+
     #[inline(never)]
     fn with_values(
+        &self,
         run: &Run,
         value: u64,
         progress: &mut Progress,
         bus: &mut bus::Session<'_>,
         hint: &Hint,
     ) -> Result<(), Step> {
+        if run.read || !self.traps.is_used() {
+            while progress.next < run.count {
+                self.with_value(run, value, progress, bus, hint)?;
+            }
+            return Ok(());
+        }
+        let mut ram = self.memory.session();
         while progress.next < run.count {
-            Self::with_value(run, value, progress, bus, hint)?;
+            let target = run.target(progress.next);
+            self.write(&mut ram, &target, value, bus, hint)?;
+            progress.next += 1;
         }
         Ok(())
+    }
+
+    /// A write to a device, or to RAM.
+    fn write(
+        &self,
+        ram: &mut Session<'_>,
+        target: &Target,
+        value: u64,
+        bus: &mut bus::Session<'_>,
+        hint: &Hint,
+    ) -> Result<(), Step> {
+        match bus.write(target, value, hint) {
+            Outcome::Err(IoError::NoDevice) if self.traps.is_used() => self.to_ram(ram, target, value),
+            other => settled(other),
+        }
     }
 
     /// The values are in the guest's memory.
@@ -254,15 +298,18 @@ impl Exec {
         bus: &mut bus::Session<'_>,
         hint: &Hint,
     ) -> Result<(), Step> {
-        let mut memory = self.memory.session();
+        let (mut memory, mut ram) = (self.memory.session(), self.memory.session());
         while progress.next < run.count {
             let (target, at) = (run.target(progress.next), run.step(base, progress.next));
             if run.read {
                 let value = settled(bus.read(&target, hint))?;
                 memory.write_item(at, run.width, value).map_err(|e| Step::Failed(e.into()))?;
+                if self.traps.is_used() {
+                    self.traps.wrote(at, run.width);
+                }
             } else {
                 let value = memory.read_item(at, run.width).map_err(|e| Step::Failed(e.into()))?;
-                settled(bus.write(&target, value, hint))?;
+                self.write(&mut ram, &target, value, bus, hint)?;
             }
             progress.next += 1;
         }
@@ -297,7 +344,11 @@ impl Exec {
             match (run.read, run.data) {
                 (true, Data::Value(_)) => progress.answer = value,
                 (true, Data::At(base)) => {
-                    self.memory.session().write_item(run.step(base, progress.next), run.width, value)?;
+                    let at = run.step(base, progress.next);
+                    self.memory.session().write_item(at, run.width, value)?;
+                    if self.traps.is_used() {
+                        self.traps.wrote(at, run.width);
+                    }
                 }
                 (false, _) => {}
             }

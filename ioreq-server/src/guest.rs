@@ -140,8 +140,8 @@ impl Guest {
         notices: Arc<dyn Notices>,
         on_error: OnError,
     ) -> Self {
-        let exec =
-            Arc::new(Exec { bus, memory, dm: server.dm().clone(), notices, on_error, stats: Arc::default() });
+        let (dm, traps) = (server.dm().clone(), server.write_traps());
+        let exec = Arc::new(Exec { bus, memory, dm, traps, notices, on_error, stats: Arc::default() });
         let vcpus = server.slots().vcpus();
         let mut by_port: Vec<_> = vcpus.iter().enumerate().map(|(i, v)| (v.port, i)).collect();
         by_port.sort_unstable();

@@ -10,6 +10,7 @@
 //! - [`pci`]: functions with BARs, capabilities and MSI; [`regs`]: registers declared as a table.
 //! - [`Guest`] joins the two; [`GuestLoop`] serves guests, one or many to a thread.
 //! - [`record`]: what a process that was killed leaves in Xen, for the one that takes its place.
+//! - [`traps`]: RAM whose writes come to the server before they are done.
 //! - [`eventfd`]: doorbells and interrupts that the kernel carries where it can.
 //! - [`privilege`] (a feature, on by default): what the process gives up before it serves.
 //!
@@ -116,6 +117,7 @@ mod sync;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(not(test), allow(dead_code, reason = "fuzz targets use a part of it"))]
 mod testing;
+pub mod traps;
 
 pub use bus::Bus;
 pub use connection::Connection;
@@ -130,3 +132,4 @@ pub use request::{Invalidation, MAX_REPS};
 pub use server::{Created, Enabled, Endpoint, Mapped, Server, ServerError};
 pub use sources::EventSource;
 pub use stats::{Snapshot, Stats};
+pub use traps::WriteTraps;

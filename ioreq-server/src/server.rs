@@ -16,12 +16,14 @@ use xen_ioreq::{DomId, Errno, IoServerId, Port, VcpuId};
 pub use self::error::{Endpoint, ServerError};
 use crate::claims::ServerClaims;
 use crate::connection::Connection;
+use crate::device::Space;
 use crate::dm::{BufferedMode, Dm, DmError};
 use crate::eventfd::KernelBells;
 use crate::memory::GuestMemory;
 use crate::record::{Record, RecordError};
 use crate::ring::Ring;
-use crate::slot::{Slots, VcpuPort, remote_ports};
+use crate::slot::{Slots, VcpuPort, owed, remote_ports};
+use crate::traps::{WriteTraps, carry_out};
 
 /// Frame of the first page of sync slots (`XENMEM_resource_ioreq_server_frame_ioreq(0)`).
 const FIRST_SLOT_FRAME: u32 = 1;
@@ -53,6 +55,7 @@ struct Raw {
     id: IoServerId,
     mode: BufferedMode,
     claims: Arc<ServerClaims>,
+    traps: Arc<WriteTraps>,
     bells: Arc<KernelBells>,
     record: Option<Arc<Record>>,
     sync: Option<Mapping>,
@@ -79,6 +82,11 @@ impl<S> Server<S> {
         self.raw.claims.clone()
     }
 
+    /// Where writes to RAM are trapped. Outlives the server, and then refuses.
+    pub fn write_traps(&self) -> Arc<WriteTraps> {
+        self.raw.traps.clone()
+    }
+
     /// Device-model operations on the guest.
     pub fn dm(&self) -> &Dm {
         &self.raw.dm
@@ -99,6 +107,7 @@ impl Server<Created> {
             _ => ServerError::Create(e),
         })?;
         let claims = Arc::new(ServerClaims::new(dm.clone(), id));
+        let traps = Arc::new(WriteTraps::new(dm.clone(), id));
         let bells = Arc::new(KernelBells::new(domid, conn.eventfds.clone()));
         let raw = Raw {
             dm,
@@ -106,6 +115,7 @@ impl Server<Created> {
             id,
             mode,
             claims,
+            traps,
             bells,
             record: None,
             sync: None,
@@ -130,8 +140,8 @@ impl Server<Created> {
     ) -> Result<Self, ServerError> {
         let mut created = Self::create(conn, domid, mode);
         if matches!(created, Err(ServerError::TooMany { .. })) && !record.left().is_empty() {
-            let dm = conn.dm(domid);
-            bury_left(&dm, record).map_err(|source| ServerError::Record { domid, source })?;
+            bury_left(conn, domid, record, |_| false)
+                .map_err(|source| ServerError::Record { domid, source })?;
             created = Self::create(conn, domid, mode);
         }
         let mut server = created?;
@@ -240,8 +250,10 @@ impl Server<Enabled> {
     /// Destroys a server of the guest whose process was killed, and wakes the vCPUs that wait for its answers: they have them
     /// now (zero for a read), but Xen tells nobody. Not needed for one that was destroyed before this server was
     /// [enabled](Server::enable).
+    ///
+    /// Writes to RAM that it had trapped and not carried out are, and no frame is trapped for it any more.
     pub fn bury(&self, dead: IoServerId) -> Result<(), DmError> {
-        let buried = self.raw.dm.destroy_server(dead);
+        let buried = bury(&self.raw.conn, self.domid(), dead, |addr| self.is_claimed(addr));
         // Also after an error: somebody else may have destroyed it, and woken nobody.
         self.wake_all();
         buried
@@ -255,9 +267,13 @@ impl Server<Enabled> {
     pub fn succeed(&self) -> Result<usize, ServerError> {
         let domid = self.domid();
         let Some(record) = &self.raw.record else { return Ok(0) };
-        let buried = bury_left(&self.raw.dm, record);
+        let buried = bury_left(&self.raw.conn, domid, record, |addr| self.is_claimed(addr));
         self.wake_all();
         buried.map_err(|source| ServerError::Record { domid, source })
+    }
+
+    fn is_claimed(&self, addr: u64) -> bool {
+        self.raw.claims.covers(Space::Mmio, addr)
     }
 
     fn wake_all(&self) {
@@ -270,11 +286,42 @@ impl Server<Enabled> {
     }
 }
 
-/// Destroys the servers that a predecessor has left, and forgets them; how many were still there.
-fn bury_left(dm: &Dm, record: &Record) -> Result<usize, RecordError> {
+/// Destroys a server whose process was killed. If it trapped writes to RAM: Xen would leave its frames as they are when it goes, and
+/// a vCPU that writes to one would try again for ever; and the writes that wait for its answer would be lost.
+fn bury(
+    conn: &Connection,
+    domid: DomId,
+    dead: IoServerId,
+    claimed: impl Fn(u64) -> bool,
+) -> Result<(), DmError> {
+    let dm = conn.dm(domid);
+    if dm.release_mem_type(dead).is_ok() {
+        let (kind, number) = (XENMEM_resource_ioreq_server, u32::from(dead.0));
+        let slots = |frames: u32| {
+            conn.resources.map_resource(domid, kind, number, FIRST_SLOT_FRAME, frames - FIRST_SLOT_FRAME)
+        };
+        match conn.resources.resource_size(domid, kind, number).and_then(slots) {
+            Ok(pages) => {
+                let n = carry_out(&owed(&pages), &conn.guest_memory(domid), claimed);
+                log::debug!("{domid}: {n} writes that {dead} had trapped are carried out");
+            }
+            Err(e) => log::warn!("{domid}: writes that {dead} had trapped may be lost: {e}"),
+        }
+    }
+    dm.destroy_server(dead)
+}
+
+/// Destroys the servers that a predecessor has left, and forgets them; how many were still there. `claimed`: whether a write to an
+/// address is a device's.
+fn bury_left(
+    conn: &Connection,
+    domid: DomId,
+    record: &Record,
+    claimed: impl Fn(u64) -> bool,
+) -> Result<usize, RecordError> {
     let mut buried = 0;
     for dead in record.left() {
-        match dm.destroy_server(dead) {
+        match bury(conn, domid, dead, &claimed) {
             Ok(()) => buried += 1,
             // With its guest, or by somebody else.
             Err(e) => log::debug!("{dead} of a predecessor: {e}"),
@@ -317,8 +364,13 @@ impl Drop for Raw {
         self.claims.close();
         // From here on no request comes, so that those in the slots are all that are left to be answered: the end of a
         // server wakes no vCPU that waits for it.
+        // Nothing may be trapped for a server that does not answer.
+        self.traps.close();
         if self.enabled {
             hush(self.dm.set_state(self.id, false));
+        }
+        if let Some(slots) = self.slots.as_ref().filter(|_| self.traps.is_used()) {
+            carry_out(&slots.left(), &self.conn.guest_memory(self.dm.domid()), |_| false);
         }
         // The kernel lets go of slots and ports before we do.
         self.bells.close();

@@ -61,10 +61,11 @@ impl SlotPtr {
     fn look(&self) -> Option<abi::ioreq> {
         // Acquire: what Xen wrote before READY is visible below.
         let bits = self.bits().load(Ordering::Acquire);
-        if abi::Bits::unpack(bits).state != abi::STATE_IOREQ_READY {
-            return None;
-        }
-        let copy = abi::ioreq {
+        (abi::Bits::unpack(bits).state == abi::STATE_IOREQ_READY).then(|| self.copy(bits))
+    }
+
+    fn copy(&self, bits: u8) -> abi::ioreq {
+        abi::ioreq {
             addr: self.u64_at(std::mem::offset_of!(abi::ioreq, addr)).load(Ordering::Relaxed),
             data: self.u64_at(std::mem::offset_of!(abi::ioreq, data)).load(Ordering::Relaxed),
             count: self.u32_at(std::mem::offset_of!(abi::ioreq, count)).load(Ordering::Relaxed),
@@ -72,8 +73,7 @@ impl SlotPtr {
             r#type: self.u8_at(std::mem::offset_of!(abi::ioreq, r#type)).load(Ordering::Relaxed),
             bits,
             ..Default::default()
-        };
-        Some(copy)
+        }
     }
 
     /// Waits while the kernel compares. Its interrupt handler does that, a few instructions long.
@@ -116,6 +116,12 @@ pub(crate) fn remote_ports(pages: &Mapping) -> Vec<(VcpuId, Port)> {
         })
         .filter(|(_, port)| *port != Port(0))
         .collect()
+}
+
+/// What waits for an answer in these slots, whether somebody has taken it up or not.
+pub(crate) fn owed(pages: &Mapping) -> Vec<abi::ioreq> {
+    let slots = (0..).map_while(|index| SlotPtr::of(pages, index));
+    slots.filter_map(|slot| Some(slot.copy(slot.owed()?))).collect()
 }
 
 /// One vCPU's slot and the local port that belongs to it.
@@ -232,6 +238,11 @@ impl Slots {
         if let Err(e) = self.events.notify(debt.at.port) {
             log::error!("{} of a server: notifying {}: {e}", debt.at.vcpu, debt.at.port);
         }
+    }
+
+    /// The requests that nobody has taken up.
+    pub(crate) fn left(&self) -> Vec<abi::ioreq> {
+        self.vcpus.iter().filter_map(|at| self.slot_of(at)?.look()).collect()
     }
 
     /// Answers all-ones to whoever waits, and makes every [`Parked`] harmless. Then the ports may be closed.

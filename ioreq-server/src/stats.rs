@@ -97,6 +97,8 @@ counters! {
         unknown_register,
         /// Accesses that failed otherwise.
         failed,
+        /// Writes to the guest's RAM, which came here because their frame was trapped, and were carried out.
+        ram_writes,
         /// Panics of a device or handler that were contained.
         panics,
     }

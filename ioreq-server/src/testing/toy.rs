@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use xen_ioreq::abi::ioreq::{Bits, ioreq};
 use xen_ioreq::seam::DmOp;
-use xen_ioreq::{DomId, Errno, PAGE_SIZE, Port, VcpuId};
+use xen_ioreq::{DomId, Errno, IoServerId, PAGE_SIZE, Port, VcpuId};
 use zerocopy::IntoBytes;
 
 use super::{Pages, Ram, Sent};
@@ -22,6 +22,7 @@ use crate::memory::GuestMemory;
 use crate::outcome::{Deferred, IoError, Outcome};
 use crate::request::Invalidation;
 use crate::slot::{Slots, VcpuPort};
+use crate::traps::WriteTraps;
 
 pub(crate) const PORTS: u64 = 0xc000;
 pub(crate) const MEMORY: u64 = 0xf000_0000;
@@ -212,6 +213,7 @@ pub(crate) fn rig(mood: Mood, on_error: OnError) -> Rig {
         bus,
         memory: GuestMemory::new(ram.clone(), DomId(3)),
         dm: Dm::new(ops.clone(), DomId(3)),
+        traps: Arc::new(WriteTraps::new(Dm::new(ops.clone(), DomId(3)), IoServerId(0))),
         notices: heard.clone(),
         on_error,
         stats: Arc::default(),

@@ -15,4 +15,5 @@ mod pci;
 mod protocol;
 mod restart;
 mod rig;
+mod traps;
 mod under_load;

@@ -40,6 +40,8 @@ pub struct Options {
     /// The first of [`BochsDisplay::FRAMES`] frames of the guest's, at a number that it does not use, that become the framebuffer
     /// of a display beside the vGPU, at [`CONSOLE`]. Without them there is none.
     pub console: Option<Gfn>,
+    /// Also have writes to its page tables trapped while they are quiet, where Xen allows it, so that they need not be compared.
+    pub track_tables: bool,
     /// What the guest meets when we are broken.
     pub on_error: OnError,
 }
@@ -188,7 +190,8 @@ impl Service {
         let console = options.console.map(attach).transpose()?;
         let Seat { config, told, .. } = record.map(seat).unwrap_or_default();
         let (dm, place) = (conn.dm(domid), Place::new(options.table, told));
-        let parts = slot::Parts { mediator: mediator.clone(), frames, bus: bus.clone(), dm, place };
+        let traps = options.track_tables.then(|| server.write_traps());
+        let parts = slot::Parts { mediator: mediator.clone(), frames, bus: bus.clone(), dm, place, traps };
         let first = match saved {
             Some(saved) => First::Saved(saved),
             None => First::New(options.kind, config.as_ref()),

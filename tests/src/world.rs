@@ -195,7 +195,8 @@ impl World {
     /// How guests are served, with these frames as their table.
     pub fn options(table: Option<Gfn>) -> Options {
         let kind = VgpuType::Custom(SLICE);
-        Options { kind, pci_root: true, table, console: None, on_error: OnError::AllOnes }
+        let on_error = OnError::AllOnes;
+        Options { kind, pci_root: true, table, console: None, track_tables: true, on_error }
     }
 
     /// A domain's vCPU, as the driver knows it.

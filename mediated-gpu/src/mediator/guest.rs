@@ -14,10 +14,12 @@ use xen_ioreq::Gfn;
 use super::accesses::{Accesses, RegisterAccesses};
 use super::audit::Refused;
 use super::maintenance::Maintenance;
+use super::ppgtt::QUIET;
 use super::saved::SavedEntries;
 use super::scheduler::{Policy, Scheduler, Share};
 use super::shadow::ShadowGgtt;
 use super::stats::{Snapshot, Stats};
+use super::tracker::PageTracker;
 use super::workload::GuestContext;
 use crate::gen8::context::{CSB_LITE_RESTORE, CSB_PREEMPTED, Descriptor, hwsp};
 use crate::gen8::fence;
@@ -173,6 +175,8 @@ impl Vgpu {
         self.paused.store(true, Ordering::SeqCst);
         self.scheduler.pause(self.id, true);
         self.scheduler.drain(self.id);
+        // A guest is saved or moved while its vGPU is paused, which Xen refuses with pages that are tracked.
+        self.ggtt.let_tables_go();
     }
 
     /// Its work goes on.
@@ -313,6 +317,12 @@ impl Vgpu {
     /// looked at when the guest flushes (`GFX_FLSH_CNTL`), as hardware does. For tables at another place this is called again.
     pub fn lend_table(&self, first: Gfn) {
         self.ggtt.lend_table(first);
+    }
+
+    /// From now on page tables of its contexts are not compared at each use while they are quiet: `tracker` tells when one is
+    /// written. Without one, and where it cannot track a page, they are compared.
+    pub fn track_tables(&self, tracker: Arc<dyn PageTracker>) {
+        self.ggtt.track_tables(tracker, QUIET);
     }
 
     pub(super) fn has_lent_table(&self) -> bool {

@@ -32,11 +32,25 @@ impl Memory {
         self.with_page(bfn, DmaAccess::Write, |page| page.write(offset, data))
     }
 
-    fn with_page(&self, bfn: Bfn, access: DmaAccess, f: impl FnOnce(Page)) -> Result<(), DmaFault> {
+    /// The quadwords of a page that are not as they are in `known`: place and value. Each is read once.
+    pub(crate) fn changed(&self, bfn: Bfn, known: &[u64]) -> Result<Vec<(usize, u64)>, DmaFault> {
+        self.with_page(bfn, DmaAccess::Read, |page| {
+            let mut changed = Vec::new();
+            for (at, (quad, known)) in page.quads().zip(known).enumerate() {
+                let now = u64::from_le(quad.load(Ordering::Relaxed));
+                if now != *known {
+                    changed.push((at, now));
+                }
+            }
+            changed
+        })
+    }
+
+    fn with_page<R>(&self, bfn: Bfn, access: DmaAccess, f: impl FnOnce(Page) -> R) -> Result<R, DmaFault> {
         let pin = self.0.pin(bfn, access)?;
-        f(Page(pin.ptr));
+        let result = f(Page(pin.ptr));
         self.0.unpin(pin);
-        Ok(())
+        Ok(result)
     }
 }
 
@@ -55,6 +69,11 @@ impl Page {
         // SAFETY: as above; a page is aligned to 4096 bytes, so the quadword is aligned too.
         (at.is_multiple_of(8) && at < PAGE_SIZE)
             .then(|| unsafe { AtomicU64::from_ptr(self.0.as_ptr().add(at).cast()) })
+    }
+
+    /// All quadwords.
+    fn quads(&self) -> impl Iterator<Item = &AtomicU64> {
+        (0..PAGE_SIZE).step_by(8).filter_map(|at| self.quad(at))
     }
 
     fn read(&self, offset: usize, buf: &mut [u8]) {
@@ -171,6 +190,9 @@ mod tests {
             prop_assert!(back[end - offset..].iter().all(|b| *b == 0x11));
             let mut whole = vec![0; PAGE_SIZE];
             page.read(0, &mut whole);
+            let quads: Vec<u64> = page.quads().map(|q| q.load(Ordering::Relaxed)).collect();
+            let read: Vec<u64> = whole.as_chunks().0.iter().map(|q| u64::from_ne_bytes(*q)).collect();
+            prop_assert_eq!(quads, read);
             prop_assert!(whole[..offset].iter().chain(&whole[end..]).all(|b| *b == 0xee));
         }
     }

@@ -21,6 +21,7 @@ mod stats;
 mod sweeper;
 #[cfg(test)]
 mod tests;
+mod tracker;
 mod workload;
 
 use std::collections::HashMap;
@@ -47,6 +48,8 @@ use self::shadow::{Parts, ShadowGgtt};
 pub use self::stats::Snapshot;
 use self::stats::Stats;
 use self::sweeper::Sweeper;
+pub(crate) use self::tracker::Trapping;
+pub use self::tracker::{PageTracker, Untracked};
 use self::workload::{AREAS, EngineArea};
 use crate::bus::BusMaster;
 use crate::physical::{Engine, PhysicalGpu};

@@ -49,14 +49,29 @@ pub(super) struct ReverseMap<T> {
 
 impl<T> ReverseMap<T> {
     pub(super) fn new(entries: usize) -> Self {
+        let mut map = Self::of_places();
+        map.guest = vec![0; entries];
+        map.grow(entries);
+        map
+    }
+
+    /// One that does not know what a guest wrote, and has no places yet.
+    pub(super) fn of_places() -> Self {
         Self {
-            guest: vec![0; entries],
-            leads: vec![NONE; entries],
-            next: vec![NONE; entries],
-            prev: vec![NONE; entries],
+            guest: Vec::new(),
+            leads: Vec::new(),
+            next: Vec::new(),
+            prev: Vec::new(),
             frames: Slab::new(),
             by_bfn: HashMap::new(),
             linked: 0,
+        }
+    }
+
+    /// Sees to it that there are so many places.
+    pub(super) fn grow(&mut self, places: usize) {
+        for links in [&mut self.leads, &mut self.next, &mut self.prev] {
+            links.resize(places.max(links.len()), NONE);
         }
     }
 
@@ -111,14 +126,20 @@ impl<T> ReverseMap<T> {
 
     /// Entries that lead to `bfn`, in no order.
     pub(super) fn entries(&self, bfn: Bfn) -> Vec<usize> {
-        let Some(frame) = self.frame_of(bfn) else { return Vec::new() };
-        let mut found = Vec::with_capacity(frame.entries as usize);
-        let mut link = frame.first;
-        while let Some(at) = index_of(link) {
-            found.push(at);
-            link = self.next.get(at).copied().unwrap_or(NONE);
-        }
+        let mut found = Vec::with_capacity(self.count(bfn) as usize);
+        found.extend(self.leading(bfn));
         found
+    }
+
+    /// The same, one after the other.
+    pub(super) fn leading(&self, bfn: Bfn) -> impl Iterator<Item = usize> {
+        let first = self.frame_of(bfn).and_then(|frame| index_of(frame.first));
+        std::iter::successors(first, |at| index_of(*self.next.get(*at)?))
+    }
+
+    /// What keeps all that entries lead to. They lead nowhere then.
+    pub(super) fn into_references(self) -> impl Iterator<Item = T> {
+        self.frames.into_iter().map(|(_, frame)| frame.reference)
     }
 
     /// All entries that lead somewhere.

@@ -158,7 +158,7 @@ impl ShadowGgtt {
         draining.append(&mut writers.stale);
         let guest = Pte(self.table.read().guest(at) & !bits | value & bits);
         let new = if guest.present() { self.map(Gfn(guest.frame())) } else { None };
-        let spare = self.enter_one(&mut self.table.write(), Entry { index, at, guest }, new);
+        let spare = self.enter_one(&mut writers, &mut self.table.write(), Entry { index, at, guest }, new);
         drop(writers);
         draining.extend(spare.into_iter().filter_map(Mapped::put));
     }
@@ -173,7 +173,7 @@ impl ShadowGgtt {
         value: u64,
         draining: &mut Vec<Draining>,
     ) -> bool {
-        let writers = self.writers.lock();
+        let mut writers = self.writers.lock();
         // Notices are worked off under the lock, so that none does now that had come before.
         if writers.closed || !writers.stale.is_empty() || self.parts.frames.has_work() {
             return false;
@@ -190,14 +190,20 @@ impl ShadowGgtt {
             None => None,
         };
         self.parts.stats.mappings.add(u64::from(new.is_some()));
-        let spare = self.enter_one(&mut table, Entry { index, at, guest }, new);
+        let spare = self.enter_one(&mut writers, &mut table, Entry { index, at, guest }, new);
         drop((table, writers));
         draining.extend(spare.into_iter().filter_map(Mapped::put));
         true
     }
 
     /// Makes an entry stand for what the guest wrote, and lead to `new`. The references that nothing needs any more.
-    fn enter_one(&self, table: &mut ReverseMap<Mapped>, e: Entry, new: Option<Mapped>) -> Spare {
+    fn enter_one(
+        &self,
+        writers: &mut Writers,
+        table: &mut ReverseMap<Mapped>,
+        e: Entry,
+        new: Option<Mapped>,
+    ) -> Spare {
         let mut spare = Spare::new();
         let after = new.as_ref().map(Mapped::bfn);
         let moved = table.target(e.at) != after;
@@ -209,6 +215,7 @@ impl ShadowGgtt {
         if moved {
             self.parts.own.gpu.ggtt_write(e.index, Some(after.unwrap_or(self.parts.scratch)));
             self.dirty.store(true, Ordering::Release);
+            after.into_iter().for_each(|bfn| writers.ppgtt.reached(bfn));
         }
         self.parts.stats.live_mappings.set(table.linked());
         spare
@@ -231,7 +238,7 @@ impl ShadowGgtt {
             if present && new.is_none() {
                 self.parts.stats.map_failures.add(group.len() as u64);
             }
-            self.enter(&mut table, group, new, &mut spare);
+            self.enter(writers, &mut table, group, new, &mut spare);
         }
         drop(table);
         writers.stale.extend(spare.into_iter().filter_map(Mapped::put));
@@ -241,6 +248,7 @@ impl ShadowGgtt {
     /// `spare`.
     fn enter(
         &self,
+        writers: &mut Writers,
         table: &mut ReverseMap<Mapped>,
         entries: &[Entry],
         new: Option<Mapped>,
@@ -264,6 +272,7 @@ impl ShadowGgtt {
         }
         if !moved.is_empty() {
             self.dirty.store(true, Ordering::Release);
+            after.into_iter().for_each(|bfn| writers.ppgtt.reached(bfn));
         }
         self.parts.stats.live_mappings.set(table.linked());
     }
@@ -350,6 +359,8 @@ impl ShadowGgtt {
         if !self.parts.frames.has_work() {
             return;
         }
+        // What a notice means for pages of tables, it does not say.
+        writers.ppgtt.doubt();
         if self.parts.frames.renews_everything() {
             let unneeded = writers.lent.iter_mut().flat_map(Lent::rest);
             writers.stale.extend(unneeded.filter_map(Mapped::put));
@@ -371,6 +382,7 @@ impl ShadowGgtt {
         }
         self.parts.stats.sweeps.add(1);
         let mut writers = self.writers.lock();
+        writers.ppgtt.doubt();
         match self.parts.frames.sweep((live / SWEEP_ROUNDS).clamp(SWEEP_LEAST, SWEEP_MOST)) {
             Ok(stale) => self.revoke(&mut writers, stale),
             Err(e) => log::warn!("a sweep waits: {e}"),
@@ -389,13 +401,14 @@ impl ShadowGgtt {
             // because it was revived is void from then on.
             let must_go = |d: &&Draining| d.ends_use() && d.is_held() && !d.is_void();
             let bfns: Vec<_> = stale.iter().filter(must_go).map(Draining::bfn).collect();
-            bfns.iter().for_each(|bfn| writers.ppgtt.revoke(*bfn));
+            let of_processes: usize = bfns.iter().map(|bfn| writers.ppgtt.revoke(*bfn)).sum();
             let lent = writers.lent.as_mut().map(|lent| lent.revoke(&bfns)).unwrap_or_default();
+            let others = of_processes + lent.len();
             writers.ppgtt.put.extend(lent);
             let entries: Vec<_> = bfns.iter().flat_map(|bfn| table.entries(*bfn)).collect();
-            (entries.len(), self.to_scratch(&mut table, entries))
+            (entries.len() + others, self.to_scratch(&mut table, entries))
         };
-        self.parts.stats.revoked.add((entries + writers.ppgtt.put.len()) as u64);
+        self.parts.stats.revoked.add(entries as u64);
         self.settle_tables(writers);
         // Behind a bus frame that stays there may be a new page now.
         self.dirty.store(true, Ordering::Release);

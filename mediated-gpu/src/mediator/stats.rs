@@ -67,6 +67,8 @@ stats! {
     mappings: "References taken to guest frames since the vGPU was made.",
     live_mappings: "Entries that lead to a guest frame now.",
     live_process_mappings: "References that the tables of its contexts hold now.",
+    tracked_tables: "Pages with tables of its contexts that are tracked now, and not compared.",
+    table_writes: "Writes of the guest's to such pages, which are not tracked any more then.",
     map_failures: "Entries that were to lead to a frame that is not there.",
     flushes: "Flushes of the GPU's translations on this vGPU's account.",
     notices: "Invalidations that were announced.",

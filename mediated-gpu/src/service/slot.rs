@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 
-use ioreq_server::Bus;
 use ioreq_server::dm::Dm;
+use ioreq_server::{Bus, WriteTraps};
 use parking_lot::Mutex;
 
-use crate::mediator::{Mediator, MediatorError, Place, PlugError, Plugged, SavedError, Snapshot, Vgpu};
+use crate::mediator::{
+    Mediator, MediatorError, Place, PlugError, Plugged, SavedError, Snapshot, Trapping, Vgpu,
+};
 use crate::saved::SavedGuest;
 use crate::vgpu::slice::VgpuType;
 
@@ -41,6 +43,8 @@ pub(super) struct Parts {
     pub(super) dm: Dm,
     /// Where it is.
     pub(super) place: Arc<Place>,
+    /// Where writes to its page tables may be trapped.
+    pub(super) traps: Option<Arc<WriteTraps>>,
 }
 
 /// What the first vGPU is like.
@@ -133,12 +137,18 @@ impl Slot {
 impl Parts {
     fn plug_saved(&self, saved: &SavedGuest) -> Result<Plugged, PlugError> {
         let (frames, dm, place) = (self.frames.clone(), self.dm.clone(), self.place.clone());
-        self.mediator.plug_saved(saved, frames, &self.bus, dm, place)
+        self.mediator.plug_saved(saved, frames, &self.bus, dm, place).inspect(|p| self.track(p))
     }
 
     fn plug(&self, kind: VgpuType, config: Option<&[u8; 256]>) -> Result<Plugged, PlugError> {
         let (frames, dm, place) = (self.frames.clone(), self.dm.clone(), self.place.clone());
-        self.mediator.plug_with(kind, frames, &self.bus, dm, config, place)
+        self.mediator.plug_with(kind, frames, &self.bus, dm, config, place).inspect(|p| self.track(p))
+    }
+
+    fn track(&self, plugged: &Plugged) {
+        if let Some(traps) = &self.traps {
+            plugged.vgpu.track_tables(Arc::new(Trapping::new(traps.clone())));
+        }
     }
 }
 

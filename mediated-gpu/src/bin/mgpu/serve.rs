@@ -101,7 +101,14 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
     let aperture = config.aperture.max(kind.size().low.next_power_of_two());
     let config = MediatorConfig { aperture, ..config };
     let mediator = Arc::new(Mediator::new(below, config)?);
-    let options = Options { kind, pci_root: args.pci_root, table, console, on_error: OnError::CrashGuest };
+    let options = Options {
+        kind,
+        pci_root: args.pci_root,
+        table,
+        console,
+        track_tables: false,
+        on_error: OnError::CrashGuest,
+    };
     let conn = Connection::new(guest, events);
     let service = match (&saved, &record) {
         (Some(saved), record) => {
@@ -274,13 +281,16 @@ fn summary(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> String {
 }
 
 /// What is counted, by the names that `status` and the end have for it.
-pub(crate) fn figures(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> [(&'static str, u64); 22] {
+pub(crate) fn figures(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> [(&'static str, u64); 25] {
     [
         ("pio", requests.pio),
         ("mmio", requests.mmio),
         ("pci", requests.pci),
         ("invalidate", requests.invalidate),
         ("unclaimed", requests.unclaimed),
+        ("ram_writes", requests.ram_writes),
+        ("tracked_tables", vgpu.tracked_tables),
+        ("table_writes", vgpu.table_writes),
         ("pte_writes", vgpu.pte_writes),
         ("mappings", vgpu.mappings),
         ("submissions", vgpu.submissions),

@@ -1,30 +1,44 @@
 //! The shadows of a guest's per-process tables: what its contexts' page tables say, with every guest frame replaced
 //! by the bus frame behind it.
 //!
-//! A guest's tables are not watched. Before a context runs, those that begin at its root are read once and compared
-//! with what their shadows stand for, as a GPU reads them anew after a TLB invalidation; what changed is shadowed anew.
-//! So no write to a table traps, whoever wrote it, and a shadow is never the guest's memory.
+//! Before a context runs, the tables that begin at its root are compared with what their shadows stand for, as a GPU
+//! reads them anew after a TLB invalidation; what changed is shadowed anew. A shadow is never the guest's memory.
+//! [`watch`] says which need not be compared, since their writes are told of.
 
 mod pages;
 mod table;
+mod watch;
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt};
 use pviommu::{Guest, Mapped, OwnError};
 use slab::Slab;
 use xen_ioreq::{Bfn, Gfn, PAGE_SHIFT};
 
 use self::pages::Pages;
 use self::table::{Key, Kind, Table, To};
+pub(super) use self::watch::QUIET;
+use self::watch::Watch;
 use super::reserve::Own;
+use super::reverse::ReverseMap;
 use super::stats::Stats;
-use crate::gen8::ppgtt::{Entry, Level, RW, Root};
+use crate::gen8::ppgtt::{ENTRIES, Entry, Level, RW, Root};
 
-/// Tables that a guest may have at most: they map 8 GiB, and take 64 MiB with what is known of them.
+/// Tables that a guest may have at most: they map 8 GiB, and take 90 MiB with what is known of them.
 const MOST_TABLES: usize = 4096;
 /// In the place of an entry's: the guest's own page of a table.
-const ITSELF: usize = usize::MAX;
+const ITSELF: usize = ENTRIES;
+
+/// Where a table's entry stands in the way back.
+fn place(id: usize, at: usize) -> usize {
+    id * (ENTRIES + 1) + at
+}
+
+/// The table and the entry of a place.
+fn at_place(place: usize) -> (usize, usize) {
+    (place / (ENTRIES + 1), place % (ENTRIES + 1))
+}
 
 /// The tables of a context cannot be shadowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,8 +85,9 @@ pub(super) struct Ppgtt {
     tables: Slab<Table>,
     by_key: HashMap<Key, usize>,
     roots: HashMap<Root, Begin>,
-    /// What keeps every bus frame in use where it is: by frame, table, and place in it.
-    held: BTreeMap<(Bfn, usize, usize), Mapped>,
+    /// What keeps every bus frame in use where it is, and the way back to the entries that lead there.
+    held: ReverseMap<Mapped>,
+    watch: Watch,
     round: u64,
     failed: Option<TablesError>,
     /// References that no entry needs any more; the caller gives them back after its flush.
@@ -95,7 +110,8 @@ impl Ppgtt {
             tables: Slab::new(),
             by_key: HashMap::new(),
             roots: HashMap::new(),
-            held: BTreeMap::new(),
+            held: ReverseMap::of_places(),
+            watch: Watch::default(),
             round: 0,
             failed: None,
             put: Vec::new(),
@@ -106,21 +122,26 @@ impl Ppgtt {
 
     /// References to guest frames.
     pub(super) fn held(&self) -> usize {
-        self.held.len()
+        self.held.linked()
     }
 
     /// Brings all shadows from a guest's root on up to date, and gives the root that stands for it. It stays until
-    /// [`leave`](Self::leave) is called as often.
-    pub(super) fn enter(&mut self, root: Root) -> Result<Root, TablesError> {
-        self.refresh_root(root).or_else(|e| {
+    /// [`leave`](Self::leave) is called as often. `reached`: whether the GPU reaches a bus frame by other ways than these tables.
+    pub(super) fn enter(&mut self, root: Root, reached: &dyn Fn(Bfn) -> bool) -> Result<Root, TablesError> {
+        self.hear();
+        // Before one is tracked anew, behind whose number may be another frame now.
+        self.let_frames_go();
+        let refreshed = self.refresh_root(root, reached).or_else(|e| {
             // Roots that are not in use may be what is too much.
             let idle: Vec<_> = self.roots.iter().filter(|(_, b)| b.uses == 0).map(|(r, _)| *r).collect();
             if idle.iter().all(|r| *r == root) {
                 return Err(e);
             }
             idle.into_iter().for_each(|r| self.forget(r));
-            self.refresh_root(root)
-        })?;
+            self.refresh_root(root, reached)
+        });
+        self.let_frames_go();
+        refreshed?;
         let begin = self.roots.get_mut(&root).ok_or(TablesError::TooMany)?;
         (begin.uses, begin.gone, begin.last) = (begin.uses.saturating_add(1), false, self.round);
         let mut pages = begin.tables.iter().map(|id| self.tables.get(*id).map_or(self.nothing, |t| t.page).0);
@@ -146,7 +167,10 @@ impl Ppgtt {
     pub(super) fn destroyed(&mut self, root: Root) {
         match self.roots.get_mut(&root) {
             Some(begin) if begin.uses > 0 => begin.gone = true,
-            Some(_) => self.forget(root),
+            Some(_) => {
+                self.forget(root);
+                self.let_frames_go();
+            }
             None => {}
         }
     }
@@ -183,25 +207,26 @@ impl Ppgtt {
         recent.max_by_key(|(_, begin)| begin.last).map(|(root, _)| *root)
     }
 
-    /// Points every entry that leads to a bus frame at scratch, and empties the shadow of a table that was there.
-    pub(super) fn revoke(&mut self, bfn: Bfn) {
-        let places: Vec<_> =
-            self.held.range((bfn, 0, 0)..=(bfn, usize::MAX, ITSELF)).map(|(k, _)| *k).collect();
-        for (_, id, at) in places {
+    /// Points every entry that leads to a bus frame at scratch, and empties the shadow of a table that was there. How many entries.
+    pub(super) fn revoke(&mut self, bfn: Bfn) -> usize {
+        let places = self.held.entries(bfn);
+        for (id, at) in places.iter().copied().map(at_place) {
             if at == ITSELF {
                 self.blank(id);
             } else if let Some(table) = self.tables.get_mut(id) {
                 let entry = Entry(table.seen.get(at).copied().unwrap_or(0));
                 table.set(at, entry, To::Scratch);
                 self.pages.write(table.page, &[(at, Entry::new(self.nothing, 0).unwrap_or_default())]);
-                self.drop_reference(bfn, id, at);
+                self.drop_reference(id, at);
             }
         }
+        places.len()
     }
 
     /// Ends all of it: no context runs any more, nor ever will.
     pub(super) fn close(&mut self) {
-        self.put.extend(std::mem::take(&mut self.held).into_values());
+        self.watch_none();
+        self.put.extend(std::mem::replace(&mut self.held, ReverseMap::of_places()).into_references());
         self.tables.clear();
         self.by_key.clear();
         self.roots.clear();
@@ -210,7 +235,7 @@ impl Ppgtt {
         self.pages.close();
     }
 
-    fn refresh_root(&mut self, root: Root) -> Result<(), TablesError> {
+    fn refresh_root(&mut self, root: Root, reached: &dyn Fn(Bfn) -> bool) -> Result<(), TablesError> {
         self.make_scratch()?;
         (self.round, self.failed) = (self.round.wrapping_add(1), None);
         if !self.roots.contains_key(&root) {
@@ -231,7 +256,7 @@ impl Ppgtt {
             self.roots.insert(root, begin);
         }
         let tables = self.roots.get(&root).map(|b| b.tables.clone()).unwrap_or_default();
-        tables.into_iter().for_each(|id| self.refresh(id));
+        tables.into_iter().for_each(|id| self.refresh(id, reached));
         self.failed.take().map_or(Ok(()), Err)
     }
 
@@ -274,61 +299,78 @@ impl Ppgtt {
         let page = self.pages.take()?;
         self.pages.fill(page, self.absent(key.kind));
         let id = self.tables.insert(Table::new(key, page));
+        self.held.grow(place(id + 1, 0));
         self.by_key.insert(key, id);
         Ok(id)
     }
 
     /// Compares a table and all below it with what the shadows stand for.
-    fn refresh(&mut self, id: usize) {
+    fn refresh(&mut self, id: usize, reached: &dyn Fn(Bfn) -> bool) {
         let Some(table) = self.tables.get_mut(id) else { return };
         if std::mem::replace(&mut table.round, self.round) == self.round {
             return;
         }
         let key = table.key;
-        let entries = self.entries(id, key);
-        let changed = self.tables.get(id).map(|t| t.changed(&entries)).unwrap_or_default();
-        let of = |at: usize| Entry(entries.get(at).copied().unwrap_or(0));
-        let changed: Vec<_> = changed.into_iter().map(|at| (at, of(at))).collect();
+        let guest = self.guest_page(id, key);
+        let changed = if self.is_known(id) {
+            Vec::new()
+        } else {
+            self.watch_if_quiet(id, guest, reached);
+            let changed = self.changed(id, key, guest);
+            let written = self.tables.get(id).is_some_and(|t| t.are_new(&changed));
+            self.compared(id, written);
+            changed
+        };
         match key.kind {
-            Kind::Directory(level) => self.directory(id, level, &changed),
+            Kind::Directory(level) => self.directory(id, level, &changed, reached),
             Kind::Small | Kind::Medium | Kind::Large => self.leaves(id, &changed),
         }
     }
 
-    /// What the guest's table holds now; nothing, if its page is not there.
-    fn entries(&mut self, id: usize, key: Key) -> Vec<u64> {
+    /// Where the guest's page of a table is, if it is there and the table has one.
+    fn guest_page(&mut self, id: usize, key: Key) -> Option<Bfn> {
         if key.kind == Kind::Large {
-            return key.entries(&[]);
+            return None;
         }
-        let known = self.tables.get(id).and_then(|t| t.guest);
-        let guest = known.or_else(|| match self.frames.map_one(key.gfn) {
-            Ok(mapped) => {
-                self.stats.mappings.add(1);
-                let bfn = mapped.bfn();
-                self.held.insert((bfn, id, ITSELF), mapped);
-                Some(bfn)
+        let table = self.tables.get_mut(id)?;
+        if table.guest.is_none() {
+            match self.frames.map_one(key.gfn) {
+                Ok(mapped) => {
+                    self.stats.mappings.add(1);
+                    table.guest = Some(mapped.bfn());
+                    self.held.link([place(id, ITSELF)], mapped.bfn(), mapped, &mut self.put);
+                }
+                Err(e) => {
+                    self.stats.map_failures.add(1);
+                    log::debug!("a page table is not there: {e}");
+                }
             }
-            Err(e) => {
-                self.stats.map_failures.add(1);
-                log::debug!("a page table is not there: {e}");
-                None
-            }
-        });
-        if let Some(table) = self.tables.get_mut(id) {
-            table.guest = guest;
+        }
+        table.guest
+    }
+
+    /// The entries for which the shadow does not stand, and what they are now: all 0, if the guest's page is not there.
+    fn changed(&self, id: usize, key: Key, guest: Option<Bfn>) -> Vec<(usize, Entry)> {
+        let Some(table) = self.tables.get(id) else { return Vec::new() };
+        if let (Kind::Directory(_) | Kind::Small, Some(bfn)) = (key.kind, guest)
+            && let Some(changed) = self.pages.changed(bfn, &table.seen)
+        {
+            return table.with_again(changed);
         }
         let raw = guest.and_then(|bfn| self.pages.entries(bfn)).unwrap_or_default();
         let mut entries = key.entries(&raw);
-        entries.resize(crate::gen8::ppgtt::ENTRIES, 0);
-        entries
+        entries.resize(ENTRIES, 0);
+        table.changed(&entries)
     }
 
     /// Shadows entries that lead to pages: the new mapping, the way back, the entry; then the old mapping may go.
     fn leaves(&mut self, id: usize, changed: &[(usize, Entry)]) {
         let gfns: Vec<_> = changed.iter().filter(|(_, e)| e.present()).map(|(_, e)| Gfn(e.frame())).collect();
         let mut mapped = self.frames.map(&gfns).into_iter();
+        if changed.is_empty() {
+            return;
+        }
         let mut writes = Vec::with_capacity(changed.len());
-        let mut old = Vec::new();
         let mut filled = false;
         for &(at, entry) in changed {
             let new = if entry.present() { mapped.next().and_then(Result::ok) } else { None };
@@ -340,14 +382,16 @@ impl Ppgtt {
                 None => (self.absent(Kind::Small), To::Scratch),
             };
             let before = self.tables.get_mut(id).map(|table| table.set(at, entry, to));
-            if let Some(To::Page(bfn)) = before {
-                // The same frame is taken before it is let go.
-                old.extend(self.held.remove(&(bfn, id, at)));
-            }
             // Absent entries are in no cache of hardware's, but what they lead to here may be.
             filled |= before == Some(To::Scratch) && to != To::Scratch;
-            if let Some((_, m)) = target {
-                self.held.insert((m.bfn(), id, at), m);
+            match target {
+                // The same frame is taken before it is let go.
+                Some((_, m)) => {
+                    let bfn = m.bfn();
+                    self.held.link([place(id, at)], bfn, m, &mut self.put);
+                    self.reached(bfn);
+                }
+                None => self.put.extend(self.held.unlink(place(id, at))),
             }
             writes.push((at, shadow));
         }
@@ -357,11 +401,16 @@ impl Ppgtt {
             self.pages.write(table.page, &writes);
             self.moved = true;
         }
-        self.put.extend(old);
     }
 
     /// Shadows entries that lead to tables: the tables below first, then the entries, then what nothing leads to goes.
-    fn directory(&mut self, id: usize, level: Level, changed: &[(usize, Entry)]) {
+    fn directory(
+        &mut self,
+        id: usize,
+        level: Level,
+        changed: &[(usize, Entry)],
+        reached: &dyn Fn(Bfn) -> bool,
+    ) {
         let mut old = Vec::new();
         for &(at, entry) in changed {
             let to = match Key::below(level, entry).map(|key| self.table(key)) {
@@ -378,8 +427,8 @@ impl Ppgtt {
                 old.push(below);
             }
         }
-        let below = self.tables.get(id).map(Table::below).unwrap_or_default();
-        below.into_iter().for_each(|id| self.refresh(id));
+        let below = self.tables.get(id).map(Table::tables_below).unwrap_or_default();
+        below.into_iter().for_each(|id| self.refresh(id, reached));
         let shadow = |&(at, entry): &(usize, Entry)| {
             let table = self.tables.get(id)?;
             let shadow = match *table.to.get(at)? {
@@ -413,6 +462,7 @@ impl Ppgtt {
         if table.refs > 0 {
             return;
         }
+        self.watch_no_more(id);
         let table = self.tables.remove(id);
         self.by_key.remove(&table.key);
         self.pages.give_back(table.page);
@@ -421,8 +471,10 @@ impl Ppgtt {
 
     /// A table whose page is gone maps nothing.
     fn blank(&mut self, id: usize) {
+        self.watch_no_more(id);
         let Some(table) = self.tables.get_mut(id) else { return };
-        let fresh = Table { refs: table.refs, round: table.round, ..Table::new(table.key, table.page) };
+        let Table { refs, round, patience, .. } = *table;
+        let fresh = Table { refs, round, patience, ..Table::new(table.key, table.page) };
         let old = std::mem::replace(table, fresh);
         self.pages.fill(old.page, self.absent(old.key.kind));
         self.let_go(id, &old);
@@ -430,20 +482,20 @@ impl Ppgtt {
 
     fn let_go(&mut self, id: usize, old: &Table) {
         self.changed = true;
-        if let Some(bfn) = old.guest {
-            self.drop_reference(bfn, id, ITSELF);
+        if old.guest.is_some() {
+            self.drop_reference(id, ITSELF);
         }
         for (at, to) in old.to.iter().enumerate() {
             match *to {
                 To::Scratch => {}
-                To::Page(bfn) => self.drop_reference(bfn, id, at),
+                To::Page(_) => self.drop_reference(id, at),
                 To::Table(below) => self.unref(below),
             }
         }
     }
 
-    fn drop_reference(&mut self, bfn: Bfn, id: usize, at: usize) {
+    fn drop_reference(&mut self, id: usize, at: usize) {
         self.changed = true;
-        self.put.extend(self.held.remove(&(bfn, id, at)));
+        self.put.extend(self.held.unlink(place(id, at)));
     }
 }

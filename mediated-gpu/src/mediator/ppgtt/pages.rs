@@ -62,6 +62,17 @@ impl Pages {
         self.write(page, &all);
     }
 
+    /// Which entries in a page of the guest's are not as they were: place and what is there now.
+    pub(super) fn changed(&self, page: Bfn, known: &[u64]) -> Option<Vec<(usize, Entry)>> {
+        match self.own.memory.changed(page, known) {
+            Ok(changed) => Some(changed.into_iter().map(|(at, entry)| (at, Entry(entry))).collect()),
+            Err(e) => {
+                log::warn!("a page of a guest's table is out of reach: {e}");
+                None
+            }
+        }
+    }
+
     /// As [`Own::entries`].
     pub(super) fn entries(&self, page: Bfn) -> Option<Vec<u64>> {
         self.own.entries(page)

@@ -1,9 +1,11 @@
 //! One table of the guest's, and the shadow of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use smallvec::SmallVec;
 use xen_ioreq::{Bfn, Gfn, PAGE_SHIFT};
 
+use super::watch::News;
 use crate::gen8::gtt::{PTE_ADDR_MASK, PTE_PRESENT};
 use crate::gen8::ppgtt::{ADDR_2M_MASK, ADDR_64K_MASK, ENTRIES, Entry, IPS_64K, Level, PAGES_64K, PS, RW};
 
@@ -98,8 +100,13 @@ pub(super) struct Table {
     pub(super) again: BTreeSet<usize>,
     /// Entries and roots that lead here.
     pub(super) refs: u32,
-    /// When it was last compared.
+    /// When it was last looked at.
     pub(super) round: u64,
+    pub(super) news: News,
+    /// Uses for which it must be quiet before it is tracked, if more than usual.
+    pub(super) patience: u32,
+    /// The tables that its entries lead to, and how many of them to each.
+    pub(super) below: BTreeMap<usize, u32>,
 }
 
 impl Table {
@@ -113,13 +120,33 @@ impl Table {
             again: BTreeSet::new(),
             refs: 0,
             round: 0,
+            news: News::default(),
+            patience: 0,
+            below: BTreeMap::new(),
         }
     }
 
-    /// Places at which the shadow does not stand for `entries`.
-    pub(super) fn changed(&self, entries: &[u64]) -> Vec<usize> {
-        let differs = |i: &usize| self.seen.get(*i) != entries.get(*i) || self.again.contains(i);
-        (0..ENTRIES).filter(differs).collect()
+    /// Places at which the shadow does not stand for `entries`, and what is there.
+    pub(super) fn changed(&self, entries: &[u64]) -> Vec<(usize, Entry)> {
+        let pairs = self.seen.iter().zip(entries).enumerate();
+        let differs = pairs.filter(|(i, (seen, now))| seen != now || self.again.contains(i));
+        differs.map(|(i, (_, now))| (i, Entry(*now))).collect()
+    }
+
+    /// What has changed, and the entries that are to be looked at again beside them, in order.
+    pub(super) fn with_again(&self, mut changed: Vec<(usize, Entry)>) -> Vec<(usize, Entry)> {
+        if !self.again.is_empty() {
+            let places: BTreeSet<usize> = changed.iter().map(|(at, _)| *at).collect();
+            let again = self.again.difference(&places);
+            changed.extend(again.filter_map(|at| Some((*at, Entry(*self.seen.get(*at)?)))));
+            changed.sort_unstable_by_key(|(at, _)| *at);
+        }
+        changed
+    }
+
+    /// Whether entries are others than those for which the shadow stands.
+    pub(super) fn are_new(&self, entries: &[(usize, Entry)]) -> bool {
+        entries.iter().any(|(at, entry)| self.seen.get(*at) != Some(&entry.0))
     }
 
     /// Notes what an entry stands for and where it leads. Returns where it led.
@@ -132,15 +159,23 @@ impl Table {
         } else {
             self.again.remove(&at);
         }
-        self.to.get_mut(at).map_or(To::Scratch, |slot| std::mem::replace(slot, to))
+        let before = self.to.get_mut(at).map_or(To::Scratch, |slot| std::mem::replace(slot, to));
+        if let To::Table(id) = to {
+            *self.below.entry(id).or_default() += 1;
+        }
+        if let To::Table(id) = before
+            && let Some(entries) = self.below.get_mut(&id)
+        {
+            *entries -= 1;
+            if *entries == 0 {
+                self.below.remove(&id);
+            }
+        }
+        before
     }
 
     /// The tables that its entries lead to.
-    pub(super) fn below(&self) -> BTreeSet<usize> {
-        let tables = self.to.iter().filter_map(|to| match to {
-            To::Table(id) => Some(*id),
-            To::Scratch | To::Page(_) => None,
-        });
-        tables.collect()
+    pub(super) fn tables_below(&self) -> SmallVec<[usize; 8]> {
+        self.below.keys().copied().collect()
     }
 }

@@ -1,12 +1,15 @@
 //! The guest's per-process tables, under the same lock as its slice's entries: a notice that was carried out is gone
 //! from both.
 
+use std::sync::Arc;
+
 use pviommu::Mapped;
 use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 
 use super::{NotMapped, ShadowGgtt, Writers, to_page_end};
 use crate::gen8::ppgtt::Root;
 use crate::mediator::ppgtt::TablesError;
+use crate::mediator::tracker::PageTracker;
 use std::sync::atomic::Ordering;
 
 /// Tables that a context is about to use, or using. Its end lets them go.
@@ -25,9 +28,23 @@ impl ShadowGgtt {
         if writers.closed {
             return Err(TablesError::Closed);
         }
-        let entered = writers.ppgtt.enter(root);
+        let reached = |bfn| self.table.read().count(bfn) > 0;
+        let entered = writers.ppgtt.enter(root, &reached);
         self.settle_tables(&mut writers);
         Ok(Tables { ggtt: self, guest: root, shadow: entered? })
+    }
+
+    /// From now on tables whose writes `tracker` tells of are not compared, once they have been quiet for so many uses.
+    pub(crate) fn track_tables(&self, tracker: Arc<dyn PageTracker>, quiet: u32) {
+        let mut writers = self.writers.lock();
+        if !writers.closed {
+            writers.ppgtt.track(tracker, quiet);
+        }
+    }
+
+    /// No table is tracked until it is used again.
+    pub(crate) fn let_tables_go(&self) {
+        self.writers.lock().ppgtt.watch_none();
     }
 
     /// The guest says that a root goes.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use xen_ioreq::{Bfn, DomId, Gfn, IoServerId, PAGE_SIZE};
 
-use super::world::{OwnOf, World};
+use super::world::{OwnOf, Traps, World};
 use crate::gen8::context::{Descriptor, STATE_OFFSET, hwsp, state};
 use crate::gen8::gtt::GTT_OFFSET;
 use crate::gen8::regs;
@@ -281,6 +281,12 @@ impl TestGuest {
 
     pub(super) fn gfn(&self, offset: u64) -> Gfn {
         Gfn(self.next_gfn + offset / PAGE_SIZE as u64)
+    }
+
+    /// Its tables are tracked once they have been quiet for so many uses.
+    pub(super) fn track(&self, quiet: u32) {
+        let tracker = Arc::new(Traps(self.world.clone(), self.domid));
+        self.vgpu.ggtt().track_tables(tracker, quiet);
     }
 
     /// The table's offset of the entry for a GM address.

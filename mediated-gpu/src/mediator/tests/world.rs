@@ -2,7 +2,7 @@
 //! a pin on a bus frame when it is unmapped, and no frame is reached after it is free.
 #![allow(non_upper_case_globals, reason = "the names of Xen's headers, matched on")]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -15,6 +15,7 @@ use xen_ioreq::seam::IommuOp;
 use xen_ioreq::{Bfn, DomId, Errno, Gfn, PAGE_SIZE};
 
 use crate::bus::{BusMaster, DmaAccess, DmaFault, HeapBus, Pin};
+use crate::mediator::{PageTracker, Untracked};
 use pviommu::{OwnFrame, OwnFrames, OwnMemory};
 
 /// Our own domain: where the mediator's own pages are from.
@@ -37,6 +38,14 @@ struct State {
     pins: BTreeMap<u64, u32>,
     violations: Vec<String>,
     unmaps: u64,
+    /// Frames whose next write by their guest's processors is told of.
+    trapped: BTreeSet<(DomId, Gfn)>,
+    /// Those that were written.
+    written: BTreeMap<DomId, Vec<Gfn>>,
+    /// How often.
+    traps: u64,
+    /// Nothing may be trapped any more.
+    no_traps: bool,
 }
 
 impl State {
@@ -113,6 +122,7 @@ impl World {
     pub(super) fn balloon_out(&self, domid: DomId, gfn: Gfn) -> Vec<Bfn> {
         let mut s = self.s.lock();
         let mfn = s.p2m.remove(&(domid, gfn)).expect("a populated frame");
+        s.trapped.remove(&(domid, gfn));
         let bfns = s.m2b.iter().filter(|(_, m)| **m == mfn).map(|(b, _)| Bfn(*b)).collect();
         s.put(mfn);
         bfns
@@ -150,7 +160,32 @@ impl World {
 
     /// As the guest's CPU.
     pub(super) fn write(&self, domid: DomId, gfn: Gfn, offset: usize, data: &[u8]) {
+        self.write_unseen(domid, gfn, offset, data);
+        let mut s = self.s.lock();
+        if s.trapped.remove(&(domid, gfn)) {
+            s.traps += 1;
+            s.written.entry(domid).or_default().push(gfn);
+        }
+    }
+
+    /// As who does not trap: dom0, another domain, Xen.
+    pub(super) fn write_unseen(&self, domid: DomId, gfn: Gfn, offset: usize, data: &[u8]) {
         self.heap.write(Bfn(self.mfn(domid, gfn).unwrap()), offset, data);
+    }
+
+    /// Frames of a guest's that are trapped.
+    pub(super) fn trapped(&self, domid: DomId) -> Vec<Gfn> {
+        self.s.lock().trapped.iter().filter(|(d, _)| *d == domid).map(|(_, gfn)| *gfn).collect()
+    }
+
+    /// Writes that trapped.
+    pub(super) fn traps(&self) -> u64 {
+        self.s.lock().traps
+    }
+
+    /// From now on no frame can be trapped, or any can.
+    pub(super) fn refuse_traps(&self, refuse: bool) {
+        self.s.lock().no_traps = refuse;
     }
 
     /// As the guest's CPU.
@@ -206,6 +241,28 @@ impl BusMaster for World {
     fn unpin(&self, pin: Pin) {
         *self.s.lock().pins.get_mut(&pin.bfn.0).unwrap() -= 1;
         self.heap.unpin(Pin { bfn: Bfn(pin.token), ..pin });
+    }
+}
+
+/// Traps a guest's writes.
+pub(super) struct Traps(pub(super) Arc<World>, pub(super) DomId);
+
+impl PageTracker for Traps {
+    fn protect(&self, gfn: Gfn) -> Result<(), Untracked> {
+        let mut s = self.0.s.lock();
+        if s.no_traps || !s.p2m.contains_key(&(self.1, gfn)) {
+            return Err(Untracked("it is refused".into()));
+        }
+        s.trapped.insert((self.1, gfn));
+        Ok(())
+    }
+
+    fn unprotect(&self, gfn: Gfn) {
+        self.0.s.lock().trapped.remove(&(self.1, gfn));
+    }
+
+    fn take_written(&self) -> Vec<Gfn> {
+        self.0.s.lock().written.remove(&self.1).unwrap_or_default()
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) const OPTIONS: Options = Options {
     pci_root: true,
     table: None,
     console: None,
+    track_tables: true,
     on_error: OnError::CrashGuest,
 };
 /// RAM of dom0 and Xen.

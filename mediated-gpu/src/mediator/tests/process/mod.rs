@@ -1,6 +1,7 @@
 //! Contexts with tables of their own: what their shadows lead to, while the guest changes its tables and pages go.
 
 mod against_a_walker;
+mod tracked;
 mod written_by_the_gpu;
 
 use xen_ioreq::{Gfn, PAGE_SIZE};

@@ -218,6 +218,38 @@ impl Decoded {
     }
 }
 
+/// Opcodes that the command streamer can have, and those of the blitter.
+const MI_OPCODES: usize = 1 << 6;
+const BLT_OPCODES: usize = 1 << 7;
+
+/// The rows of these by opcode, the blitter's behind the streamer's: every command of a batch is looked up, twice or more.
+static ROWS: [Option<&CmdDef>; MI_OPCODES + BLT_OPCODES] = {
+    let mut rows = [None; MI_OPCODES + BLT_OPCODES];
+    let mut n = 0;
+    while n < TABLE.len() {
+        let row = &TABLE[n];
+        match row.client {
+            Client::Mi => rows[row.opcode as usize] = Some(row),
+            Client::Blt => rows[MI_OPCODES + row.opcode as usize] = Some(row),
+            Client::Pipe => {}
+        }
+        n += 1;
+    }
+    rows
+};
+
+fn row(client: Client, opcode: u32) -> Option<&'static CmdDef> {
+    let place = match client {
+        Client::Mi => opcode as usize,
+        Client::Blt => MI_OPCODES + opcode as usize,
+        Client::Pipe => {
+            let key = |d: &CmdDef| (d.client as u32, d.opcode);
+            return TABLE.binary_search_by_key(&(client as u32, opcode), key).ok().and_then(|i| TABLE.get(i));
+        }
+    };
+    ROWS.get(place).copied().flatten()
+}
+
 /// Reads a command's first dword. `None`: no client has this number, and the length cannot be known.
 pub fn decode(header: u32) -> Option<Decoded> {
     let (client, opcode) = match header >> 29 {
@@ -226,9 +258,7 @@ pub fn decode(header: u32) -> Option<Decoded> {
         3 => (Client::Pipe, (header >> 16) & 0x1fff),
         _ => return None,
     };
-    let key = (client as u32, opcode);
-    let def =
-        TABLE.binary_search_by_key(&key, |d| (d.client as u32, d.opcode)).ok().and_then(|i| TABLE.get(i));
+    let def = row(client, opcode);
     let length = match def {
         Some(d) => d.length,
         None if client == Client::Mi && opcode < 0x10 => One,

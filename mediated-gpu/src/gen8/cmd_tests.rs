@@ -21,6 +21,18 @@ fn table_ascends_so_that_it_can_be_searched() {
 }
 
 #[test]
+fn every_opcode_of_every_client_is_found_if_it_has_a_row_and_only_then() {
+    let clients = [(Client::Mi, 0, 23, 1 << 6), (Client::Blt, 2, 22, 1 << 7), (Client::Pipe, 3, 16, 1 << 13)];
+    for (client, number, shift, opcodes) in clients {
+        for opcode in 0..opcodes {
+            let row = TABLE.iter().find(|row| (row.client, row.opcode) == (client, opcode));
+            let decoded = decode(number << 29 | opcode << shift).expect("a client's");
+            assert_eq!((decoded.client, decoded.opcode, decoded.def), (client, opcode, row));
+        }
+    }
+}
+
+#[test]
 fn commands_of_a_stock_i915_have_their_length_and_engine() {
     for &(engine, name, dwords) in SEEN {
         let d = decode(dwords[0]).expect(name);

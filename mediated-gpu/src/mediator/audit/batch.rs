@@ -115,8 +115,7 @@ impl Audit<'_> {
                 *self.peek(&mut window, 1).map_err(|why| because(refused, why))?.first().ok_or(refused)?;
             refused.header = header;
             let length = commands::length(header).map_err(|why| because(refused, why))?;
-            let command = self.peek(&mut window, length).map_err(|why| because(refused, why))?.to_vec();
-            window.skip(length);
+            let command = self.peek(&mut window, length).map_err(|why| because(refused, why))?;
             rewritten.clear();
             let rewrite = Rewrite {
                 terms: &self.terms,
@@ -125,7 +124,8 @@ impl Audit<'_> {
                 effects: &mut self.out.effects,
                 out: &mut rewritten,
             };
-            let flow = rewrite.command(&command).map_err(|why| because(refused, why))?;
+            let flow = rewrite.command(command).map_err(|why| because(refused, why))?;
+            window.skip(length);
             self.push(&rewritten).map_err(|why| because(refused, why))?;
             match flow {
                 Flow::On | Flow::MayEnd => {}

@@ -1,7 +1,7 @@
 //! One vGPU, whole: its state, its shadow, what it asks of engines, what it is told.
 //!
-//! Locks: `state` is taken for the length of one register access or one report; an MSI is sent, work is announced and
-//! memory is copied after it has been let go. `telling` is taken before it.
+//! Locks: `state` is taken alone, for the length of one register access or one report; an MSI is sent, work is
+//! announced and memory is copied after it has been let go.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -60,8 +60,6 @@ pub struct Usage {
 pub struct Vgpu {
     id: VgpuId,
     state: Mutex<State>,
-    /// Held from the choice of a status entry's place until it is in memory: so they come there in order.
-    telling: Mutex<()>,
     /// An engine that a guest's reset had to stop has stopped.
     reset_done: Condvar,
     ggtt: ShadowGgtt,
@@ -97,7 +95,6 @@ impl Vgpu {
         Self {
             id,
             state: Mutex::new(state),
-            telling: Mutex::new(()),
             reset_done: Condvar::new(),
             ggtt,
             stats,
@@ -224,10 +221,7 @@ impl Vgpu {
     fn act(self: &Arc<Self>, effect: Effect) {
         self.count(effect);
         match effect {
-            Effect::Work(e) => {
-                self.lite_restore(e, None, false);
-                self.scheduler.ready(e, self);
-            }
+            Effect::Work(e) => self.scheduler.ready(e, self),
             Effect::Stop(e) => self.scheduler.stop(e, self.id),
             Effect::Interrupt => self.interrupt(),
             Effect::FlushGgtt => {
@@ -437,25 +431,20 @@ impl Vgpu {
         self.state.lock().take(e)
     }
 
-    /// Lets newer submissions of the context that runs take the place of what was submitted, and tells the guest; only if this
-    /// is the epoch, where one is named. Whether it goes on under one. If not, and it has `ended`, none takes its place any more.
-    pub(super) fn lite_restore(&self, e: Engine, epoch: Option<u64>, ended: bool) -> bool {
-        let _order = self.telling.lock();
-        let (newer, running, epoch, goes_on) = {
+    /// Lets newer submissions of the context that runs take the place of what was submitted, and tells the guest. Whether it
+    /// goes on under one.
+    pub(super) fn lite_restore(&self, e: Engine, epoch: u64, running: Descriptor) -> bool {
+        let (newer, goes_on) = {
             let mut state = self.state.lock();
             let engine = state.engine(e);
-            if epoch.is_some_and(|epoch| engine.epoch() != epoch) {
+            if engine.epoch() != epoch {
                 return false;
             }
-            let (newer, running) = engine.lite_restore();
-            if ended && !engine.goes_on() {
-                engine.close();
-            }
-            (newer, running, engine.epoch(), engine.goes_on())
+            (engine.lite_restore(running), engine.goes_on())
         };
         for _ in 0..newer {
             // No interrupt: it comes with what is done, and a driver that has more to submit looks before.
-            self.tell(e, epoch, CSB_LITE_RESTORE | CSB_PREEMPTED, running.id());
+            self.push_status(e, epoch, CSB_LITE_RESTORE | CSB_PREEMPTED, running.id());
         }
         goes_on
     }
@@ -487,19 +476,15 @@ impl Vgpu {
         self.state.lock().engine(e).is_banned(context.lrca())
     }
 
-    /// Sets the context that the guest believes is on the engine, and that what it submits may go on with; returns the number of
-    /// the one before.
-    pub(super) fn on_engine(&self, e: Engine, epoch: u64, context: Option<Descriptor>) -> Option<u32> {
+    /// Sets the context that the guest believes is on the engine; returns the one before.
+    pub(super) fn on_engine(&self, e: Engine, epoch: u64, id: Option<u32>) -> Option<u32> {
         let mut state = self.state.lock();
         let engine = state.engine(e);
         if engine.epoch() != epoch {
             return None;
         }
         let before = engine.active();
-        engine.set_active(context.map(Descriptor::id));
-        if let Some(running) = context {
-            engine.opened(running);
-        }
+        engine.set_active(id);
         before
     }
 
@@ -510,12 +495,6 @@ impl Vgpu {
 
     /// Writes a status entry to the registers, then to the guest's status page: the entry, then the pointer.
     pub(super) fn push_status(&self, e: Engine, epoch: u64, status: u32, id: u32) {
-        let _order = self.telling.lock();
-        self.tell(e, epoch, status, id);
-    }
-
-    /// The same for who holds `telling`.
-    fn tell(&self, e: Engine, epoch: u64, status: u32, id: u32) {
         let entry = self.state.lock().push_status(e, epoch, status, id);
         let Some(StatusEntry { page, slot, status, id }) = entry else { return };
         let both = u64::from(id) << 32 | u64::from(status);

@@ -49,10 +49,8 @@ pub(super) struct Queue {
     current: Option<VgpuId>,
     /// What is on the engine for it must stop.
     stop: bool,
-    /// The engine said that something happened, or who has it submitted more while that was asked for, so often.
+    /// The engine said that something happened, or who has it submitted more, so often.
     news: u64,
-    /// More of whose turn it is could be put on the engine.
-    asks: bool,
     /// The engine said that it met an error.
     error: bool,
     /// No more turns.
@@ -67,7 +65,6 @@ impl EngineQueue {
             current: None,
             stop: false,
             news: 0,
-            asks: false,
             error: false,
             closed: false,
         };
@@ -122,13 +119,10 @@ impl Scheduler {
             return;
         }
         queue.shares.set_busy(vgpu.id(), true, self.clock.now());
+        // What is on the engine may go on with it.
+        queue.news = queue.news.wrapping_add(u64::from(queue.current == Some(vgpu.id())));
         queue.ready.insert(vgpu.id(), vgpu.clone());
-        // A turn that can do nothing with it now is left alone: its end looks at all who wait.
-        let own = queue.current == Some(vgpu.id());
-        if queue.current.is_none() || own && queue.asks {
-            queue.news = queue.news.wrapping_add(u64::from(own));
-            engine.changed.notify_all();
-        }
+        engine.changed.notify_all();
     }
 
     /// Stops what runs on an engine for a vGPU. Does not wait.

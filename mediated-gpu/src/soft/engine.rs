@@ -300,7 +300,8 @@ impl Core {
     fn command(&mut self, dev: &Device) -> Result<u32, Stop> {
         let Some(ctx) = &self.running else { return Ok(1) };
         if ctx.in_ring() && ctx.ring.head == ctx.ring.tail {
-            return self.ring_empty(dev);
+            self.ring_empty(dev)?;
+            return Ok(STEP_DWORDS);
         }
         self.header = self.dword(0)?;
         let decoded = cmd::decode(self.header).ok_or(Stop::Unknown(self.header))?;
@@ -425,24 +426,21 @@ impl Core {
         Ok(())
     }
 
-    /// The head has met the tail: a newer submission of the same context goes on with it, else it is complete. Gives the dwords that
-    /// this counts for: a step goes on with what was appended, so that who waits for the end of that is woken once.
-    fn ring_empty(&mut self, dev: &Device) -> Result<u32, Stop> {
-        let Some(ctx) = &self.running else { return Ok(STEP_DWORDS) };
+    /// The head has met the tail: a newer submission of the same context goes on with it, else it is complete.
+    fn ring_empty(&mut self, dev: &Device) -> Result<(), Stop> {
+        let Some(ctx) = &self.running else { return Ok(()) };
         let (descriptor, elements, at) = (ctx.descriptor, ctx.elements, ctx.at);
         if self.same_waits(dev, descriptor) {
-            self.lite_restore(dev)?;
-            return Ok(1);
+            return self.lite_restore(dev);
         }
         self.save(dev)?;
         self.running = None;
         if at == 0 && elements[1].is_some() {
             self.report(dev, CSB_COMPLETE | CSB_ELEMENT_SWITCH, descriptor.id(), false)?;
-            self.load(dev, elements, 1)?;
+            self.load(dev, elements, 1)
         } else {
-            self.report(dev, CSB_COMPLETE | CSB_ACTIVE_TO_IDLE, descriptor.id(), true)?;
+            self.report(dev, CSB_COMPLETE | CSB_ACTIVE_TO_IDLE, descriptor.id(), true)
         }
-        Ok(STEP_DWORDS)
     }
 
     /// A point at which a newer submission may take the engine. It may while the context is in its ring.

@@ -446,22 +446,6 @@ fn image_or_descriptor_that_makes_no_sense_stops_the_engine() {
 }
 
 #[test]
-fn what_is_appended_before_the_end_is_done_in_the_step_that_comes_to_it_and_interrupts_once() {
-    let mut h = bcs();
-    h.emit(0, &cmd::store_dword(DATA, 1));
-    h.submit(&[0]);
-    h.emit(0, &cmd::store_dword(DATA + 4, 2));
-    h.submit(&[0, 1]);
-    // The first submission's tail was read after the second's was written: nothing is left of it, and both have ended.
-    assert_eq!(h.core.step(&h.dev), Step::Worked);
-    assert_eq!((h.read(DATA), h.read(DATA + 4)), (1, 2));
-    let told: Vec<_> = h.dev.port(Engine::Bcs).take_csb().iter().map(|entry| entry.status).collect();
-    let switched = CSB_COMPLETE | CSB_ELEMENT_SWITCH;
-    assert_eq!(told, [CSB_IDLE_TO_ACTIVE, CSB_LITE_RESTORE | CSB_PREEMPTED, switched]);
-    assert_eq!(h.core.take_irqs(), [Interrupt::ContextSwitch(Engine::Bcs)]);
-}
-
-#[test]
 fn lite_restore_to_a_tail_outside_the_ring_stops_the_engine() {
     let mut h = bcs();
     h.emit(0, &[cmd::MI_NOOP; 2 * STEP_DWORDS as usize]);

@@ -55,8 +55,6 @@ pub(crate) struct VirtualEngine {
     /// What has taken the place of what runs, and of which the guest knows: the same context goes on.
     pub(super) resumed: Option<Submission>,
     running: bool,
-    /// The context that runs, as long as nothing else was taken to come after it: what begins with it may take its place.
-    open: Option<Descriptor>,
     /// What runs began before the last reset.
     outdated: bool,
     epoch: u64,
@@ -97,30 +95,19 @@ impl VirtualEngine {
         Some(Turn { submission, begun, epoch: self.epoch })
     }
 
-    /// This context runs, and nothing was taken to come after it.
-    pub(crate) fn opened(&mut self, running: Descriptor) {
-        self.open = Some(running).filter(|_| self.running && !self.outdated);
-    }
-
-    /// Nothing takes the place of what runs any more.
-    pub(crate) fn close(&mut self) {
-        self.open = None;
-    }
-
     /// Lets what waits next take the place of what runs, as long as it begins with the context that runs (the ring goes on to a
-    /// newer tail) and does not ask for its image to be read anew. How many did, one after the other, and of which context.
-    pub(crate) fn lite_restore(&mut self) -> (usize, Descriptor) {
-        let Some(running) = self.open else { return (0, Descriptor::default()) };
+    /// newer tail) and does not ask for its image to be read anew. How many did, one after the other.
+    pub(crate) fn lite_restore(&mut self, running: Descriptor) -> usize {
         let same = |s: &Submission| {
             let same = (s.first.lrca(), s.first.id()) == (running.lrca(), running.id());
             same && s.first.0 & Descriptor::FORCE_RESTORE == 0
         };
         let mut newer = 0;
-        while self.waiting.front().is_some_and(same) {
+        while self.running && !self.outdated && self.waiting.front().is_some_and(same) {
             self.resumed = self.waiting.pop_front();
             newer += 1;
         }
-        (newer, running)
+        newer
     }
 
     /// Whether what runs goes on under a newer submission.
@@ -138,10 +125,6 @@ impl VirtualEngine {
         let next = if begun { self.resumed.as_ref() } else { self.waiting.front().filter(|_| after_all) };
         next.filter(|next| next.second.is_none())?;
         let submission = self.resumed.take().or_else(|| self.waiting.pop_front())?;
-        if !begun {
-            // What comes now comes after that.
-            self.close();
-        }
         Some(Turn { submission, begun, epoch })
     }
 
@@ -162,7 +145,6 @@ impl VirtualEngine {
     /// What was taken runs no more, whatever became of it.
     pub(crate) fn ended(&mut self) {
         self.running = false;
-        self.close();
         if std::mem::take(&mut self.outdated) {
             self.active = None;
         }
@@ -243,14 +225,12 @@ mod tests {
         let mut e = VirtualEngine::default();
         let running = Descriptor(6 << 32 | 0x1001);
         submit(&mut e, [7, 0x2001, 6, 0x1001]);
-        e.opened(running);
-        assert_eq!(e.lite_restore().0, 0, "nothing runs");
+        assert_eq!(e.lite_restore(running), 0, "nothing runs");
         assert_eq!(e.take().map(|t| t.begun), Some(false));
-        e.opened(running);
         submit(&mut e, [8, 0x3001, 6, 0x1001]);
         submit(&mut e, [0, 0, 6, 0x1001]);
         submit(&mut e, [0, 0, 7, 0x2001]);
-        assert_eq!((e.lite_restore(), e.goes_on(), e.waiting()), ((2, running), true, 1));
+        assert_eq!((e.lite_restore(running), e.goes_on(), e.waiting()), (2, true, 1));
         e.ended();
         assert!(e.has_work());
         let turn = e.take().unwrap();
@@ -265,17 +245,15 @@ mod tests {
         let running = Descriptor(6 << 32 | 0x1001);
         submit(&mut e, [0, 0, 6, 0x1001]);
         e.take().unwrap();
-        e.opened(running);
         for first in [[5, 0x1001], [6, 0x2001], [6, 0x1005]] {
             submit(&mut e, [0, 0, first[0], first[1]]);
-            assert_eq!(e.lite_restore().0, 0, "{first:x?}");
+            assert_eq!(e.lite_restore(running), 0, "{first:x?}");
             e.waiting.clear();
         }
         submit(&mut e, [0, 0, 6, 0x1001]);
         e.reset();
-        e.opened(running);
         submit(&mut e, [0, 0, 6, 0x1001]);
-        assert_eq!(e.lite_restore().0, 0, "what runs is from before the reset");
+        assert_eq!(e.lite_restore(running), 0, "what runs is from before the reset");
     }
 
     #[test]
@@ -313,23 +291,19 @@ mod tests {
         }
         assert_eq!(e.take_behind(e.epoch(), true), None, "nothing runs");
         let epoch = e.take().unwrap().epoch;
-        e.opened(running);
         assert_eq!(e.take_behind(epoch, false), None, "something else comes first");
         let other = e.take_behind(epoch, true).unwrap();
         assert_eq!((other.submission.first.lrca(), other.begun), (0x2000, false));
-        assert_eq!(e.lite_restore().0, 0, "what comes now comes after what was taken");
         e.put_back(other);
-        e.opened(running);
-        assert_eq!(e.lite_restore().0, 0, "before what came after it");
+        assert_eq!(e.lite_restore(running), 0, "before what came after it");
         assert_eq!(e.take_behind(epoch, true), Some(other));
-        e.opened(running);
-        assert_eq!(e.lite_restore().0, 1);
+        assert_eq!(e.lite_restore(running), 1);
         let more = e.take_behind(epoch, false).unwrap();
         assert_eq!((more.submission.first.lrca(), more.begun), (0x1000, true));
         e.put_back(more);
         assert!(e.goes_on());
         submit(&mut e, [7, 0x2001, 6, 0x1001]);
-        assert_eq!((e.lite_restore().0, e.take_behind(epoch, true)), (1, None), "a pair");
+        assert_eq!((e.lite_restore(running), e.take_behind(epoch, true)), (1, None), "a pair");
         e.put_back(more);
         e.ended();
         assert!(e.take().is_some_and(|turn| turn.submission.second.is_some()), "the newest counts");

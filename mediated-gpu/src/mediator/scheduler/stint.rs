@@ -85,4 +85,9 @@ impl Stint<'_> {
     pub(super) fn taken(&self) -> impl Iterator<Item = &Job> {
         self.behind.as_ref().map(|placed| &placed.job).into_iter().chain(&self.jobs)
     }
+
+    /// Whether something else than the context that runs was taken: what comes now comes after that.
+    pub(super) fn has_other(&self) -> bool {
+        self.taken().any(|job| job.opens.is_some() && !job.goes_on())
+    }
 }

@@ -210,7 +210,7 @@ impl Worker {
     fn begin(&self, stint: &mut Stint<'_>, job: Job) {
         let Job { descriptor, epoch, opens, .. } = job;
         (stint.last, stint.begun) = ((descriptor, epoch), true);
-        let before = stint.vgpu.on_engine(self.engine, epoch, Some(descriptor));
+        let before = stint.vgpu.on_engine(self.engine, epoch, Some(descriptor.id()));
         let Some(turn) = opens else { return };
         if !turn.begun {
             let status = match before {
@@ -337,7 +337,7 @@ impl Worker {
         let scheduler = self.scheduler.clone();
         let (engine, clock) = (scheduler.engine(self.engine), &scheduler.clock);
         let (id, vgpu) = (current.prepared.descriptor.id(), stint.vgpu.id());
-        let epoch = current.job.epoch;
+        let Job { descriptor, epoch, .. } = current.job;
         let mut seen = engine.queue.lock().news;
         loop {
             if self.is_over(id, stint.behind.is_some()) {
@@ -346,9 +346,10 @@ impl Worker {
             if clock.now() >= deadline {
                 return News::Ended(End::Overrun);
             }
-            stint.vgpu.lite_restore(self.engine, Some(epoch), false);
+            if !stint.has_other() {
+                stint.vgpu.lite_restore(self.engine, epoch, descriptor);
+            }
             let mut queue = engine.queue.lock();
-            queue.asks = ask;
             if queue.stop {
                 return News::Ended(End::Stopped);
             }
@@ -445,7 +446,7 @@ impl Worker {
         let had = self.areas.get(*area).map_or(0, finish);
         vgpu.show_ring(self.engine, epoch, &prepared.guest, prepared.guest.tail);
         let follows = stint.taken().any(Job::goes_on);
-        let goes_on = follows || vgpu.lite_restore(self.engine, Some(epoch), true);
+        let goes_on = follows || !stint.has_other() && vgpu.lite_restore(self.engine, epoch, descriptor);
         if goes_on {
             vgpu.raise(self.engine, epoch, prepared.effects.interrupts);
             if !follows {

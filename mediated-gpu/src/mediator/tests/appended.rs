@@ -122,7 +122,7 @@ fn work_appended_to_the_context_that_runs_is_taken_while_it_runs_and_done_withou
     for _ in 0..3 {
         two.append(0);
         two.submit(0, None);
-        assert_eq!(two.news(), [(LITE, A)], "told before the write has ended that submits it");
+        two.expect(&[(LITE, A)]);
         assert_eq!(two.g.reg(BCS + 0x238), A, "it is on the engine");
     }
     assert_eq!(two.done(0), 0, "the first waits");

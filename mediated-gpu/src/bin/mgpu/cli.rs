@@ -213,6 +213,10 @@ pub(crate) struct Serve {
     /// Have each of the guest's writes to its translation table trap, instead of giving it 8 MiB of memory for that.
     #[arg(long)]
     pub(crate) trap_table: bool,
+    /// Trap writes to the page tables of the guest's contexts while they are quiet, instead of comparing all of them before each use,
+    /// where no other device model of the guest's has claimed that memory type.
+    #[arg(long)]
+    pub(crate) track_tables: bool,
     /// Also give the guest a display (bochs-display, 0000:00:10.0) with 16 MiB of memory, for its console: a stock Linux guest
     /// draws that on it. Its picture goes to `--out`, too, as `dom<N>-console.png`. A successor would not find it again,
     /// and it is not saved.

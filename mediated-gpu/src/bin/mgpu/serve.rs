@@ -106,7 +106,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         pci_root: args.pci_root,
         table,
         console,
-        track_tables: false,
+        track_tables: args.track_tables,
         on_error: OnError::CrashGuest,
     };
     let conn = Connection::new(guest, events);

@@ -21,6 +21,7 @@ const LINE: usize = 128;
 const STEP: usize = COLUMN_STEP as usize;
 
 /// 4096 bytes that stay reachable for `'t`, the time for which the holder of the pin is borrowed.
+#[repr(transparent)]
 pub(super) struct Page<'t> {
     ptr: NonNull<u8>,
     held: PhantomData<&'t ()>,
@@ -36,6 +37,13 @@ impl Page<'_> {
     /// called) for the page's lifetime.
     pub(super) unsafe fn new(ptr: NonNull<u8>) -> Self {
         Self { ptr, held: PhantomData }
+    }
+
+    /// # Safety
+    /// As for [`new`](Self::new), of each.
+    pub(super) unsafe fn all(ptrs: &[NonNull<u8>]) -> &[Self] {
+        // SAFETY: a page is such a pointer and nothing else.
+        unsafe { std::slice::from_raw_parts(ptrs.as_ptr().cast(), ptrs.len()) }
     }
 
     #[inline]

@@ -9,7 +9,6 @@ use std::cell::UnsafeCell;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
 use xen_ioreq::{Bfn, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
 
 use super::engine::in_page;
@@ -61,12 +60,6 @@ const WRITABLE: u64 = 1 << 62;
 /// The tag of an empty way: no page's.
 const EMPTY: u64 = u64::MAX;
 
-/// Pages that are asked for together before that takes memory from the heap.
-const MANY: usize = 256;
-
-/// Pages that were asked for together.
-pub(super) type Pages<'t> = SmallVec<[Page<'t>; MANY]>;
-
 /// What is written where nothing may be written.
 #[repr(align(4096))]
 struct Sink(UnsafeCell<[u8; PAGE_SIZE]>);
@@ -82,6 +75,13 @@ struct Way {
 
 // SAFETY: a pointer that nobody follows but by the pin that is held beside it.
 unsafe impl Send for Way {}
+
+/// Pages that were asked for together.
+#[derive(Default)]
+struct Found(Vec<NonNull<u8>>);
+
+// SAFETY: as for `Way`.
+unsafe impl Send for Found {}
 
 impl Way {
     const fn empty() -> Self {
@@ -110,6 +110,8 @@ pub(super) struct Tlb {
     used: Vec<usize>,
     /// Entries that made room for others.
     evicted: u64,
+    /// Pages that were asked for together last.
+    found: Found,
 }
 
 impl Tlb {
@@ -125,6 +127,7 @@ impl Tlb {
             pins: (0..SETS).map(|_| [None, None]).collect(),
             used: Vec::new(),
             evicted: 0,
+            found: Found::default(),
         }
     }
 
@@ -169,17 +172,26 @@ impl Tlb {
 
     /// The pages of several addresses, all at once. `None`: one of them leads nowhere, may not be written, or has no place in
     /// the cache beside the others.
-    pub(super) fn together(&mut self, asked: &[(u64, DmaAccess)]) -> Option<Pages<'_>> {
+    pub(super) fn together(&mut self, asked: &[(u64, DmaAccess)]) -> Option<&[Page<'_>]> {
         let before = self.evicted;
-        let mut found = SmallVec::<[_; MANY]>::with_capacity(asked.len());
-        for (addr, access) in asked {
-            found.push(self.translate(*addr, *access).ok()?);
-        }
+        // Its room is kept: it is needed some ten thousand times a second.
+        let mut found = std::mem::take(&mut self.found);
+        found.0.clear();
+        let all = asked.iter().all(|(addr, access)| {
+            self.translate(*addr, *access).is_ok_and(|ptr| {
+                found.0.push(ptr);
+                true
+            })
+        });
         // A later one may have taken an earlier one's place, and ended its pin.
         let lost = self.evicted != before
-            && asked.iter().zip(&found).any(|((addr, access), ptr)| self.held(*addr, *access) != Some(*ptr));
+            && asked
+                .iter()
+                .zip(&found.0)
+                .any(|((addr, access), ptr)| self.held(*addr, *access) != Some(*ptr));
+        self.found = found;
         // SAFETY: as in `page`: all of them are held now, and stay so while `self` is borrowed.
-        (!lost).then(|| found.into_iter().map(|ptr| unsafe { Page::new(ptr) }).collect())
+        (all && !lost).then(|| unsafe { Page::all(&self.found.0) })
     }
 
     /// The page that holds a graphics address, if the cache has it and it may be used so.

@@ -25,8 +25,8 @@ pub(super) const HEIGHT: i64 = 32;
 const CELL: usize = 128;
 /// What is shorter is copied without a thought of what comes next.
 const LONG: usize = 1024;
-/// Lines of a band that take no memory from the heap.
-const FEW: usize = 32;
+/// Lines of a band that take no memory from the heap: a part of one long one.
+const FEW: usize = 1;
 /// Lines of a Y-major tile that share a line of the cache.
 const TOGETHER: usize = 4;
 

@@ -1,7 +1,7 @@
 //! One vGPU, whole: its state, its shadow, what it asks of engines, what it is told.
 //!
-//! Locks: `state` is taken alone, for the length of one register access or one report; an MSI is sent, work is
-//! announced and memory is copied after it has been let go.
+//! Locks: `state` is taken for the length of one register access or one report; an MSI is sent, work is announced and
+//! memory is copied after it has been let go. What orders what the guest is told (`telling`) is taken before it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,8 +20,9 @@ use super::scheduler::{Policy, Scheduler, Share};
 use super::shadow::ShadowGgtt;
 use super::stats::{Snapshot, Stats};
 use super::tracker::PageTracker;
+use super::telling::Teller;
 use super::workload::GuestContext;
-use crate::gen8::context::{CSB_LITE_RESTORE, CSB_PREEMPTED, Descriptor, hwsp};
+use crate::gen8::context::{CSB_LITE_RESTORE, CSB_PREEMPTED, Descriptor};
 use crate::gen8::fence;
 use crate::gen8::gtt::GTT_OFFSET;
 use crate::gen8::ppgtt::Root;
@@ -30,7 +31,7 @@ use crate::physical::Engine;
 use crate::vgpu::display::{MAX_SIDE, PIXEL_BYTES, Scanout, Surface, SurfaceError};
 use crate::vgpu::saved::SavedState;
 use crate::vgpu::slice::Slice;
-use crate::vgpu::{Effect, EngineError, State, StatusEntry, Turn, VgpuId};
+use crate::vgpu::{Effect, EngineError, State, Turn, VgpuId};
 
 /// How long a read of the reset register waits for an engine that is being stopped: as long as that may take. Hardware takes
 /// microseconds, and a driver gives it half a millisecond (i915 `gen6_hw_domain_reset`) before it resets more than the one
@@ -66,6 +67,7 @@ pub struct Vgpu {
     stats: Arc<Stats>,
     accesses: Accesses,
     msi: Box<dyn MsiSink>,
+    teller: Teller,
     scheduler: Arc<Scheduler>,
     maintenance: Maintenance,
     /// No turn may begin, ever again.
@@ -87,6 +89,7 @@ impl Vgpu {
         ggtt: ShadowGgtt,
         stats: Arc<Stats>,
         msi: Box<dyn MsiSink>,
+        teller: Teller,
         scheduler: Arc<Scheduler>,
         maintenance: Maintenance,
         share: Share,
@@ -100,6 +103,7 @@ impl Vgpu {
             stats,
             accesses: Accesses::default(),
             msi,
+            teller,
             since: scheduler.now(),
             scheduler,
             maintenance,
@@ -137,6 +141,9 @@ impl Vgpu {
             return self.ggtt.read_table(offset - GTT_OFFSET, size);
         }
         self.accesses.add(offset, false);
+        if State::asks(offset) {
+            self.tell_who_asks();
+        }
         let mut state = self.state.lock();
         let mut unknown = |e| self.count(e);
         let value = state.read(offset, size, &mut unknown);
@@ -156,6 +163,9 @@ impl Vgpu {
             return self.maintenance.drain(draining);
         }
         self.accesses.add(offset, true);
+        if State::asks(offset) {
+            self.tell_who_asks();
+        }
         let mut effects = Vec::new();
         self.state.lock().write(offset, size, value, &mut |e| effects.push(e));
         effects.into_iter().for_each(|e| self.act(e));
@@ -174,6 +184,7 @@ impl Vgpu {
         self.scheduler.drain(self.id);
         // A guest is saved or moved while its vGPU is paused, which Xen refuses with pages that are tracked.
         self.ggtt.let_tables_go();
+        self.tell();
     }
 
     /// Its work goes on.
@@ -353,12 +364,20 @@ impl Vgpu {
         Some(copied(picture, |at, row, missing| self.ggtt.read_process(root, at, row, missing)))
     }
 
-    fn interrupt(&self) {
+    pub(super) fn interrupt(&self) {
         self.stats.interrupts.add(1);
         self.msi.interrupt();
     }
 
     // What follows is called by the scheduler's threads and by maintenance.
+
+    pub(super) fn state(&self) -> &Mutex<State> {
+        &self.state
+    }
+
+    pub(super) fn teller(&self) -> &Teller {
+        &self.teller
+    }
 
     pub(super) fn ggtt(&self) -> &ShadowGgtt {
         &self.ggtt
@@ -493,29 +512,6 @@ impl Vgpu {
         self.state.lock().show_ring(e, epoch, head, tail, start, control);
     }
 
-    /// Writes a status entry to the registers, then to the guest's status page: the entry, then the pointer.
-    pub(super) fn push_status(&self, e: Engine, epoch: u64, status: u32, id: u32) {
-        let entry = self.state.lock().push_status(e, epoch, status, id);
-        let Some(StatusEntry { page, slot, status, id }) = entry else { return };
-        let both = u64::from(id) << 32 | u64::from(status);
-        let at = page.saturating_add(hwsp::CSB + 8 * u64::from(slot));
-        let pointer = page.saturating_add(hwsp::CSB_WRITE);
-        let written = self
-            .ggtt
-            .write(at, &both.to_le_bytes())
-            .and_then(|()| self.ggtt.write(pointer, &slot.to_le_bytes()));
-        if let Err(e) = written {
-            log::debug!("{}: the status page is not there: {e}", self.id);
-        }
-    }
-
-    pub(super) fn raise(&self, e: Engine, epoch: u64, bits: u32) {
-        let due = self.state.lock().raise(e, epoch, bits);
-        if due {
-            self.interrupt();
-        }
-    }
-
     /// The audit refused a context.
     pub(super) fn refused(&self, e: Engine, epoch: u64, context: Descriptor, refused: Refused) {
         self.stats.refusals.add(1);
@@ -527,13 +523,6 @@ impl Vgpu {
     /// A context did not come to its end.
     pub(super) fn failed(&self, e: Engine, epoch: u64, context: Descriptor) {
         self.ban(e, epoch, context, EngineError::default());
-    }
-
-    fn ban(&self, e: Engine, epoch: u64, context: Descriptor, error: EngineError) {
-        let due = self.state.lock().fail(e, epoch, context, error);
-        if due {
-            self.interrupt();
-        }
     }
 }
 

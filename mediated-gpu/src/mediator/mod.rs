@@ -2,7 +2,7 @@
 //!
 //! [`Mediator`] owns the physical GPU alone and makes [`Vgpu`]s; `shadow` is a slice's translation table, `audit`
 //! judges commands, `workload` copies what may run, `scheduler` runs it, `maintenance` carries out invalidations,
-//! `sweeper` finds what nobody announced.
+//! `sweeper` finds what nobody announced, `telling` has a guest hear of its engines.
 
 mod accesses;
 mod audit;
@@ -19,6 +19,7 @@ mod scheduler;
 mod shadow;
 mod stats;
 mod sweeper;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod tracker;
@@ -50,6 +51,7 @@ use self::stats::Stats;
 use self::sweeper::Sweeper;
 pub(crate) use self::tracker::Trapping;
 pub use self::tracker::{PageTracker, Untracked};
+use self::telling::{AlarmClock, Teller};
 use self::workload::{AREAS, EngineArea};
 use crate::bus::BusMaster;
 use crate::physical::{Engine, PhysicalGpu};
@@ -146,9 +148,10 @@ pub struct Mediator {
     scheduler: Arc<Scheduler>,
     /// Taken with no other lock held.
     vgpus: Mutex<Vgpus>,
-    /// The engines' threads, and the sweeper's.
+    /// The engines' threads, the sweeper's, and the one that tells guests in time.
     workers: Vec<JoinHandle<()>>,
     sweeper: Arc<Sweeper>,
+    alarms: Arc<AlarmClock>,
     aperture: u64,
 }
 
@@ -194,9 +197,11 @@ impl Mediator {
             vgpus,
             workers: Vec::new(),
             sweeper: Arc::new(Sweeper::new(config.sweep_every)),
+            alarms: Arc::default(),
             aperture: config.aperture,
         };
         mediator.workers.push(mediator.sweeper.spawn()?);
+        mediator.workers.push(mediator.alarms.spawn()?);
         for engine in Engine::ALL {
             let mut next = || {
                 let range = GmRange { base, size: area };
@@ -251,7 +256,8 @@ impl Mediator {
         });
         ggtt.flush_if_dirty();
         let (scheduler, share) = (self.scheduler.clone(), Share::of(kind));
-        let vgpu = Arc::new(Vgpu::new(id, state, ggtt, stats, msi, scheduler, maintenance, share));
+        let teller = Teller::new(self.alarms.clone());
+        let vgpu = Arc::new(Vgpu::new(id, state, ggtt, stats, msi, teller, scheduler, maintenance, share));
         match Maintenance::spawn(vgpu.clone()) {
             Ok(thread) => vgpus.live.insert(id, Live { vgpu: vgpu.clone(), thread }),
             Err(e) => {
@@ -261,6 +267,7 @@ impl Mediator {
             }
         };
         self.sweeper.add(&vgpu);
+        self.alarms.add(&vgpu);
         Ok(vgpu)
     }
 
@@ -270,6 +277,7 @@ impl Mediator {
         let Live { vgpu, thread } = self.vgpus.lock().live.remove(&id).ok_or(MediatorError::NoVgpu(id))?;
         vgpu.retire();
         self.sweeper.remove(id);
+        self.alarms.remove(id);
         vgpu.maintenance().close();
         if thread.join().is_err() {
             log::error!("{id}: the thread that releases frames had panicked");
@@ -309,9 +317,10 @@ impl Drop for Mediator {
         }
         self.scheduler.close();
         self.sweeper.close();
+        self.alarms.close();
         for worker in self.workers.drain(..) {
             if worker.join().is_err() {
-                log::error!("an engine's thread, or the sweeper, had panicked");
+                log::error!("an engine's thread, the sweeper or the alarm clock had panicked");
             }
         }
         // The areas went with their threads; what is left of the table is the slices' scratch.

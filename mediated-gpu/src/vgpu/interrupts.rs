@@ -25,6 +25,13 @@ pub(crate) fn raise(file: &mut RegisterFile, e: Engine, bits: u32) -> bool {
     fresh != 0 && enabled(file)
 }
 
+/// Whether the guest wants to hear of an event at once: one that no mask hides, and that is more than a context's switch.
+pub(crate) fn awaited(file: &RegisterFile, e: Engine, bits: u32) -> bool {
+    let (group, shift) = e.irq_group();
+    let hidden = file.engine(e, engine::RING_IMR) | file.get(irq::GEN8_GT_IMR0 + GROUP * group);
+    (bits & !regs::GT_CONTEXT_SWITCH_INTERRUPT) << shift & !hidden != 0
+}
+
 /// What the master register reads as: b31 as stored, the others which group has something enabled.
 pub(crate) fn master(file: &RegisterFile) -> u32 {
     let mut value = file.get(irq::GEN8_MASTER_IRQ) & regs::MASTER_IRQ_CONTROL;
@@ -51,7 +58,8 @@ pub(crate) fn concerns(offset: u32) -> bool {
     (irq::GEN8_MASTER_IRQ..=irq::GEN8_GT_IER3).contains(&offset)
 }
 
-fn enabled(file: &RegisterFile) -> bool {
+/// Whether the master lets out.
+pub(crate) fn enabled(file: &RegisterFile) -> bool {
     file.get(irq::GEN8_MASTER_IRQ) & regs::MASTER_IRQ_CONTROL != 0
 }
 

@@ -1,13 +1,15 @@
 //! What one guest sees: a gen8 GPU of its own, as a state machine.
 //!
 //! [`slice`](mod@slice) is its share of graphics memory, `registers` its register file, `interrupts` what it is told and
-//! how, `engine` its execlist ports, `saved` all of it for a file, [`config`] its PCI function, [`display`] the picture it shows. Nothing here
+//! how, `events` and `pace` when, `engine` its execlist ports, `saved` all of it for a file, [`config`] its PCI function, [`display`] the picture it shows. Nothing here
 //! reaches memory or the physical GPU; `mediator` joins these to both.
 
 pub mod config;
 pub mod display;
 mod engine;
+mod events;
 mod interrupts;
+mod pace;
 #[cfg(test)]
 mod probe_tests;
 mod registers;
@@ -16,6 +18,7 @@ pub mod slice;
 mod state;
 
 pub(crate) use engine::{Submission, Turn};
+pub(crate) use events::{Event, Telling};
 pub(crate) use state::{Effect, EngineError, State, StatusEntry};
 
 /// A vGPU's number, from 1, as PVINFO tells it to the guest.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::display::{self, Scanout, SurfaceError};
 use super::engine::{PortWrite, VirtualEngine};
+use super::events::Events;
 use super::interrupts;
 use super::registers::{Kind, RegisterFile};
 use super::slice::{FENCES, Slice};
@@ -64,6 +65,8 @@ pub(crate) struct EngineError {
 pub(crate) struct State {
     pub(super) file: RegisterFile,
     pub(super) engines: [VirtualEngine; 4],
+    /// What it has not been told yet, and why.
+    pub(super) events: Events,
     slice: Slice,
     /// `GRDOM_*` bits whose engine has not stopped yet.
     resetting: u32,
@@ -78,6 +81,7 @@ impl State {
         Self {
             file: RegisterFile::new(id, &slice),
             engines: Default::default(),
+            events: Events::default(),
             slice,
             resetting: 0,
             started: Instant::now(),
@@ -145,11 +149,16 @@ impl State {
         if self.foreign_fence(offset) {
             return;
         }
-        let line = interrupts::concerns(offset) && interrupts::line(&self.file);
+        let concerns = interrupts::concerns(offset);
+        let (out, line) = (interrupts::enabled(&self.file), concerns && interrupts::line(&self.file));
         if !self.file.guest_write(offset, value) {
             return effect(Effect::Unknown(offset));
         }
-        if interrupts::concerns(offset) && !line && interrupts::line(&self.file) {
+        if concerns && !out && interrupts::enabled(&self.file) {
+            self.events.handled();
+        }
+        if concerns && !line && interrupts::line(&self.file) {
+            self.events.sent();
             effect(Effect::Interrupt);
         }
         match offset {
@@ -280,12 +289,22 @@ impl State {
         ] {
             self.file.set_engine(e, rel, value);
         }
-        identity != 0 && interrupts::raise(&mut self.file, e, regs::GT_CS_MASTER_ERROR_INTERRUPT)
+        let due = identity != 0 && interrupts::raise(&mut self.file, e, regs::GT_CS_MASTER_ERROR_INTERRUPT);
+        self.due(due)
     }
 
     /// Puts events (`GT_*` bits) into the identity registers, unless a reset has come between. `true`: an MSI is due.
     pub(crate) fn raise(&mut self, e: Engine, epoch: u64, bits: u32) -> bool {
-        self.engine(e).epoch() == epoch && interrupts::raise(&mut self.file, e, bits)
+        let due = self.engine(e).epoch() == epoch && interrupts::raise(&mut self.file, e, bits);
+        self.due(due)
+    }
+
+    /// Notes an MSI that is due.
+    fn due(&mut self, due: bool) -> bool {
+        if due {
+            self.events.sent();
+        }
+        due
     }
 
     /// The guest's fences that are in use.

@@ -85,6 +85,7 @@ impl Rewrite<'_> {
             op::MI_ARB_ON_OFF => self.out.push(header & (OPCODE | 1)),
             op::MI_USER_INTERRUPT => {
                 self.effects.interrupts |= regs::GT_RENDER_USER_INTERRUPT;
+                self.effects.requests = self.effects.requests.saturating_add(1);
                 self.out.push(cmd::MI_NOOP);
             }
             op::MI_BATCH_BUFFER_END => {

@@ -121,6 +121,8 @@ pub(crate) struct Terms<'a> {
 pub(crate) struct Effects {
     /// Interrupts (`GT_*` bits) that the guest gets when all is done: no command raises one by itself.
     pub(crate) interrupts: u32,
+    /// How often the user interrupt is asked for, as a driver does at the end of each of its requests.
+    pub(crate) requests: u32,
     /// They use registers that go with the context ([`of_context`]).
     pub(crate) registers: bool,
 }

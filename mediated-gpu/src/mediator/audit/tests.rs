@@ -125,7 +125,7 @@ fn what_is_allowed_comes_out_as_it_went_in() {
     ring.extend(copy.encode());
     let audited = audit(&ring).unwrap();
     let dwords = ring.len();
-    let effects = Effects { interrupts: 0, registers: true };
+    let effects = Effects { registers: true, ..Effects::default() };
     assert_eq!(audited, Audited { ring, dwords, effects, ..Audited::default() });
 }
 
@@ -203,7 +203,7 @@ fn interrupts_are_collected_and_none_is_left_in_the_ring() {
     let audited =
         audit(&[MI_USER_INTERRUPT, flush | cmd::FLUSH_DW_NOTIFY, lo, hi, data, MI_USER_INTERRUPT]).unwrap();
     let both = regs::GT_RENDER_USER_INTERRUPT | regs::GT_RENDER_PIPECTL_NOTIFY_INTERRUPT;
-    assert_eq!(audited.effects.interrupts, both);
+    assert_eq!((audited.effects.interrupts, audited.effects.requests), (both, 2));
     assert_eq!(audited.ring, [MI_NOOP, flush, lo, hi, data, MI_NOOP]);
 }
 

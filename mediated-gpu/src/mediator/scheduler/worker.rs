@@ -442,6 +442,7 @@ impl Worker {
         let Placed { job, prepared, area, had, .. } = placed;
         let (vgpu, Job { descriptor, epoch, more, .. }) = (stint.vgpu, *job);
         vgpu.stats().completions.add(1);
+        vgpu.state().lock().ran(prepared.effects.requests);
         let finish = |area: &EngineArea| area.finish(vgpu.ggtt(), prepared, *had);
         let had = self.areas.get(*area).map_or(0, finish);
         vgpu.show_ring(self.engine, epoch, &prepared.guest, prepared.guest.tail);

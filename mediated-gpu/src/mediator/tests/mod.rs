@@ -18,5 +18,6 @@ mod rig;
 mod saved;
 mod shares;
 mod table;
+mod telling;
 mod values;
 mod world;

@@ -14,7 +14,7 @@ use ioreq_server::devices::BochsDisplay;
 use ioreq_server::pci::{AttachError, Cf8Latch, Sbdf, host_bridge};
 use ioreq_server::{
     BufferedMode, Bus, Connection, Guest, GuestError, GuestLoop, Invalidation, LoopHandle, Notices, OnError,
-    Record, Server, ServerError, Stats,
+    Record, Server, ServerError, Stats, WriteTraps,
 };
 use parking_lot::Mutex;
 use pviommu::{AttachError as FramesError, Client};
@@ -22,7 +22,7 @@ use xen_ioreq::{DomId, Gfn};
 
 use self::slot::First;
 pub use self::slot::{Slot, SlotError};
-use crate::mediator::{Legacy, Mediator, Place, PlugError, Seat, Snapshot, Vgpu};
+use crate::mediator::{Claim, Legacy, Mediator, Place, PlugError, Seat, Snapshot, Vgpu};
 use crate::privilege::{ThreadKind, narrow};
 use crate::saved::SavedGuest;
 use crate::vgpu::slice::VgpuType;
@@ -37,6 +37,8 @@ pub struct Options {
     /// The first of [`TABLE_FRAMES`](crate::mediator::TABLE_FRAMES) frames of the guest's, at a number that it does not use,
     /// that become its translation table. Without them each of its writes there traps.
     pub table: Option<Gfn>,
+    /// With a table: the guest reads registers that it needs while it works without a trap, in the last frames of it.
+    pub registers: bool,
     /// The first of [`BochsDisplay::FRAMES`] frames of the guest's, at a number that it does not use, that become the framebuffer
     /// of a display beside the vGPU, at [`CONSOLE`]. Without them there is none.
     pub console: Option<Gfn>,
@@ -122,7 +124,12 @@ fn seat(record: &Arc<Record>) -> Seat {
             log::warn!("a successor will not know where the guest has its function: {e}");
         }
     };
-    Seat { table: None, config: legacy.config, told: Some(Box::new(told)) }
+    Seat { config: legacy.config, told: Some(Box::new(told)), ..Seat::default() }
+}
+
+/// Claims the type of memory whose writes come to the server.
+fn claim(traps: Arc<WriteTraps>) -> Claim {
+    Box::new(move || traps.claim())
 }
 
 impl Service {
@@ -189,7 +196,9 @@ impl Service {
             |first| BochsDisplay::attach(&bus, CONSOLE, conn.dm(domid), server.guest_memory(), first);
         let console = options.console.map(attach).transpose()?;
         let Seat { config, told, .. } = record.map(seat).unwrap_or_default();
-        let (dm, place) = (conn.dm(domid), Place::new(options.table, told));
+        let dm = conn.dm(domid);
+        let claim = options.registers.then(|| claim(server.write_traps()));
+        let place = Place::new(options.table, told, claim);
         let traps = options.track_tables.then(|| server.write_traps());
         let parts = slot::Parts { mediator: mediator.clone(), frames, bus: bus.clone(), dm, place, traps };
         let first = match saved {

@@ -175,7 +175,8 @@ impl World {
         self.serve_with(domid, Options { kind, ..Self::options(None) })
     }
 
-    fn serve_with(&self, domid: DomId, options: Options) -> Service {
+    /// Gives a domain a vGPU in this way.
+    pub fn serve_with(&self, domid: DomId, options: Options) -> Service {
         let (conn, mediator) = self.parts();
         Service::start(&conn, &self.client, mediator, domid, options).expect("a service")
     }
@@ -196,7 +197,7 @@ impl World {
     pub fn options(table: Option<Gfn>) -> Options {
         let kind = VgpuType::Custom(SLICE);
         let on_error = OnError::AllOnes;
-        Options { kind, pci_root: true, table, console: None, track_tables: true, on_error }
+        Options { kind, pci_root: true, table, registers: true, console: None, track_tables: true, on_error }
     }
 
     /// A domain's vCPU, as the driver knows it.

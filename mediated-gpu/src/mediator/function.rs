@@ -1,18 +1,18 @@
 //! A vGPU as a device on a guest's bus: BARs, MSI, notices, by `ioreq-server`'s traits.
+//! Where the memory is that is behind a BAR is for [`place`](super::place).
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use ioreq_server::dm::Dm;
 use ioreq_server::pci::{AttachError, ConfigSpace, Function, MsiLine, PciEndpoint};
+use ioreq_server::traps::TrapError;
 use ioreq_server::{Access, Bus, Invalidation, IoError, Notices, Outcome};
 
-use parking_lot::Mutex;
-use xen_ioreq::{Gfn, PAGE_SHIFT};
+use xen_ioreq::Gfn;
 
+use super::place::{Begins, Place};
 use super::{Legacy, Mediator, MediatorError, MsiSink, SavedError, Vgpu};
-use crate::gen8::gtt::{GGTT_ENTRIES, GTT_OFFSET, PTE_SIZE};
 use crate::saved::SavedGuest;
 use crate::vgpu::config::{self, BAR_APERTURE, BAR_MMIO};
 use crate::vgpu::slice::VgpuType;
@@ -43,12 +43,18 @@ pub struct Plugged {
 /// Hears what a successor would go by.
 pub type Told = Box<dyn Fn(&Legacy) + Send + Sync>;
 
+/// Claims the memory type whose writes become requests for the guest's server, if it has not been. An error says why it cannot be had.
+pub type Claim = Box<dyn Fn() -> Result<(), TrapError> + Send + Sync>;
+
 /// How a vGPU begins on a guest's bus.
 #[derive(Default)]
 pub struct Seat {
     /// The first of [`TABLE_FRAMES`] frames of the guest's that become its translation table: they are moved to where the
     /// guest places the BAR, so that the guest writes entries without a trap. Without them each write traps.
     pub table: Option<Gfn>,
+    /// With it the guest reads pages of registers in the table's last frames, without a trap, while the BAR is decoded. Without
+    /// it, or a table, each read traps.
+    pub claim: Option<Claim>,
     /// What another vGPU of the guest had in its [`ConfigSpace::bytes`]: this one begins where that one was.
     pub config: Option<[u8; 256]>,
     /// Hears what a successor would need, before it changes and after. On the thread that answers the guest.
@@ -59,6 +65,7 @@ impl fmt::Debug for Seat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Seat")
             .field("table", &self.table)
+            .field("claim", &self.claim.is_some())
             .field("config", &self.config.is_some())
             .finish_non_exhaustive()
     }
@@ -74,8 +81,8 @@ impl Mediator {
         dm: Dm,
         seat: Seat,
     ) -> Result<Plugged, PlugError> {
-        let Seat { table, config, told } = seat;
-        self.plug_with(kind, frames, bus, dm, config.as_ref(), Place::new(table, told))
+        let Seat { table, claim, config, told } = seat;
+        self.plug_with(kind, frames, bus, dm, config.as_ref(), Place::new(table, told, claim))
     }
 
     /// The same, for a guest that may have had a vGPU before.
@@ -94,7 +101,7 @@ impl Mediator {
         }
         let line = config.msi().unwrap_or_default();
         let vgpu = self.create(kind, frames, Box::new(Msi { line, dm: dm.clone() }))?;
-        self.put_on(bus, vgpu, config, dm, place)
+        self.put_on(bus, vgpu, config, dm, place, Begins::Running)
     }
 
     /// Makes a saved vGPU anew, and puts it where it was on the guest's bus.
@@ -113,11 +120,8 @@ impl Mediator {
         let mut config = config::config(self.aperture()).map_err(AttachError::from)?;
         saved.configure(&mut config);
         let line = config.msi().unwrap_or_default();
-        if let Some(first) = saved.vgpu().table() {
-            place.table.lock().at = Some(first);
-        }
         let vgpu = self.restore(saved.vgpu(), frames, Box::new(Msi { line, dm: dm.clone() }))?;
-        self.put_on(bus, vgpu, config, dm, place)
+        self.put_on(bus, vgpu, config, dm, place, Begins::Stopped(saved.vgpu().table()))
     }
 
     fn put_on(
@@ -127,10 +131,10 @@ impl Mediator {
         config: ConfigSpace,
         dm: Dm,
         place: Arc<Place>,
+        begins: Begins,
     ) -> Result<Plugged, PlugError> {
-        let lent = AtomicBool::new(false);
-        let function = Arc::new(VgpuFunction { vgpu: vgpu.clone(), dm, place, lent });
-        function.follow(&config);
+        place.begin(&vgpu, &dm, &config, begins);
+        let function = Arc::new(VgpuFunction { vgpu: vgpu.clone(), dm, place });
         if vgpu.has_lent_table() {
             // What another vGPU stood for.
             vgpu.compare_table();
@@ -159,74 +163,11 @@ impl MsiSink for Msi {
     }
 }
 
-/// Frames of a table that is memory of the guest's: 8 MiB.
-pub const TABLE_FRAMES: u32 = (GGTT_ENTRIES * PTE_SIZE) >> PAGE_SHIFT;
-
 /// What is behind the BARs.
 struct VgpuFunction {
     vgpu: Arc<Vgpu>,
     dm: Dm,
     place: Arc<Place>,
-    /// The vGPU has been told where its table is. Changed with the place locked.
-    lent: AtomicBool,
-}
-
-/// Where the vGPUs of a guest are, one after another.
-pub(crate) struct Place {
-    table: Mutex<Table>,
-    told: Option<Told>,
-}
-
-/// The frames that are the table.
-struct Table {
-    /// Where they are, if there are any.
-    at: Option<Gfn>,
-    /// What a successor would go by.
-    said: Legacy,
-}
-
-impl Place {
-    pub(crate) fn new(table: Option<Gfn>, told: Option<Told>) -> Arc<Self> {
-        Arc::new(Self { table: Mutex::new(Table { at: table, said: Legacy::default() }), told })
-    }
-
-    /// Tells what a successor needs, if it is news.
-    fn tell(&self, table: &mut Table, places: impl IntoIterator<Item = Gfn>, config: &ConfigSpace) {
-        let Some(told) = &self.told else { return };
-        let now = Legacy { table: places.into_iter().collect(), config: Some(*config.bytes()) };
-        if table.said != now {
-            told(&now);
-            table.said = now;
-        }
-    }
-}
-
-impl VgpuFunction {
-    /// Has the table where the BAR is now.
-    fn follow(&self, config: &ConfigSpace) {
-        let mut table = self.place.table.lock();
-        // While decoding is off, as it is whenever a guest sizes BARs, the table stays where it was.
-        let bar = config.placements().find(|p| p.index == BAR_MMIO);
-        if let (Some(at), Some(bar)) = (table.at, bar) {
-            let to = Gfn((bar.start + u64::from(GTT_OFFSET)) >> PAGE_SHIFT);
-            let mut there = at == to;
-            if !there {
-                self.place.tell(&mut table, [at, to], config);
-                let moved = self.dm.relocate_memory(at, to, TABLE_FRAMES);
-                // It goes on being written by traps.
-                let why =
-                    moved.inspect_err(|e| log::warn!("{}: the table stays at {at}: {e}", self.vgpu.id()));
-                there = why.is_ok();
-            }
-            if there && (at != to || !self.lent.load(Ordering::Relaxed)) {
-                self.vgpu.lend_table(to);
-                self.lent.store(true, Ordering::Relaxed);
-                table.at = Some(to);
-            }
-        }
-        let places = table.at;
-        self.place.tell(&mut table, places, config);
-    }
 }
 
 impl Function for VgpuFunction {
@@ -261,7 +202,7 @@ impl Function for VgpuFunction {
     }
 
     fn config_written(&self, _: &Access, config: &ConfigSpace) {
-        self.follow(config);
+        self.place.follow(&self.vgpu, &self.dm, config);
     }
 }
 

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use xen_ioreq::Gfn;
+use pviommu::{Draining, Mapped};
+use xen_ioreq::{Gfn, PAGE_SIZE};
 
 use super::accesses::{Accesses, RegisterAccesses};
 use super::audit::Refused;
@@ -18,13 +19,14 @@ use super::ppgtt::QUIET;
 use super::saved::SavedEntries;
 use super::scheduler::{Policy, Scheduler, Share};
 use super::shadow::ShadowGgtt;
+use super::shown::Registers;
 use super::stats::{Snapshot, Stats};
-use super::tracker::PageTracker;
 use super::telling::Teller;
+use super::tracker::PageTracker;
 use super::workload::GuestContext;
 use crate::gen8::context::{CSB_LITE_RESTORE, CSB_PREEMPTED, Descriptor};
 use crate::gen8::fence;
-use crate::gen8::gtt::GTT_OFFSET;
+use crate::gen8::gtt::{GTT_OFFSET, PTE_SIZE};
 use crate::gen8::ppgtt::Root;
 use crate::gen8::regs::{self, GRDOM_FULL, gt};
 use crate::physical::Engine;
@@ -60,7 +62,7 @@ pub struct Usage {
 /// One guest's GPU.
 pub struct Vgpu {
     id: VgpuId,
-    state: Mutex<State>,
+    state: Registers,
     /// An engine that a guest's reset had to stop has stopped.
     reset_done: Condvar,
     ggtt: ShadowGgtt,
@@ -85,7 +87,7 @@ impl Vgpu {
     #[expect(clippy::too_many_arguments, reason = "the parts of a vGPU, put together in one place")]
     pub(super) fn new(
         id: VgpuId,
-        state: State,
+        state: Registers,
         ggtt: ShadowGgtt,
         stats: Arc<Stats>,
         msi: Box<dyn MsiSink>,
@@ -97,7 +99,7 @@ impl Vgpu {
         scheduler.set_share(id, share);
         Self {
             id,
-            state: Mutex::new(state),
+            state,
             reset_done: Condvar::new(),
             ggtt,
             stats,
@@ -148,7 +150,7 @@ impl Vgpu {
         let mut unknown = |e| self.count(e);
         let value = state.read(offset, size, &mut unknown);
         if offset == gt::GDRST && value != 0 {
-            self.reset_done.wait_for(&mut state, RESET_READ_WAIT);
+            state.wait_for(&self.reset_done, RESET_READ_WAIT);
             return state.read(offset, size, &mut unknown);
         }
         value
@@ -330,6 +332,38 @@ impl Vgpu {
         self.ggtt.track_tables(tracker, QUIET);
     }
 
+    /// From now on a page of registers ([`PAGES`](crate::vgpu::shown::PAGES)) is this frame of the guest's too, and holds what they
+    /// read as. `false`: the frame is not there.
+    pub(super) fn show_registers(&self, page: usize, at: Gfn) -> bool {
+        let Some(mapped) = self.ggtt.map_shown(at) else { return false };
+        self.let_go(self.state.show(page, mapped));
+        true
+    }
+
+    /// Whether there is such a frame of the guest's.
+    pub(super) fn has_frame(&self, gfn: Gfn) -> bool {
+        let mapped = self.ggtt.map_shown(gfn);
+        let found = mapped.is_some();
+        self.let_go(mapped.and_then(Mapped::put));
+        found
+    }
+
+    /// Whether none of its entries lies behind the table's first `frames` frames.
+    pub(super) fn leaves_room_behind(&self, frames: u32) -> bool {
+        let entries = u64::from(frames) * (PAGE_SIZE as u64 / u64::from(PTE_SIZE));
+        let Slice { low, high, .. } = self.slice();
+        low.end().max(high.end()) <= entries * PAGE_SIZE as u64
+    }
+
+    /// From now on it is not.
+    pub(super) fn hide_registers(&self, page: usize) {
+        self.let_go(self.state.hide(page));
+    }
+
+    fn let_go(&self, draining: Option<Draining>) {
+        self.maintenance.drain(draining.into_iter().collect());
+    }
+
     pub(super) fn has_lent_table(&self) -> bool {
         self.ggtt.is_lent()
     }
@@ -371,7 +405,7 @@ impl Vgpu {
 
     // What follows is called by the scheduler's threads and by maintenance.
 
-    pub(super) fn state(&self) -> &Mutex<State> {
+    pub(super) fn state(&self) -> &Registers {
         &self.state
     }
 

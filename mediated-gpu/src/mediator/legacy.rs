@@ -6,7 +6,7 @@
 use xen_ioreq::seam::{ForeignMap, Prot};
 use xen_ioreq::{DomId, Gfn};
 
-use super::TABLE_FRAMES;
+use super::place::OWN_FRAMES;
 
 /// Bytes of a configuration space.
 const CONFIG: usize = 256;
@@ -48,10 +48,10 @@ impl Legacy {
         table.iter().all(|gfn| gfn.0 < FRAMES_END).then_some(Self { table, config })
     }
 
-    /// Where the table's frames are in fact, if all of them are there.
+    /// Where the table's frames are in fact, if all of them are there that hold nothing but entries.
     pub fn find_table(&self, memory: &impl ForeignMap, domid: DomId) -> Option<Gfn> {
         self.table.iter().copied().find(|first| {
-            let all: Vec<Gfn> = (0..u64::from(TABLE_FRAMES)).map(|i| Gfn(first.0 + i)).collect();
+            let all: Vec<Gfn> = (0..u64::from(OWN_FRAMES)).map(|i| Gfn(first.0 + i)).collect();
             memory
                 .map_foreign(domid, &all, Prot::Read)
                 .is_ok_and(|pages| (0..all.len()).all(|page| pages.error(page).is_none()))

@@ -150,6 +150,8 @@ impl Maintenance {
                 for at in came {
                     vgpu.stats().invalidated(at.elapsed());
                 }
+                // What registers are shown in may be another page now.
+                drop(vgpu.state().lock());
                 maintenance.end_round(all);
             }
         })

@@ -11,12 +11,14 @@ mod guest;
 mod legacy;
 mod maintenance;
 mod memory;
+mod place;
 mod ppgtt;
 mod reserve;
 mod reverse;
 mod saved;
 mod scheduler;
 mod shadow;
+mod shown;
 mod stats;
 mod sweeper;
 mod telling;
@@ -35,23 +37,25 @@ use pviommu::{Client, Guest, OwnError, OwnFrames, OwnPages};
 use xen_ioreq::{Bfn, PAGE_SIZE};
 
 pub use self::accesses::RegisterAccesses;
-pub(crate) use self::function::Place;
-pub use self::function::{PlugError, Plugged, Seat, TABLE_FRAMES, Told};
+pub use self::function::{Claim, PlugError, Plugged, Seat, Told};
 pub use self::guest::{MsiSink, Usage, Vgpu};
 pub use self::legacy::Legacy;
 use self::maintenance::Maintenance;
 use self::memory::Memory;
+pub(crate) use self::place::Place;
+pub use self::place::TABLE_FRAMES;
 use self::reserve::Own;
 pub use self::saved::{SavedError, SavedVgpu};
 use self::scheduler::{Clock, Monotonic, Scheduler, Worker};
 pub use self::scheduler::{Policy, Share, WHOLE_WEIGHT};
 use self::shadow::{Parts, ShadowGgtt};
+use self::shown::{Registers, ShownPages};
 pub use self::stats::Snapshot;
 use self::stats::Stats;
 use self::sweeper::Sweeper;
+use self::telling::{AlarmClock, Teller};
 pub(crate) use self::tracker::Trapping;
 pub use self::tracker::{PageTracker, Untracked};
-use self::telling::{AlarmClock, Teller};
 use self::workload::{AREAS, EngineArea};
 use crate::bus::BusMaster;
 use crate::physical::{Engine, PhysicalGpu};
@@ -247,12 +251,15 @@ impl Mediator {
         let state = state(id, slice).inspect_err(|_| vgpus.slices.free(slice))?;
         let stats = Arc::new(Stats::default());
         let maintenance = Maintenance::new(frames.clone());
+        let shown = ShownPages::new(self.own.memory.clone());
+        let state = Registers::new(state, shown.clone());
         let ggtt = ShadowGgtt::new(Parts {
             slice,
             scratch: self.scratch_bfn,
             own: self.own.clone(),
             frames,
             stats: stats.clone(),
+            shown: shown.clone(),
         });
         ggtt.flush_if_dirty();
         let (scheduler, share) = (self.scheduler.clone(), Share::of(kind));

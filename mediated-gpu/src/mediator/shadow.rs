@@ -25,6 +25,7 @@ pub(crate) use self::process::Tables;
 use super::ppgtt::Ppgtt;
 use super::reserve::Own;
 use super::reverse::ReverseMap;
+use super::shown::ShownPages;
 use super::stats::Stats;
 use crate::bus::DmaFault;
 use crate::gen8::gtt::{PTE_SIZE, Pte};
@@ -44,6 +45,7 @@ pub(super) struct Parts {
     pub(super) own: Own,
     pub(super) frames: Guest,
     pub(super) stats: Arc<Stats>,
+    pub(super) shown: Arc<ShownPages>,
 }
 
 /// How often an entry's writer looks whether notices have been carried out. Once is enough, unless what others use is in the way
@@ -291,6 +293,13 @@ impl ShadowGgtt {
         }
     }
 
+    /// What keeps a frame where registers are shown.
+    pub(super) fn map_shown(&self, gfn: Gfn) -> Option<Mapped> {
+        // One that was mapped before the page was moved there is not meant.
+        let _writers = self.lock_after_notices();
+        self.map(gfn)
+    }
+
     fn map(&self, gfn: Gfn) -> Option<Mapped> {
         match self.parts.frames.map_one(gfn) {
             Ok(mapped) => {
@@ -369,6 +378,7 @@ impl ShadowGgtt {
             Ok(stale) => self.revoke(writers, stale),
             Err(e) => log::warn!("invalidations wait: {e}"),
         }
+        self.parts.shown.renewed();
     }
 
     /// Asks about some of the mappings, by turns, and points the entries of those at scratch that lead to what is not the
@@ -405,6 +415,7 @@ impl ShadowGgtt {
             let lent = writers.lent.as_mut().map(|lent| lent.revoke(&bfns)).unwrap_or_default();
             let others = of_processes + lent.len();
             writers.ppgtt.put.extend(lent);
+            writers.ppgtt.put.extend(self.parts.shown.revoke(&bfns));
             let entries: Vec<_> = bfns.iter().flat_map(|bfn| table.entries(*bfn)).collect();
             (entries.len() + others, self.to_scratch(&mut table, entries))
         };
@@ -432,6 +443,7 @@ impl ShadowGgtt {
         writers.ppgtt.close();
         let lent = writers.lent.take().into_iter().flat_map(Lent::into_pages);
         draining.extend(lent.filter_map(Mapped::put));
+        draining.extend(self.parts.shown.close().into_iter().filter_map(Mapped::put));
         self.settle_tables(&mut writers);
         draining.append(&mut writers.stale);
     }

@@ -130,6 +130,7 @@ impl Slot {
         if let Err(e) = endpoint.detach() {
             log::error!("{}: {e}", vgpu.id());
         }
+        self.parts.place.end(&vgpu, &self.parts.dm);
         Ok(self.parts.mediator.destroy(vgpu.id())?)
     }
 }

@@ -1,7 +1,7 @@
 //! What one guest sees: a gen8 GPU of its own, as a state machine.
 //!
 //! [`slice`](mod@slice) is its share of graphics memory, `registers` its register file, `interrupts` what it is told and
-//! how, `events` and `pace` when, `engine` its execlist ports, `saved` all of it for a file, [`config`] its PCI function, [`display`] the picture it shows. Nothing here
+//! how, `events` and `pace` when, `shown` what it may read as memory, `engine` its execlist ports, `saved` all of it for a file, [`config`] its PCI function, [`display`] the picture it shows. Nothing here
 //! reaches memory or the physical GPU; `mediator` joins these to both.
 
 pub mod config;
@@ -14,6 +14,7 @@ mod pace;
 mod probe_tests;
 mod registers;
 pub(crate) mod saved;
+pub(crate) mod shown;
 pub mod slice;
 mod state;
 

@@ -6,6 +6,7 @@
 use crate::gen8::regs::{self, Access, Register, engine, gt, irq, pvinfo};
 use crate::physical::Engine;
 use crate::vgpu::VgpuId;
+use crate::vgpu::shown::Changes;
 use crate::vgpu::slice::Slice;
 
 /// Bytes of the register part of BAR0.
@@ -98,6 +99,7 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) struct RegisterFile {
     ram: Vec<u32>,
+    pub(super) changes: Changes,
 }
 
 impl RegisterFile {
@@ -111,7 +113,7 @@ impl RegisterFile {
 
     /// All zeros.
     pub(super) fn empty() -> Self {
-        Self { ram: vec![0; (REGISTER_BYTES / 4) as usize] }
+        Self { ram: vec![0; (REGISTER_BYTES / 4) as usize], changes: Changes::default() }
     }
 
     /// What the dword at `offset` is.
@@ -134,8 +136,11 @@ impl RegisterFile {
 
     /// Sets the dword, whatever it is. Beyond the end nothing happens.
     pub(crate) fn set(&mut self, offset: u32, value: u32) {
-        if let Some(dword) = self.ram.get_mut((offset / 4) as usize) {
+        if let Some(dword) = self.ram.get_mut((offset / 4) as usize)
+            && *dword != value
+        {
             *dword = value;
+            self.changes.note(offset);
         }
     }
 

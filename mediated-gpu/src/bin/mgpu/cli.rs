@@ -217,6 +217,9 @@ pub(crate) struct Serve {
     /// where no other device model of the guest's has claimed that memory type.
     #[arg(long)]
     pub(crate) track_tables: bool,
+    /// Have each read of a register trap, too, instead of showing those that a driver reads while it works in the table's memory.
+    #[arg(long)]
+    pub(crate) trap_registers: bool,
     /// Also give the guest a display (bochs-display, 0000:00:10.0) with 16 MiB of memory, for its console: a stock Linux guest
     /// draws that on it. Its picture goes to `--out`, too, as `dom<N>-console.png`. A successor would not find it again,
     /// and it is not saved.

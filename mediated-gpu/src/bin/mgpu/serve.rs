@@ -105,6 +105,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         kind,
         pci_root: args.pci_root,
         table,
+        registers: !args.trap_registers,
         console,
         track_tables: args.track_tables,
         on_error: OnError::CrashGuest,

@@ -129,7 +129,7 @@ impl ShadowGgtt {
     pub(super) fn count(&self, writers: &Writers) {
         let lent = writers.lent.as_ref().map_or(0, |l| l.pages.len());
         let stats = &self.parts.stats;
-        stats.live_process_mappings.set(writers.ppgtt.held() + lent);
+        stats.live_process_mappings.set(writers.ppgtt.held() + lent + self.parts.shown.count());
         if !writers.stale.is_empty() {
             self.dirty.store(true, Ordering::Release);
         }

@@ -17,6 +17,7 @@ mod registers;
 mod rig;
 mod saved;
 mod shares;
+mod shown;
 mod table;
 mod telling;
 mod values;

@@ -29,6 +29,7 @@ pub(crate) const OPTIONS: Options = Options {
     kind: VgpuType::Custom(SLICE),
     pci_root: true,
     table: None,
+    registers: false,
     console: None,
     track_tables: true,
     on_error: OnError::CrashGuest,

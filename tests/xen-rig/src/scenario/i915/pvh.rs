@@ -29,6 +29,8 @@ const STREAM: u64 = 4 * 32;
 const PILED: u64 = 32 + 1;
 /// Trapped accesses of a batch, at most, where the engine has more to do than the driver.
 const A_BATCH: f64 = 6.0;
+/// Pages of registers that the guest reads in memory: their first bytes, in hexadecimal without the last three digits.
+const IN_MEMORY: [&str; 2] = ["0x004", "0x044"];
 /// Trapped accesses of the driver's probe and of its first work, at most.
 const TRAPS: u64 = 4000;
 
@@ -95,10 +97,27 @@ fn a_batch(run: &Run, checks: &mut Checks) {
     checks.figure("i915: trapped accesses a batch, each waited for", alone.unwrap_or(f64::MAX));
     checks.figure("i915: trapped accesses a batch, not waited for", stream.unwrap_or(f64::MAX));
     checks.figure("i915: trapped accesses a batch, behind one that takes long", piled.unwrap_or(f64::MAX));
+    let [reads, writes] = in_memory(&run.text("piled-accesses.out"));
+    checks.that(
+        reads == 0 && writes > 0,
+        format!("of registers that are memory writes trap ({writes}), and no read ({reads})"),
+    );
     checks.that(
         piled.is_some_and(|n| n <= A_BATCH),
         format!("a batch of a busy engine traps at most {A_BATCH} times ({piled:?})"),
     );
+}
+
+/// Trapped reads and writes of registers that the guest reads in memory. A line says a register's offset, and how often it was read
+/// and written.
+fn in_memory(accesses: &str) -> [u64; 2] {
+    accesses.lines().filter(|line| IN_MEMORY.iter().any(|page| line.starts_with(page))).fold(
+        [0, 0],
+        |sum, line| {
+            let mut counts = line.split_whitespace().skip(1).map_while(|n| n.parse::<u64>().ok());
+            sum.map(|n| n + counts.next().unwrap_or(0))
+        },
+    )
 }
 
 /// What mgpu counts: the traps until the first program's end, the rest when it ends.
@@ -108,4 +127,18 @@ fn served(run: &Run, out: &str, checks: &mut Checks) {
     checks.that(traps.is_some_and(|n| n <= TRAPS), format!("at most {TRAPS} accesses trap ({traps:?})"));
     checks.figure("i915: trapped accesses of probe and first work", traps.unwrap_or(u64::MAX) as f64);
     none(out, &["refusals", "overruns", "resets", "unknown_registers", "pte_writes"], checks);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trapped_read_of_what_is_memory_is_found_out() {
+        let accesses = "0x022230        0      248 BCS RING_ELSP\n0x044200        0      474 GEN8_MASTER_IRQ\n\
+            0x0223a0       68        6 BCS RING_CONTEXT_STATUS_PTR\n0x004024        0        1 \n";
+        assert_eq!(in_memory(accesses), [0, 475]);
+        assert_eq!(in_memory(&accesses.replace("0x004024        0", "0x004024        3")), [3, 475]);
+        assert_eq!(in_memory(""), [0, 0]);
+    }
 }

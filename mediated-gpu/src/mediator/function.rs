@@ -49,7 +49,7 @@ pub type Claim = Box<dyn Fn() -> Result<(), TrapError> + Send + Sync>;
 /// How a vGPU begins on a guest's bus.
 #[derive(Default)]
 pub struct Seat {
-    /// The first of [`TABLE_FRAMES`] frames of the guest's that become its translation table: they are moved to where the
+    /// The first of [`TABLE_FRAMES`](super::TABLE_FRAMES) frames of the guest's that become its translation table: they are moved to where the
     /// guest places the BAR, so that the guest writes entries without a trap. Without them each write traps.
     pub table: Option<Gfn>,
     /// With it the guest reads pages of registers in the table's last frames, without a trap, while the BAR is decoded. Without

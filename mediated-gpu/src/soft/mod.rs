@@ -3,7 +3,7 @@
 //! Each engine is a core behind a lock, with its own translation cache. Its thread holds the lock for one step
 //! (tens of microseconds) and then lets anybody who waits have it first. So a flush or a reset takes the lock
 //! between two steps, however long the batch: it gives back the pins, and the next step translates afresh. A large blit's
-//! steps are drawn by several [threads](team), all of which have let go when the step is over.
+//! steps are drawn by several threads (`team`), all of which have let go when the step is over.
 
 mod alu;
 mod atomic;
@@ -72,7 +72,7 @@ pub struct SoftGpuConfig {
 }
 
 impl Default for SoftGpuConfig {
-    /// 4 GiB of graphics memory, timestamps of the wall clock, a helper for each processor but one, at most [`MAX_HELPERS`].
+    /// 4 GiB of graphics memory, timestamps of the wall clock, a helper for each processor but one, at most three.
     fn default() -> Self {
         let processors = thread::available_parallelism().map_or(1, NonZero::get);
         let helpers = (processors - 1).min(MAX_HELPERS);

@@ -104,7 +104,7 @@ fn a_batch(run: &Run, checks: &mut Checks) {
     {
         let counted = status(&run.text("piled.out"), name);
         checks.that(counted.is_some(), format!("mgpu counts {what}"));
-        checks.figure(&format!("i915: {what}"), counted.unwrap_or(u64::MAX) as f64);
+        checks.figure(format!("i915: {what}"), counted.unwrap_or(u64::MAX) as f64);
     }
     let [reads, writes] = in_memory(&run.text("piled-accesses.out"));
     checks.that(

@@ -24,16 +24,20 @@ fn endless(rig: &Rig, addr: u64) {
     rig.write(addr, &bytes);
 }
 
-/// Starts a batch that draws over and over at `DATA` and never ends, and waits until it does draw.
-fn endless_fill(rig: &mut Rig) {
+/// Starts a batch that fills a surface at `DATA`, of so many bytes a line, over and over and never ends.
+fn endless_fills(rig: &mut Rig, pitch: i16, rect: Rect) {
     let batch = DATA + (3 << 20);
-    let rect = Rect { x1: 0, y1: 0, x2: 256, y2: 64 };
-    let fill = XyColorBlt::fill(DATA, 1024, rect, 0x1122_3344).encode();
+    let fill = XyColorBlt::fill(DATA, pitch, rect, 0x1122_3344).encode();
     let jump = cmd::batch_buffer_start(batch);
     let bytes: Vec<u8> = fill.iter().chain(&jump).flat_map(|d| d.to_le_bytes()).collect();
     rig.write(batch, &bytes);
     rig.emit(&jump);
     rig.submit();
+}
+
+/// Starts such a batch, and waits until it does draw.
+fn endless_fill(rig: &mut Rig) {
+    endless_fills(rig, 1024, Rect { x1: 0, y1: 0, x2: 256, y2: 64 });
     while rig.read32(DATA) != 0x1122_3344 {
         std::thread::yield_now();
     }
@@ -124,14 +128,7 @@ fn flush_during_a_large_fill_that_others_help_with_leaves_nobody_at_a_page() {
     let config = SoftGpuConfig { helpers: 2, clock: ClockKind::Counted, ..SoftGpuConfig::default() };
     let mut rig = Rig::with(Engine::Bcs, 4 << 20, config).expect("threads");
     // A surface of 2 MiB again and again; what it takes alone and what it takes with help is tried in turn.
-    let batch = DATA + (3 << 20);
-    let rect = Rect { x1: 0, y1: 0, x2: 1024, y2: 512 };
-    let fill = XyColorBlt::fill(DATA, 4096, rect, 0x1122_3344).encode();
-    let jump = cmd::batch_buffer_start(batch);
-    let bytes: Vec<u8> = fill.iter().chain(&jump).flat_map(|d| d.to_le_bytes()).collect();
-    rig.write(batch, &bytes);
-    rig.emit(&jump);
-    rig.submit();
+    endless_fills(&mut rig, 4096, Rect { x1: 0, y1: 0, x2: 1024, y2: 512 });
     let pages = (DATA >> 12) as u32..(DATA >> 12) as u32 + 512;
     let frames: Vec<_> = pages.clone().map(|i| rig.gpu.ggtt_read(i).expect("mapped")).collect();
     for round in 0..100 {

@@ -38,13 +38,6 @@ fn set(g: &TestGuest, gm: u64, entry: u64) {
     g.world.write(g.domid, page, at, &entry.to_le_bytes());
 }
 
-fn balloon_out(g: &TestGuest, gfn: Gfn) {
-    for bfn in g.world.balloon_out(g.domid, gfn) {
-        g.vgpu.invalidate(bfn.0);
-    }
-    g.vgpu.settle();
-}
-
 #[test]
 fn entry_counts_from_the_flush_on_and_none_of_its_writes_traps() {
     let host = Host::new();
@@ -92,7 +85,7 @@ fn page_of_the_table_that_is_ballooned_out_holds_nothing_and_its_frame_is_free()
     let live = g.vgpu.statistics().live_mappings;
     let (page, _) = place(g.gm(0));
     let used = host.world.used();
-    balloon_out(&g, page);
+    g.give_back(page);
     assert_eq!(host.world.used(), used - 1);
     g.set_reg(FLUSH, 1);
     assert!(g.vgpu.statistics().live_mappings < live, "what it mapped is mapped no more");
@@ -105,7 +98,7 @@ fn frame_that_goes_and_comes_is_mapped_again_at_the_next_flush_by_the_same_entry
     g.start();
     lend(&g);
     g.set_reg(FLUSH, 1);
-    balloon_out(&g, g.gfn(DATA));
+    g.give_back(g.gfn(DATA));
     g.world.populate(g.domid, g.gfn(DATA));
     g.set_reg(FLUSH, 1);
     g.run(&cmd::store_dword(g.gm(DATA), 9));
@@ -151,9 +144,9 @@ proptest! {
                     set(&g, g.gm(entry << 12), frame << 12 | u64::from(present));
                 }
                 Act::Set(..) => {}
-                Act::Balloon(n) if there(Gfn(n)).is_some() => balloon_out(&g, Gfn(n)),
+                Act::Balloon(n) if there(Gfn(n)).is_some() => g.give_back(Gfn(n)),
                 Act::Balloon(n) => g.world.populate(g.domid, Gfn(n)),
-                Act::Page if there(page).is_some() => balloon_out(&g, page),
+                Act::Page if there(page).is_some() => g.give_back(page),
                 Act::Page => g.world.populate(g.domid, page),
                 Act::Flush => {
                     g.set_reg(FLUSH, 1);

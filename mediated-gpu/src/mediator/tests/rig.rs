@@ -439,7 +439,17 @@ impl TestGuest {
 
     /// Balloons out the frame of an offset, and passes the notices on.
     pub(super) fn balloon_out(&self, offset: u64) {
-        for bfn in self.world.balloon_out(self.domid, self.gfn(offset)) {
+        self.balloon_out_frame(self.gfn(offset));
+    }
+
+    /// The same of any frame, until nothing of it is left to do.
+    pub(super) fn give_back(&self, gfn: Gfn) {
+        self.balloon_out_frame(gfn);
+        self.vgpu.settle();
+    }
+
+    fn balloon_out_frame(&self, gfn: Gfn) {
+        for bfn in self.world.balloon_out(self.domid, gfn) {
             self.vgpu.invalidate(bfn.0);
         }
     }

@@ -46,13 +46,6 @@ fn difference(g: &TestGuest) -> Option<(u32, u32, u32)> {
     both.into_iter().find(|(_, memory, trapped)| memory != trapped)
 }
 
-fn balloon_out(g: &TestGuest, gfn: Gfn) {
-    for bfn in g.world.balloon_out(g.domid, gfn) {
-        g.vgpu.invalidate(bfn.0);
-    }
-    g.vgpu.settle();
-}
-
 #[test]
 fn an_interrupt_finds_in_memory_why_it_was_sent() {
     let host = Host::new();
@@ -82,7 +75,7 @@ fn a_page_that_the_guest_takes_away_is_free_and_its_registers_go_on() {
     let g = host.guest();
     show(&g);
     let used = g.world.used();
-    balloon_out(&g, page(1));
+    g.give_back(page(1));
     assert_eq!(g.world.used(), used - 1, "nothing holds the frame");
     g.set_reg(0x4_4304, 0x1234);
     g.set_reg(0x40e0, 7);
@@ -166,7 +159,7 @@ proptest! {
                     g.init_engine();
                 }
                 Step::Balloon(number) => {
-                    balloon_out(&g, page(number));
+                    g.give_back(page(number));
                     g.world.populate(g.domid, page(number));
                     g.world.write(g.domid, page(number), 0, &[0x5a; PAGE_SIZE]);
                     prop_assert!(g.vgpu.show_registers(number, page(number)));

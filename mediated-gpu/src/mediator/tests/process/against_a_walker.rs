@@ -157,7 +157,7 @@ proptest! {
                         set(&g, Gfn(table), PLACES[place], leads_to << PAGE_SHIFT | flags);
                     }
                 }
-                Act::Balloon(n) if g.world.mfn(g.domid, Gfn(n)).is_some() => balloon_out(&g, Gfn(n)),
+                Act::Balloon(n) if g.world.mfn(g.domid, Gfn(n)).is_some() => g.give_back(Gfn(n)),
                 Act::Balloon(n) => g.world.populate(g.domid, Gfn(n)),
                 Act::Enter(n) => {
                     let tables = vgpu.ggtt().tables(Root::FourLevel(n)).unwrap();

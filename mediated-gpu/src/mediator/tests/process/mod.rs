@@ -97,13 +97,6 @@ fn dword(g: &TestGuest, gfn: Gfn) -> u32 {
     u32::from_le_bytes(bytes)
 }
 
-fn balloon_out(g: &TestGuest, gfn: Gfn) {
-    for bfn in g.world.balloon_out(g.domid, gfn) {
-        g.vgpu.invalidate(bfn.0);
-    }
-    g.vgpu.settle();
-}
-
 fn own(command: [u32; 4]) -> Vec<u32> {
     let [header, rest @ ..] = command;
     [[header & !cmd::USE_GGTT].as_slice(), &rest].concat()
@@ -169,7 +162,7 @@ fn data_page_that_is_ballooned_out_goes_and_comes_back_with_the_same_entry() {
     let next = p.map_fresh(&g, DATA_AT + 4096);
     store(&mut g, code, DATA_AT, 1);
     let used = host.world.used();
-    balloon_out(&g, data);
+    g.give_back(data);
     assert_eq!(host.world.used(), used - 1, "the frame is the host's again");
     store(&mut g, code, DATA_AT, 2);
     store(&mut g, code, DATA_AT + 4096, 3);
@@ -190,7 +183,7 @@ fn table_of_any_level_that_is_ballooned_out_maps_nothing_until_it_is_back() {
         let index = level.index(DATA_AT);
         let old = entry(&g, table, index);
         let used = host.world.used();
-        balloon_out(&g, table);
+        g.give_back(table);
         assert!(host.world.used() < used, "{level:?}: the frame is the host's again");
         store(&mut g, code, DATA_AT, 2);
         assert_eq!(dword(&g, data), 1, "{level:?}: it maps nothing");
@@ -208,7 +201,7 @@ fn root_that_is_ballooned_out_ends_the_context_and_its_frames_are_free() {
     let code = p.map_fresh(&g, CODE);
     p.map_fresh(&g, DATA_AT);
     store(&mut g, code, DATA_AT, 1);
-    balloon_out(&g, PML4);
+    g.give_back(PML4);
     assert_eq!(g.vgpu.statistics().live_process_mappings, 0);
     let before = g.vgpu.statistics().refusals;
     g.emit(&start(CODE));
@@ -233,7 +226,7 @@ fn picture_of_a_process_is_read_line_by_line_from_where_its_tables_lead() {
     assert_eq!(seen(&g), Some((0, [[1; 8], [2; 8]].concat())));
     let middle = Scanout { height: 3, stride: 2048, ..picture };
     g.world.write(g.domid, pages[1], 4088 - 2048, &[3; 8]);
-    balloon_out(&g, pages[0]);
+    g.give_back(pages[0]);
     assert_eq!(seen(&g), None, "it does not begin there any more");
     g.world.populate(g.domid, pages[0]);
     store(&mut g, code, DATA_AT, 1);

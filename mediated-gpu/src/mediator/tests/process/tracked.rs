@@ -114,7 +114,7 @@ fn table_that_changes_without_a_word_is_seen_after_a_sweep_or_a_notice() {
     // Of another page altogether.
     let gone = p.map_fresh(&g, CODE + 4096);
     store(&mut g, code, CODE + 4096, 1);
-    balloon_out(&g, gone);
+    g.give_back(gone);
     store(&mut g, code, DATA_AT, 5);
     assert_eq!((dword(&g, first), dword(&g, other)), (5, 4));
 }
@@ -128,7 +128,7 @@ fn tracked_table_of_any_level_that_is_ballooned_out_maps_nothing_and_its_success
         assert!(g.world.trapped(g.domid).contains(&table));
         let page = g.world.page(g.domid, table);
         let used = host.world.used();
-        balloon_out(&g, table);
+        g.give_back(table);
         assert!(host.world.used() < used, "{level:?}: the frame is the host's again");
         g.world.populate(g.domid, table);
         g.world.write(g.domid, table, 0, &page);

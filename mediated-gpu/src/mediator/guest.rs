@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use pviommu::{Draining, Mapped};
@@ -21,7 +21,9 @@ use super::scheduler::{Policy, Scheduler, Share};
 use super::shadow::ShadowGgtt;
 use super::shown::Registers;
 use super::stats::{Snapshot, Stats};
+use super::sweeping::Sweeping;
 use super::telling::Teller;
+use super::timetable::Timed;
 use super::tracker::PageTracker;
 use super::workload::GuestContext;
 use crate::gen8::context::{CSB_LITE_RESTORE, CSB_PREEMPTED, Descriptor};
@@ -70,6 +72,7 @@ pub struct Vgpu {
     accesses: Accesses,
     msi: Box<dyn MsiSink>,
     teller: Teller,
+    sweeping: Sweeping,
     scheduler: Arc<Scheduler>,
     maintenance: Maintenance,
     /// No turn may begin, ever again.
@@ -92,6 +95,7 @@ impl Vgpu {
         stats: Arc<Stats>,
         msi: Box<dyn MsiSink>,
         teller: Teller,
+        sweeping: Sweeping,
         scheduler: Arc<Scheduler>,
         maintenance: Maintenance,
         share: Share,
@@ -106,6 +110,7 @@ impl Vgpu {
             accesses: Accesses::default(),
             msi,
             teller,
+            sweeping,
             since: scheduler.now(),
             scheduler,
             maintenance,
@@ -413,6 +418,10 @@ impl Vgpu {
         &self.teller
     }
 
+    pub(super) fn sweeping(&self) -> &Sweeping {
+        &self.sweeping
+    }
+
     pub(super) fn ggtt(&self) -> &ShadowGgtt {
         &self.ggtt
     }
@@ -557,6 +566,29 @@ impl Vgpu {
     /// A context did not come to its end.
     pub(super) fn failed(&self, e: Engine, epoch: u64, context: Descriptor) {
         self.ban(e, epoch, context, EngineError::default());
+    }
+}
+
+/// What is done with a vGPU at times of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Task {
+    /// It is told what was held.
+    Tell,
+    /// Some of its mappings are asked about.
+    Sweep,
+}
+
+impl Timed for Vgpu {
+    type Task = Task;
+
+    fn do_in_time(&self, task: Task) -> Option<Instant> {
+        match task {
+            Task::Tell => {
+                self.tell_in_time();
+                None
+            }
+            Task::Sweep => self.sweep_in_time(Instant::now()),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! A notice is urgent. References that were merely put wait for company, so that a guest that rewrites its table
 //! does not cost a flush an entry; with too many waiting, their writer waits too. A notice that
 //! names nothing has all mappings asked about: it waits as long as that took the last time, since they come in hundreds.
-//! With nothing to do the thread sleeps: what goes without a notice is for the [`sweeper`](super::sweeper) to find.
+//! With nothing to do the thread sleeps: what goes without a notice is for the [sweep](super::sweeping) to find.
 //!
 //! Order: no new references, entries to scratch, flush, release. The types of `pviommu` hold us to it.
 

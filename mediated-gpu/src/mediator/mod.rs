@@ -2,7 +2,7 @@
 //!
 //! [`Mediator`] owns the physical GPU alone and makes [`Vgpu`]s; `shadow` is a slice's translation table, `audit`
 //! judges commands, `workload` copies what may run, `scheduler` runs it, `maintenance` carries out invalidations,
-//! `sweeper` finds what nobody announced, `telling` has a guest hear of its engines.
+//! `sweeping` finds what nobody announced, `telling` has a guest hear of its engines, both at the times of `timetable`.
 
 mod accesses;
 mod audit;
@@ -20,17 +20,18 @@ mod scheduler;
 mod shadow;
 mod shown;
 mod stats;
-mod sweeper;
+mod sweeping;
 mod telling;
 #[cfg(test)]
 mod tests;
+mod timetable;
 mod tracker;
 mod workload;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pviommu::{Client, Guest, OwnError, OwnFrames, OwnPages};
@@ -38,6 +39,7 @@ use xen_ioreq::{Bfn, PAGE_SIZE};
 
 pub use self::accesses::RegisterAccesses;
 pub use self::function::{Claim, PlugError, Plugged, Seat, Told};
+use self::guest::Task;
 pub use self::guest::{MsiSink, Usage, Vgpu};
 pub use self::legacy::Legacy;
 use self::maintenance::Maintenance;
@@ -52,13 +54,15 @@ use self::shadow::{Parts, ShadowGgtt};
 use self::shown::{Registers, ShownPages};
 pub use self::stats::Snapshot;
 use self::stats::Stats;
-use self::sweeper::Sweeper;
-use self::telling::{AlarmClock, Teller};
+use self::sweeping::{Sweeping, Ticks};
+use self::telling::Teller;
+use self::timetable::Timetable;
 pub(crate) use self::tracker::Trapping;
 pub use self::tracker::{PageTracker, Untracked};
 use self::workload::{AREAS, EngineArea};
 use crate::bus::BusMaster;
 use crate::physical::{Engine, PhysicalGpu};
+use crate::privilege::ThreadKind;
 use crate::vgpu::slice::{GmLayout, GmRange, MIB, Slice, SliceAllocator, SliceError, VgpuType};
 use crate::vgpu::{State, VgpuId};
 
@@ -77,8 +81,8 @@ pub struct Config {
     /// Bytes of batches that one context may run.
     pub batch_limit: u64,
     /// How often some of a guest's mappings (a sixteenth, 64 to 256) are asked about, since a guest can put another frame
-    /// behind a number and nobody is told: after 16 times, or more if there are very many, all have had their turn. While no
-    /// vGPU works four times are done at once, four times as rarely. A vGPU without mappings asks nothing.
+    /// behind a number and nobody is told: after 16 times, or more if there are very many, all have had their turn. For a vGPU
+    /// that does not work four times are done at once, four times as rarely. A vGPU without mappings asks nothing.
     pub sweep_every: Duration,
 }
 
@@ -152,10 +156,11 @@ pub struct Mediator {
     scheduler: Arc<Scheduler>,
     /// Taken with no other lock held.
     vgpus: Mutex<Vgpus>,
-    /// The engines' threads, the sweeper's, and the one that tells guests in time.
+    /// The engines' threads, and the timetable's.
     workers: Vec<JoinHandle<()>>,
-    sweeper: Arc<Sweeper>,
-    alarms: Arc<AlarmClock>,
+    times: Arc<Timetable<Vgpu>>,
+    /// When vGPUs are swept.
+    ticks: Ticks,
     aperture: u64,
 }
 
@@ -200,12 +205,11 @@ impl Mediator {
             scheduler,
             vgpus,
             workers: Vec::new(),
-            sweeper: Arc::new(Sweeper::new(config.sweep_every)),
-            alarms: Arc::default(),
+            times: Arc::new(Timetable::new()),
+            ticks: Ticks::new(config.sweep_every),
             aperture: config.aperture,
         };
-        mediator.workers.push(mediator.sweeper.spawn()?);
-        mediator.workers.push(mediator.alarms.spawn()?);
+        mediator.workers.push(mediator.times.spawn("timetable", ThreadKind::Device)?);
         for engine in Engine::ALL {
             let mut next = || {
                 let range = GmRange { base, size: area };
@@ -263,8 +267,9 @@ impl Mediator {
         });
         ggtt.flush_if_dirty();
         let (scheduler, share) = (self.scheduler.clone(), Share::of(kind));
-        let teller = Teller::new(self.alarms.clone());
-        let vgpu = Arc::new(Vgpu::new(id, state, ggtt, stats, msi, teller, scheduler, maintenance, share));
+        let (teller, sweeping) = (Teller::new(self.times.clone()), Sweeping::new(self.ticks));
+        let vgpu = Vgpu::new(id, state, ggtt, stats, msi, teller, sweeping, scheduler, maintenance, share);
+        let vgpu = Arc::new(vgpu);
         match Maintenance::spawn(vgpu.clone()) {
             Ok(thread) => vgpus.live.insert(id, Live { vgpu: vgpu.clone(), thread }),
             Err(e) => {
@@ -273,8 +278,10 @@ impl Mediator {
                 return Err(MediatorError::from(e).into());
             }
         };
-        self.sweeper.add(&vgpu);
-        self.alarms.add(&vgpu);
+        self.times.add(id, vgpu.clone());
+        if let Some(first) = self.ticks.after(Instant::now(), 1) {
+            self.times.set(id, Task::Sweep, first);
+        }
         Ok(vgpu)
     }
 
@@ -283,8 +290,7 @@ impl Mediator {
     pub fn destroy(&self, id: VgpuId) -> Result<Snapshot, MediatorError> {
         let Live { vgpu, thread } = self.vgpus.lock().live.remove(&id).ok_or(MediatorError::NoVgpu(id))?;
         vgpu.retire();
-        self.sweeper.remove(id);
-        self.alarms.remove(id);
+        self.times.remove(id);
         vgpu.maintenance().close();
         if thread.join().is_err() {
             log::error!("{id}: the thread that releases frames had panicked");
@@ -323,11 +329,10 @@ impl Drop for Mediator {
             }
         }
         self.scheduler.close();
-        self.sweeper.close();
-        self.alarms.close();
+        self.times.close();
         for worker in self.workers.drain(..) {
             if worker.join().is_err() {
-                log::error!("an engine's thread, the sweeper or the alarm clock had panicked");
+                log::error!("an engine's thread, or the timetable's, had panicked");
             }
         }
         // The areas went with their threads; what is left of the table is the slices' scratch.

@@ -1,31 +1,27 @@
 //! Telling a guest what happens on its engines: status entries in its registers and its status page, and interrupts.
 //!
 //! In the order in which it happened, whoever tells it: one at a time, with `order` locked, before `state`. An MSI is sent
-//! after both. What may wait ([`vgpu`](crate::vgpu)) is told at its time by one thread for all vGPUs, if nothing else comes first.
+//! after both. What may wait ([`vgpu`](crate::vgpu)) is told at its [time](super::timetable), if nothing else comes first.
 
-use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
-use super::guest::Vgpu;
+use super::guest::{Task, Vgpu};
+use super::timetable::Timetable;
 use crate::gen8::context::{Descriptor, hwsp};
 use crate::physical::Engine;
-use crate::privilege::{ThreadKind, narrow};
-use crate::vgpu::{EngineError, Event, StatusEntry, Telling, VgpuId};
+use crate::vgpu::{EngineError, Event, StatusEntry, Telling};
 
 /// Who tells a guest.
 pub(super) struct Teller {
     order: Mutex<()>,
-    clock: Arc<AlarmClock>,
+    times: Arc<Timetable<Vgpu>>,
 }
 
 impl Teller {
-    pub(super) fn new(clock: Arc<AlarmClock>) -> Self {
-        Self { order: Mutex::default(), clock }
+    pub(super) fn new(times: Arc<Timetable<Vgpu>>) -> Self {
+        Self { order: Mutex::default(), times }
     }
 }
 
@@ -48,7 +44,7 @@ impl Vgpu {
             Telling::Now => self.tell_held(),
             Telling::WithOthers => false,
             Telling::At(time) => {
-                teller.clock.set(self.id(), time);
+                teller.times.set(self.id(), Task::Tell, time);
                 false
             }
         };
@@ -75,7 +71,7 @@ impl Vgpu {
     }
 
     /// The same at its time.
-    fn tell_in_time(&self) {
+    pub(super) fn tell_in_time(&self) {
         let order = self.teller().order.lock();
         self.state().lock().time_has_come();
         let due = self.tell_held();
@@ -126,97 +122,5 @@ impl Vgpu {
         if held || due {
             self.interrupt();
         }
-    }
-}
-
-/// Has guests told what was held, at its time.
-#[derive(Default)]
-pub(super) struct AlarmClock {
-    /// The lock is held for moments, with no other taken under it.
-    alarms: Mutex<Alarms>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Alarms {
-    members: BTreeMap<VgpuId, Arc<Vgpu>>,
-    times: BTreeMap<VgpuId, Instant>,
-    /// Who is being told.
-    current: Option<VgpuId>,
-    closed: bool,
-}
-
-impl AlarmClock {
-    /// Starts the thread.
-    pub(super) fn spawn(self: &Arc<Self>) -> std::io::Result<JoinHandle<()>> {
-        let clock = self.clone();
-        std::thread::Builder::new().name("alarm clock".into()).spawn(move || {
-            narrow(ThreadKind::Device);
-            while let Some(vgpu) = clock.next() {
-                let told = catch_unwind(AssertUnwindSafe(|| vgpu.tell_in_time()));
-                if told.is_err() {
-                    log::error!("{}: telling it panicked", vgpu.id());
-                }
-                drop(vgpu);
-                clock.alarms.lock().current = None;
-                clock.changed.notify_all();
-            }
-        })
-    }
-
-    /// A vGPU comes.
-    pub(super) fn add(&self, vgpu: &Arc<Vgpu>) {
-        self.alarms.lock().members.insert(vgpu.id(), vgpu.clone());
-    }
-
-    /// A vGPU goes. When this returns nothing of it is held here any more.
-    pub(super) fn remove(&self, id: VgpuId) {
-        let mut alarms = self.alarms.lock();
-        alarms.members.remove(&id);
-        alarms.times.remove(&id);
-        while alarms.current == Some(id) {
-            self.changed.wait(&mut alarms);
-        }
-    }
-
-    /// Ends the thread.
-    pub(super) fn close(&self) {
-        self.alarms.lock().closed = true;
-        self.changed.notify_all();
-    }
-
-    pub(super) fn set(&self, id: VgpuId, time: Instant) {
-        self.alarms.lock().times.insert(id, time);
-        self.changed.notify_all();
-    }
-
-    /// Waits for the next time. `None`: closed.
-    fn next(&self) -> Option<Arc<Vgpu>> {
-        let mut alarms = self.alarms.lock();
-        loop {
-            if alarms.closed {
-                return None;
-            }
-            let first = alarms.times.iter().min_by_key(|(_, time)| **time).map(|(id, time)| (*id, *time));
-            match first {
-                Some((id, time)) if time <= Instant::now() => {
-                    alarms.times.remove(&id);
-                    if let Some(vgpu) = alarms.members.get(&id).cloned() {
-                        alarms.current = Some(id);
-                        return Some(vgpu);
-                    }
-                }
-                Some((_, time)) => {
-                    self.changed.wait_until(&mut alarms, time);
-                }
-                None => self.changed.wait(&mut alarms),
-            }
-        }
-    }
-}
-
-impl std::fmt::Debug for AlarmClock {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AlarmClock").finish_non_exhaustive()
     }
 }

@@ -1,8 +1,13 @@
 //! Frames that vanish: under data, ring, context, status page, and while the GPU draws.
 
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
 use super::rig::*;
 use crate::gen8::blt::{Rect, XyColorBlt};
 use crate::gen8::cmd::{self, MI_BATCH_BUFFER_END};
+use crate::mediator::sweeping::TOGETHER;
+use crate::mediator::{Config, Vgpu};
 use pviommu::EVERYTHING;
 use xen_ioreq::PAGE_SIZE;
 
@@ -217,15 +222,24 @@ fn flush_waits_for_one_that_another_thread_has_begun() {
     });
 }
 
-/// Lets so many ticks pass, as the sweeper's thread would: how often it wakes for that.
-fn ticks(host: &Host, ticks: u32) -> u32 {
-    let (mut passed, mut wakes, mut next) = (0, 0, 1);
-    while passed < ticks {
-        passed += next;
-        wakes += 1;
-        next = host.mediator().sweeper.shares(next);
+/// Lets so many ticks pass for the guests' vGPUs, as their thread would: how often it wakes for that.
+fn ticks(guests: &[&TestGuest], start: &mut Instant, ticks: u32) -> usize {
+    let end = *start + CONFIG.sweep_every * ticks;
+    let mut wakes = BTreeSet::new();
+    for g in guests {
+        let mut next = *start;
+        while next < end {
+            wakes.insert(next);
+            next = g.vgpu.sweep_in_time(next).unwrap();
+        }
     }
-    wakes
+    *start = end;
+    wakes.len()
+}
+
+/// When ticks have numbers that four divides.
+fn fourth_tick(host: &Host) -> Instant {
+    host.mediator().ticks.after(Instant::now(), TOGETHER).unwrap()
 }
 
 #[test]
@@ -234,25 +248,29 @@ fn idle_vgpus_are_swept_as_often_as_working_ones_and_in_a_quarter_of_the_wakes()
     let mut guests: Vec<_> = (0..15).map(|_| host.guest()).collect();
     guests.iter_mut().for_each(TestGuest::start);
     let swept =
-        |guests: &[TestGuest]| -> Vec<u64> { guests.iter().map(|g| g.vgpu.statistics().sweeps).collect() };
-    // They have just worked.
-    assert_eq!(ticks(&host, 1), 1);
-    let before = swept(&guests);
-    assert_eq!(ticks(&host, 61), 16, "all of them together");
-    let after = swept(&guests);
-    assert!(before.iter().zip(&after).all(|(before, after)| (61..=64).contains(&(after - before))));
-    // One that works has them all swept at each tick.
+        |guests: &[&TestGuest]| -> Vec<u64> { guests.iter().map(|g| g.vgpu.statistics().sweeps).collect() };
+    let mut now = fourth_tick(&host);
+    let mut working = guests.remove(7);
+    let idle: Vec<_> = guests.iter().collect();
+    // They have just worked, and have their shares of one tick; from then on they are idle.
+    assert_eq!(ticks(&idle, &mut now, 4), 2);
+    let before = swept(&idle);
+    assert_eq!(ticks(&idle, &mut now, 64), 16, "all of them together");
+    assert!(before.iter().zip(&swept(&idle)).all(|(before, after)| after - before == 64));
+    // One that works is swept at each tick.
+    ticks(&[&working], &mut now, 1);
+    let before = swept(&[&working]);
     for n in 0..8 {
-        let store = cmd::store_dword(guests[7].gm(DATA), n);
-        guests[7].run(&store);
-        assert_eq!(host.mediator().sweeper.shares(1), 1);
+        let store = cmd::store_dword(working.gm(DATA), n);
+        working.run(&store);
+        assert_eq!(ticks(&[&working], &mut now, 1), 1);
     }
-    let busy = swept(&guests);
-    assert!(after.iter().zip(&busy).all(|(after, busy)| busy - after == 8));
+    assert_eq!(swept(&[&working])[0] - before[0], 8);
     // A change of its table is work, too.
-    assert_ne!(host.mediator().sweeper.shares(1), 1);
-    guests[3].map(DATA);
-    assert_eq!(host.mediator().sweeper.shares(1), 1);
+    let tick = host.mediator().ticks.after(now, 1);
+    assert_ne!(working.vgpu.sweep_in_time(now), tick);
+    working.map(DATA);
+    assert_eq!(working.vgpu.sweep_in_time(now), tick);
 }
 
 #[test]
@@ -260,11 +278,12 @@ fn page_that_goes_without_notice_is_free_after_the_shares_of_sixteen_ticks_of_id
     let host = Host::new();
     let mut g = host.guest();
     g.start();
-    ticks(&host, 1);
+    let mut now = fourth_tick(&host);
+    ticks(&[&g], &mut now, 4);
     let used = host.world.used();
     host.world.balloon_out(g.domid, g.gfn(DATA));
     assert_eq!(host.world.used(), used, "our mapping keeps it");
-    assert!(ticks(&host, 16) <= 5);
+    assert_eq!(ticks(&[&g], &mut now, 16), 4);
     g.vgpu.settle();
     gone(&g, &host, DATA, used - 1);
     assert_eq!(g.vgpu.statistics().notices, 0);
@@ -272,13 +291,14 @@ fn page_that_goes_without_notice_is_free_after_the_shares_of_sixteen_ticks_of_id
 
 #[test]
 fn vgpu_that_is_destroyed_is_swept_no_more() {
-    let host = Host::new();
-    let mut g = host.guest();
-    g.start();
-    ticks(&host, 1);
+    let host = Host::with(Config { sweep_every: Duration::from_millis(1), ..CONFIG });
+    let (mut g, mut other) = (host.guest(), host.guest());
+    [&mut g, &mut other].into_iter().for_each(TestGuest::start);
+    let sweeps = |vgpu: &Vgpu| vgpu.statistics().sweeps;
+    eventually("it is swept", || sweeps(&g.vgpu) > 2);
     let vgpu = g.vgpu.clone();
     host.mediator().destroy(vgpu.id()).unwrap();
-    let before = vgpu.statistics().sweeps;
-    assert_eq!(host.mediator().sweeper.shares(1), crate::mediator::sweeper::TOGETHER);
-    assert_eq!(vgpu.statistics().sweeps, before);
+    let (before, others) = (sweeps(&vgpu), sweeps(&other.vgpu));
+    eventually("the other one still is", || sweeps(&other.vgpu) > others + 2 * u64::from(TOGETHER));
+    assert_eq!(sweeps(&vgpu), before);
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::rig::*;
 use crate::gen8::cmd;
+use crate::mediator::Task;
 use crate::physical::Engine;
 
 /// The engine's user interrupt is masked, as it is to i915 while nobody waits, and the guest has just been interrupted.
@@ -44,7 +45,7 @@ fn an_end_that_is_held_is_told_when_its_time_has_come_and_when_the_vgpu_is_pause
     nobody_waits(&g);
     run_and_ask_nothing(&mut g, 7);
     assert_eq!(g.csb(), []);
-    host.mediator().alarms.set(g.vgpu.id(), Instant::now());
+    host.mediator().times.set(g.vgpu.id(), Task::Tell, Instant::now());
     eventually("it is told", || g.csb().len() == 2 && g.msis.load(Ordering::SeqCst) == 1);
     nobody_waits(&g);
     run_and_ask_nothing(&mut g, 8);

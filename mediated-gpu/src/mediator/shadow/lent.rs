@@ -10,7 +10,8 @@ use std::sync::atomic::Ordering;
 use pviommu::Mapped;
 use xen_ioreq::{Bfn, Gfn, PAGE_SHIFT};
 
-use super::{Entry, ShadowGgtt, Writers};
+use super::entries::Entry;
+use super::{ShadowGgtt, Writers};
 use crate::gen8::gtt::{PTE_SIZE, Pte};
 
 /// Entries of a page.

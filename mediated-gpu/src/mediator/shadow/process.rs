@@ -6,7 +6,8 @@ use std::sync::Arc;
 use pviommu::Mapped;
 use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 
-use super::{NotMapped, ShadowGgtt, Writers, to_page_end};
+use super::memory::to_page_end;
+use super::{NotMapped, ShadowGgtt, Writers};
 use crate::gen8::ppgtt::Root;
 use crate::mediator::ppgtt::TablesError;
 use crate::mediator::tracker::PageTracker;

@@ -2,7 +2,8 @@
 
 use xen_ioreq::Gfn;
 
-use super::{Entry, ShadowGgtt};
+use super::ShadowGgtt;
+use super::entries::Entry;
 use crate::gen8::gtt::Pte;
 use crate::mediator::saved::SavedEntries;
 

@@ -13,8 +13,14 @@ use xen_ioreq::Gfn;
 
 /// A page cannot be tracked.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct Untracked(#[from] pub Box<dyn std::error::Error + Send + Sync>);
+pub enum Untracked {
+    /// None of the guest's can, or not now.
+    #[error(transparent)]
+    Any(Box<dyn std::error::Error + Send + Sync>),
+    /// This one cannot.
+    #[error(transparent)]
+    This(Box<dyn std::error::Error + Send + Sync>),
+}
 
 /// Hears of the writes of one guest's processors to pages.
 pub trait PageTracker: Send + Sync {
@@ -48,7 +54,10 @@ impl Trapping {
 impl PageTracker for Trapping {
     fn protect(&self, gfn: Gfn) -> Result<(), Untracked> {
         let told = self.traps.set(gfn, self.written.clone());
-        told.map_err(|e: TrapError| Untracked(Box::new(e)))
+        told.map_err(|e| match e {
+            TrapError::Taken(_) | TrapError::Unsupported(_) | TrapError::Gone => Untracked::Any(e.into()),
+            e => Untracked::This(e.into()),
+        })
     }
 
     fn unprotect(&self, gfn: Gfn) {

@@ -2,7 +2,8 @@
 //!
 //! A table that has been quiet for some uses is tracked; from its first write on it is compared at each use again, and must be
 //! quiet for twice as long, so that one that is rewritten now and then costs no trap each time. What no processor of the guest's
-//! does, nobody tells: a page that the GPU reaches is not tracked, and after a notice or a sweep all tables are compared once.
+//! does, nobody tells: a page that the GPU reaches is not tracked, and all tables are compared once after each sweep. After a notice
+//! none is tracked: behind a number that is tracked may be another frame, which is not.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use xen_ioreq::{Bfn, Gfn};
 use super::table::{Key, Kind};
 use super::{ITSELF, Ppgtt, at_place};
 use crate::gen8::ppgtt::Level;
-use crate::mediator::tracker::PageTracker;
+use crate::mediator::tracker::{PageTracker, Untracked};
 
 /// Uses without a change after which a table is tracked. A trap costs as much as some fifty comparisons.
 pub(in crate::mediator) const QUIET: u32 = 64;
@@ -60,6 +61,8 @@ pub(super) struct Watch {
     unneeded: Vec<Gfn>,
     /// How often something may have changed that nobody told.
     doubts: u64,
+    /// Notices that had come when this was told last.
+    notices: u64,
     /// Tables that this use has begun to track.
     begun: u32,
     /// Somebody has been told why tables are compared.
@@ -138,8 +141,11 @@ impl Ppgtt {
                 self.stats.tracked_tables.set(self.watch.frames.len());
             }
             Err(e) => {
-                if !std::mem::replace(&mut self.watch.said, true) {
-                    log::info!("page tables are compared at each use: {e}");
+                match e {
+                    Untracked::Any(e) if !std::mem::replace(&mut self.watch.said, true) => {
+                        log::warn!("all page tables are compared at each use: {e}");
+                    }
+                    e => log::debug!("a page table is compared at each use: {e}"),
                 }
                 self.lose_patience(id);
                 self.set_news(id, News::Compared(0));
@@ -196,10 +202,24 @@ impl Ppgtt {
         }
     }
 
-    /// No table is tracked any more.
+    /// So many notices have come. Before one, frames may have gone, and come back as plain memory that holds what it did: no table is
+    /// tracked until it has been quiet anew.
+    pub(in crate::mediator) fn noticed(&mut self, notices: u64) {
+        if std::mem::replace(&mut self.watch.notices, notices) != notices {
+            self.trust_none();
+        }
+    }
+
+    fn trust_none(&mut self) {
+        if !self.watch.frames.is_empty() {
+            let all: Vec<_> = self.tables.iter().map(|(id, _)| id).collect();
+            all.into_iter().for_each(|id| self.watch_no_more(id));
+        }
+    }
+
+    /// No table is tracked any more, and all frames are let go.
     pub(in crate::mediator) fn watch_none(&mut self) {
-        let all: Vec<_> = self.tables.iter().map(|(id, _)| id).collect();
-        all.into_iter().for_each(|id| self.watch_no_more(id));
+        self.trust_none();
         self.let_frames_go();
     }
 }

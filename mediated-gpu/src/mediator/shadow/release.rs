@@ -89,6 +89,8 @@ impl ShadowGgtt {
             Ok(stale) => self.revoke(writers, stale),
             Err(e) => log::warn!("invalidations wait: {e}"),
         }
+        // Not before: of all that were worked off, and of what may still wait.
+        writers.ppgtt.noticed(self.parts.frames.stats().notices);
         self.parts.shown.renewed();
     }
 

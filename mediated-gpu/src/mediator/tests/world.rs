@@ -38,8 +38,10 @@ struct State {
     pins: BTreeMap<u64, u32>,
     violations: Vec<String>,
     unmaps: u64,
-    /// Frames whose next write by their guest's processors is told of.
+    /// Frames whose next write by their guest's processors traps.
     trapped: BTreeSet<(DomId, Gfn)>,
+    /// Those of which their guest's tracker believes that, which hears of no frame that goes.
+    watched: BTreeSet<(DomId, Gfn)>,
     /// Those that were written.
     written: BTreeMap<DomId, Vec<Gfn>>,
     /// How often.
@@ -163,6 +165,7 @@ impl World {
         self.write_unseen(domid, gfn, offset, data);
         let mut s = self.s.lock();
         if s.trapped.remove(&(domid, gfn)) {
+            s.watched.remove(&(domid, gfn));
             s.traps += 1;
             s.written.entry(domid).or_default().push(gfn);
         }
@@ -171,6 +174,11 @@ impl World {
     /// As who does not trap: dom0, another domain, Xen.
     pub(super) fn write_unseen(&self, domid: DomId, gfn: Gfn, offset: usize, data: &[u8]) {
         self.heap.write(Bfn(self.mfn(domid, gfn).unwrap()), offset, data);
+    }
+
+    /// The guest gives a frame up and takes it back, with what was in it: it is plain memory now.
+    pub(super) fn make_plain(&self, domid: DomId, gfn: Gfn) {
+        assert!(self.s.lock().trapped.remove(&(domid, gfn)));
     }
 
     /// Frames of a guest's that are trapped.
@@ -251,14 +259,19 @@ impl PageTracker for Traps {
     fn protect(&self, gfn: Gfn) -> Result<(), Untracked> {
         let mut s = self.0.s.lock();
         if s.no_traps || !s.p2m.contains_key(&(self.1, gfn)) {
-            return Err(Untracked("it is refused".into()));
+            return Err(Untracked::This("it is refused".into()));
         }
-        s.trapped.insert((self.1, gfn));
+        if s.watched.insert((self.1, gfn)) {
+            s.trapped.insert((self.1, gfn));
+        }
         Ok(())
     }
 
     fn unprotect(&self, gfn: Gfn) {
-        self.0.s.lock().trapped.remove(&(self.1, gfn));
+        let mut s = self.0.s.lock();
+        if s.watched.remove(&(self.1, gfn)) {
+            s.trapped.remove(&(self.1, gfn));
+        }
     }
 
     fn take_written(&self) -> Vec<Gfn> {

@@ -120,6 +120,39 @@ fn table_that_changes_without_a_word_is_seen_after_a_sweep_or_a_notice() {
 }
 
 #[test]
+fn table_that_came_back_as_it_was_is_compared_after_the_notice_of_it() {
+    let host = Host::new();
+    let (mut g, mut p, code, first) = known(&host);
+    let other = p.map_fresh(&g, CODE + 4096);
+    store(&mut g, code, DATA_AT, 1);
+    g.world.make_plain(g.domid, p.table(&g, Level::Pt, DATA_AT));
+    // A notice may say no more than that something has changed.
+    g.give_back(other);
+    store(&mut g, code, DATA_AT, 2);
+    let second = p.map_fresh(&g, DATA_AT);
+    store(&mut g, code, DATA_AT, 3);
+    assert_eq!((dword(&g, first), dword(&g, second)), (2, 3));
+}
+
+#[test]
+fn page_that_comes_while_its_table_is_tracked_is_mapped() {
+    let host = Host::new();
+    let (mut g, mut p, code, first) = known(&host);
+    let (missing, table) = (p.frame(&g), p.table(&g, Level::Pt, DATA_AT));
+    g.give_back(missing);
+    p.map(&g, DATA_AT, missing);
+    for n in 2..4 {
+        store(&mut g, code, DATA_AT, n);
+    }
+    assert!(g.world.trapped(g.domid).contains(&table), "an entry that leads nowhere does not change");
+    assert_eq!(dword(&g, first), 1);
+    // Of a page that comes nobody tells.
+    g.world.populate(g.domid, missing);
+    store(&mut g, code, DATA_AT, 4);
+    assert_eq!(dword(&g, missing), 4);
+}
+
+#[test]
 fn tracked_table_of_any_level_that_is_ballooned_out_maps_nothing_and_its_successor_counts() {
     for level in [Level::Pml4, Level::Pdp, Level::Pd, Level::Pt] {
         let host = Host::new();

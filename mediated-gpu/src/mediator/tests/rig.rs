@@ -213,7 +213,8 @@ impl Host {
         let on_msi = Handler::default();
         let msi = Count(msis.clone(), on_msi.clone());
         let vgpu = self.mediator().create(kind, frames.clone(), Box::new(msi)).unwrap();
-        TestGuest { world: self.world.clone(), domid, frames, vgpu, msis, on_msi, tail: 0, next_gfn: 0x100 }
+        let (world, engine) = (self.world.clone(), Engine::Bcs);
+        TestGuest { world, domid, frames, vgpu, msis, on_msi, engine, tail: 0, next_gfn: 0x100 }
     }
 }
 
@@ -259,6 +260,8 @@ pub(super) struct TestGuest {
     pub(super) vgpu: Arc<Vgpu>,
     pub(super) msis: Arc<AtomicU64>,
     pub(super) on_msi: Handler,
+    /// Where its context runs.
+    engine: Engine,
     pub(super) tail: u32,
     next_gfn: u64,
 }
@@ -332,6 +335,14 @@ impl TestGuest {
         self.init_engine();
     }
 
+    /// From now on its context, which is complete, runs on this engine.
+    pub(super) fn move_to(&mut self, engine: Engine) {
+        if self.engine != engine {
+            self.engine = engine;
+            self.init_engine();
+        }
+    }
+
     /// Everything of the engine, as after a reset.
     pub(super) fn init_engine(&mut self) {
         self.set_state(state::RING_HEAD, 0);
@@ -339,12 +350,13 @@ impl TestGuest {
         self.set_state(state::RING_START, self.gm(RING) as u32);
         self.set_state(state::RING_CTL, (RING_SIZE - 4096) | regs::RING_VALID);
         self.tail = 0;
-        self.set_reg(BCS + 0x29c, regs::masked_enable(1 << 15));
-        self.set_reg(BCS + 0x80, self.gm(HWSP) as u32);
-        self.set_reg(BCS + 0x3a0, 0xffff_0505);
+        let base = self.engine.mmio_base();
+        self.set_reg(base + 0x29c, regs::masked_enable(1 << 15));
+        self.set_reg(base + 0x80, self.gm(HWSP) as u32);
+        self.set_reg(base + 0x3a0, 0xffff_0505);
         self.write32(HWSP + hwsp::CSB_WRITE, 5);
-        self.set_reg(BCS + 0xa8, 0);
-        self.set_reg(BCS + 0xb4, 0);
+        self.set_reg(base + 0xa8, 0);
+        self.set_reg(base + 0xb4, 0);
         self.set_reg(0x44304, 0);
         self.set_reg(0x4430c, u32::MAX);
         self.set_reg(0x44200, 1 << 31);
@@ -374,7 +386,7 @@ impl TestGuest {
 
     pub(super) fn submit_raw(&self, first: u64, second: u64) {
         for value in [second >> 32, second & 0xffff_ffff, first >> 32, first & 0xffff_ffff] {
-            self.set_reg(BCS + 0x230, value as u32);
+            self.set_reg(self.engine.mmio_base() + 0x230, value as u32);
         }
     }
 
@@ -410,9 +422,9 @@ impl TestGuest {
         });
     }
 
-    /// Whether nothing waits or runs on the blitter.
+    /// Whether nothing waits or runs on its engine.
     pub(super) fn idle(&self) -> bool {
-        self.reg(BCS + 0x234) == 0
+        self.reg(self.engine.mmio_base() + 0x234) == 0
     }
 
     /// Puts commands on the ring, submits, and waits until they are refused.

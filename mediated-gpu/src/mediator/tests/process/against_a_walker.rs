@@ -177,7 +177,8 @@ proptest! {
                     let entry = leads_to << PAGE_SHIFT | flags;
                     // What a blit copies.
                     g.world.write(g.domid, g.gfn(SOURCE), 0, &entry.to_le_bytes());
-                    let commands = WAYS[way].1(at, g.gm(SOURCE), entry);
+                    let from = g.gm(SOURCE);
+                    let commands = WAYS[way].begin(&mut g, at, from, entry);
                     g.run(&commands);
                 }
                 Act::Through { root, addr, place, leads_to, flags } => {

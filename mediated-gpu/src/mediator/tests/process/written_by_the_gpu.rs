@@ -4,6 +4,7 @@
 use super::*;
 use crate::gen8::blt::{FastDepth, FastSurface, FastTiling, Rect, XyColorBlt, XyFastCopyBlt};
 use crate::gen8::cmd::{AtomicOp, AtomicSize};
+use crate::physical::Engine;
 
 /// Where the process has its own page table mapped.
 const TABLE_AT: u64 = DATA_AT + (1 << 21);
@@ -12,33 +13,59 @@ const GPR: u32 = BCS + 0x600;
 
 /// Commands that write an entry to an address, or the low half of it, the address being one of the process's or of the GGTT. The entry
 /// leads to its neighbour before. It is at `from`, too.
-pub(super) type Writes = fn(at: u64, from: u64, entry: u64) -> Vec<u32>;
+type Writes = fn(at: u64, from: u64, entry: u64) -> Vec<u32>;
+
+/// A way by which the GPU writes.
+#[derive(Clone, Copy)]
+pub(super) struct Way {
+    name: &'static str,
+    engine: Engine,
+    writes: Writes,
+}
+
+impl Way {
+    const fn of(engine: Engine, name: &'static str, writes: Writes) -> Self {
+        Self { name, engine, writes }
+    }
+
+    /// The commands, for the GGTT's addresses, on the engine that has them.
+    pub(super) fn begin(&self, g: &mut TestGuest, at: u64, from: u64, entry: u64) -> Vec<u32> {
+        g.move_to(self.engine);
+        (self.writes)(at, from, entry)
+    }
+}
 
 fn low(value: u64) -> u32 {
     cmd::split(value)[0]
 }
 
-pub(super) const WAYS: [(&str, Writes); 9] = [
-    ("MI_STORE_DATA_IMM", |at, _, entry| cmd::store_dword(at, low(entry)).to_vec()),
-    ("MI_STORE_DATA_IMM of 8 bytes", |at, _, entry| cmd::store_qword(at, entry).to_vec()),
-    ("MI_STORE_REGISTER_MEM", |at, _, entry| {
+pub(super) const WAYS: [Way; 11] = [
+    Way::of(Engine::Bcs, "MI_STORE_DATA_IMM", |at, _, entry| cmd::store_dword(at, low(entry)).to_vec()),
+    Way::of(Engine::Bcs, "MI_STORE_DATA_IMM of 8 bytes", |at, _, entry| cmd::store_qword(at, entry).to_vec()),
+    Way::of(Engine::Bcs, "MI_STORE_REGISTER_MEM", |at, _, entry| {
         [cmd::load_register_imm(GPR, low(entry)).as_slice(), &cmd::store_register_mem(GPR, at)].concat()
     }),
-    ("MI_FLUSH_DW", |at, _, entry| cmd::flush_dw_store(at, low(entry)).to_vec()),
-    ("MI_ATOMIC", |at, _, entry| cmd::atomic(at, AtomicOp::Move, AtomicSize::Qword, entry, 0)),
-    ("XY_COLOR_BLT", |at, _, entry| {
+    Way::of(Engine::Bcs, "MI_FLUSH_DW", |at, _, entry| cmd::flush_dw_store(at, low(entry)).to_vec()),
+    Way::of(Engine::Bcs, "MI_ATOMIC", |at, _, entry| {
+        cmd::atomic(at, AtomicOp::Move, AtomicSize::Qword, entry, 0)
+    }),
+    Way::of(Engine::Bcs, "XY_COLOR_BLT", |at, _, entry| {
         let pixel = Rect { x1: 0, y1: 0, x2: 1, y2: 1 };
         XyColorBlt::fill(at, 64, pixel, low(entry)).encode().to_vec()
     }),
-    ("XY_SRC_COPY_BLT", |at, from, _| {
+    Way::of(Engine::Bcs, "XY_SRC_COPY_BLT", |at, from, _| {
         let pixel = guest::cmd::Rect { x1: 0, y1: 0, x2: 1, y2: 1 };
         let linear = |address| guest::cmd::Linear { address, pitch: 64 };
         guest::cmd::xy_src_copy_blt(linear(at), pixel, linear(from), 0, 0).to_vec()
     }),
-    ("XY_FAST_COPY_BLT", |at, from, _| fast_copy(at, from)),
-    ("MI_COPY_MEM_MEM", |at, from, _| {
+    Way::of(Engine::Bcs, "XY_FAST_COPY_BLT", |at, from, _| fast_copy(at, from)),
+    Way::of(Engine::Bcs, "MI_COPY_MEM_MEM", |at, from, _| {
         let header = COPY_MEM_MEM | cmd::USE_GGTT | cmd::COPY_DST_GGTT;
         [[header].as_slice(), &cmd::split(at), &cmd::split(from)].concat()
+    }),
+    Way::of(Engine::Rcs, "PIPE_CONTROL", |at, _, entry| cmd::pipe_control_store(at, entry).to_vec()),
+    Way::of(Engine::Rcs, "MI_STORE_DATA_IMM of the render engine", |at, _, entry| {
+        cmd::store_qword(at, entry).to_vec()
     }),
 ];
 
@@ -65,6 +92,7 @@ fn of_process(commands: Vec<u32>) -> Vec<u32> {
         match decoded.name() {
             "MI_COPY_MEM_MEM" => command[0] &= !(cmd::USE_GGTT | cmd::COPY_DST_GGTT),
             "MI_FLUSH_DW" => command[1] &= !cmd::FLUSH_DW_USE_GTT,
+            "PIPE_CONTROL" => command[1] &= !cmd::PIPE_CONTROL_GLOBAL_GTT,
             name if name.starts_with("MI_") && name != "MI_LOAD_REGISTER_IMM" => command[0] &= !cmd::USE_GGTT,
             _ => {}
         }
@@ -77,7 +105,7 @@ fn of_process(commands: Vec<u32>) -> Vec<u32> {
 /// With tables that are compared, tracked at once, and tracked after a while.
 const QUIET: [Option<u32>; 3] = [None, Some(0), Some(2)];
 /// Where the process, or the guest, has a page with what is copied.
-const SOURCE_AT: u64 = DATA_AT + 4096;
+const SOURCE_AT: u64 = DATA_AT + (2 << 21);
 const SOURCE: u64 = DATA + 0x1000;
 
 /// A guest whose tables are tracked, its process, and the pages of that: code and data.
@@ -93,7 +121,8 @@ fn tracked(host: &Host, quiet: Option<u32>) -> (TestGuest, Process, Gfn, Gfn) {
 
 #[test]
 fn entry_that_a_batch_writes_through_the_process_leads_there_for_the_next_context() {
-    for (quiet, (name, writes)) in QUIET.iter().flat_map(|quiet| WAYS.map(|way| (*quiet, way))) {
+    for (quiet, way) in QUIET.iter().flat_map(|quiet| WAYS.map(|way| (*quiet, way))) {
+        let name = way.name;
         let host = Host::new();
         let (mut g, mut p, code, first) = tracked(&host, quiet);
         let table = p.table(&g, Level::Pt, DATA_AT);
@@ -106,7 +135,7 @@ fn entry_that_a_batch_writes_through_the_process_leads_there_for_the_next_contex
         let entry_of = second.addr() | RW | 1;
         g.world.write(g.domid, source, 0, &entry_of.to_le_bytes());
         let at = TABLE_AT + (Level::Pt.index(DATA_AT) * ENTRY_SIZE) as u64;
-        let mut batch = of_process(writes(at, SOURCE_AT, entry_of));
+        let mut batch = of_process(way.begin(&mut g, at, SOURCE_AT, entry_of));
         batch.push(cmd::MI_BATCH_BUFFER_END);
         let bytes: Vec<_> = batch.iter().flat_map(|d| d.to_le_bytes()).collect();
         g.world.write(g.domid, code, 0, &bytes);
@@ -119,8 +148,9 @@ fn entry_that_a_batch_writes_through_the_process_leads_there_for_the_next_contex
 
 #[test]
 fn entry_that_a_ring_writes_through_the_ggtt_leads_there_for_the_next_context() {
-    let ways = WAYS.into_iter().filter(|(name, _)| !name.starts_with("XY_"));
-    for ((name, writes), quiet) in ways.flat_map(|way| QUIET.map(|quiet| (way, quiet))) {
+    let ways = WAYS.into_iter().filter(|way| !way.name.starts_with("XY_"));
+    for (way, quiet) in ways.flat_map(|way| QUIET.map(|quiet| (way, quiet))) {
+        let name = way.name;
         let host = Host::new();
         let (mut g, mut p, code, first) = tracked(&host, quiet);
         let table = p.table(&g, Level::Pt, DATA_AT);
@@ -130,7 +160,8 @@ fn entry_that_a_ring_writes_through_the_ggtt_leads_there_for_the_next_context() 
         let entry_of = second.addr() | RW | 1;
         g.world.write(g.domid, g.gfn(SOURCE), 0, &entry_of.to_le_bytes());
         let at = g.gm(DATA) + (Level::Pt.index(DATA_AT) * ENTRY_SIZE) as u64;
-        let commands = writes(at, g.gm(SOURCE), entry_of);
+        let from = g.gm(SOURCE);
+        let commands = way.begin(&mut g, at, from, entry_of);
         run(&mut g, &commands);
         g.write_pte(g.gm(DATA), 0);
         store(&mut g, code, DATA_AT, 2);

@@ -1,14 +1,18 @@
 //! Registers that a guest reads as memory: no read of them traps, each says what a trap would have, and wherever the guest has its
 //! BAR there is no other memory of it.
 
-use guest::{Platform as _, Width};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use guest::model::ModelCpu;
+use guest::{Platform as _, RamRange, Width};
 use integration::drawing::Switch;
 use integration::world::{FRAMES, RAM};
 use integration::{Painter, Profile, World};
 use mediated_gpu::mediator::TABLE_FRAMES;
 use mediated_gpu::service::{Options, Service};
 use mock_xen::DomainConfig;
-use xen_ioreq::{DomId, Gfn, PAGE_SHIFT};
+use xen_ioreq::{DomId, Gfn, PAGE_SHIFT, VcpuId};
 
 /// Where the frames of a table wait for the guest to place its BAR.
 const PARKED: Gfn = Gfn(0xf0_0000);
@@ -17,13 +21,16 @@ const MASK: u32 = 0x4_4304;
 const IDENTITY: u32 = 0x4_4308;
 const MASTER: u32 = 0x4_4200;
 const TRAPPED: u32 = 0x9400;
+/// How often a hostile guest moves its BAR.
+const MOVES: u32 = 64;
 /// First bytes of the pages that are memory.
 const PAGES: [u32; 2] = [0x4000, 0x4_4000];
 
 /// A guest with frames for its table, and its vGPU.
 fn served(world: &World, registers: bool) -> (DomId, Service) {
     let max_pages = FRAMES + u64::from(TABLE_FRAMES);
-    let domid = world.machine.create_domain(&DomainConfig { max_pages, ..DomainConfig::default() }).unwrap();
+    let config = DomainConfig { max_pages, vcpus: 2, ..DomainConfig::default() };
+    let domid = world.machine.create_domain(&config).unwrap();
     world.machine.populate(domid, RAM, FRAMES).unwrap();
     world.machine.populate(domid, PARKED, TABLE_FRAMES.into()).unwrap();
     (domid, world.serve_with(domid, Options { registers, ..World::options(Some(PARKED)) }))
@@ -135,6 +142,70 @@ fn a_page_of_registers_that_the_guest_gives_away_traps() {
     service.stop();
     drop(painter);
     world.end();
+}
+
+/// What another vCPU does to the pages while the first one moves its BAR: one goes, and perhaps comes back as memory like any other.
+fn give_and_take(cpu: &mut ModelCpu, rng: &mut fastrand::Rng, bases: &[u64]) {
+    let at = bases[rng.usize(..bases.len())] + u64::from(PAGES[rng.usize(..PAGES.len())]);
+    let frame = [Gfn(at >> PAGE_SHIFT)];
+    cpu.decrease_reservation(&frame);
+    if rng.bool() {
+        cpu.populate_physmap(&frame);
+    }
+}
+
+#[test]
+fn a_guest_that_gives_pages_of_registers_away_while_it_moves_its_bar_harms_nobody() {
+    for profile in [Profile::Draft, Profile::Xs, Profile::Stock] {
+        let world = World::new(profile);
+        let (domid, service) = served(&world, true);
+        let neighbours = world.domain(domid.0 + 1);
+        let neighbour = world.serve(neighbours);
+        let mut other = Painter::new(world.cpu(neighbours, &Switch::default()));
+        let mut painter = Painter::new(world.cpu(domid, &Switch::default()));
+        let first = painter.gpu.bar0.base;
+        let bases = [first, first + 0x1000_0000, first + 0x2000_0000];
+        let vcpu = world.machine.vcpu(domid, VcpuId(1)).unwrap();
+        let (ram, moves) = (vec![RamRange { first: RAM, frames: FRAMES }], AtomicBool::new(true));
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                let mut cpu = ModelCpu::new(vcpu, ram, Arc::default(), Box::new(|_| {}));
+                let mut rng = fastrand::Rng::with_seed(7);
+                // As long as the other, and not less than this, however they fall together.
+                for n in 0.. {
+                    if n >= MOVES && !moves.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    give_and_take(&mut cpu, &mut rng, &bases);
+                }
+            });
+            let mut rng = fastrand::Rng::with_seed(8);
+            for n in 0..MOVES {
+                move_bar(&mut painter, bases[rng.usize(..bases.len())]);
+                // Where that goes is the guest's own affair, if it has memory of its own there.
+                write(&mut painter, MASK, n);
+                write(&mut painter, MASTER, 1 << 31);
+                if n % 8 == 0 {
+                    assert!(other.fill(n), "its neighbour draws");
+                }
+            }
+            moves.store(false, Ordering::SeqCst);
+        });
+        service.vgpu().settle();
+        // Where it has never been there is nothing of its own.
+        move_bar(&mut painter, first + 0x3000_0000);
+        painter.reset();
+        write(&mut painter, MASK, 0x1234);
+        assert_eq!(read(&mut painter, &service, MASK).0, 0x1234, "{profile:?}");
+        assert!(painter.fill(5) && other.fill(6), "{profile:?}");
+        let (lost, errors) = (service.lost(), neighbour.vgpu().statistics().gpu_errors);
+        assert!(lost.is_none() && errors == 0, "{profile:?}: {lost:?}");
+        service.stop();
+        neighbour.stop();
+        drop((painter, other));
+        // All frames are back, and nothing in the oracle's book.
+        world.end();
+    }
 }
 
 #[test]

@@ -213,10 +213,9 @@ pub(crate) struct Serve {
     /// Have each of the guest's writes to its translation table trap, instead of giving it 8 MiB of memory for that.
     #[arg(long)]
     pub(crate) trap_table: bool,
-    /// Trap writes to the page tables of the guest's contexts while they are quiet, instead of comparing all of them before each use,
-    /// where no other device model of the guest's has claimed that memory type.
+    /// Compare all page tables of the guest's contexts before each use, instead of trapping the writes to those that are quiet.
     #[arg(long)]
-    pub(crate) track_tables: bool,
+    pub(crate) no_track_tables: bool,
     /// Have each read of a register trap, too, instead of showing those that a driver reads while it works in the table's memory.
     #[arg(long)]
     pub(crate) trap_registers: bool,

@@ -53,7 +53,7 @@ impl Scenario for I915Pvh {
         install(kit, files, Kind::Pvh, &format!("work first\n{COUNTED}paint painter 3\n"))?;
         let picture = painting::taken("stock", "/run/mgpu");
         let options = format!(
-            "--type {TYPE} --track-tables --deadline-ms {} --out /results/pictures --control /run/mgpu",
+            "--type {TYPE} --deadline-ms {} --out /results/pictures --control /run/mgpu",
             painting::DEADLINE_MS
         );
         let counted: String = ["first", "alone", "stream", "piled"]

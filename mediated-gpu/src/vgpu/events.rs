@@ -1,12 +1,12 @@
 //! What a guest is to be told: status entries and interrupts, in their order, and which of them may wait for others.
 //!
-//! An engine that begins, or has come to its end, may be told of late ([`Pace`](super::pace::Pace)); all else is told at
-//! once, and what was held is told before it. An engine's reset makes what was held of it void, as it makes what comes late.
+//! An engine that begins, or has come to its end, may be told of late ([`moderation`](super::moderation)); all else is told
+//! at once, and what was held is told before it. An engine's reset makes what was held of it void, as it makes what comes late.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::pace::Pace;
+use super::moderation::Moderation;
 use super::{State, interrupts};
 use crate::gen8::context::{CSB_ACTIVE_TO_IDLE, CSB_COMPLETE, CSB_ENTRIES, CSB_IDLE_TO_ACTIVE};
 use crate::gen8::regs::{GT_CONTEXT_SWITCH_INTERRUPT, engine, gt};
@@ -38,7 +38,7 @@ pub(crate) enum Telling {
 /// What is held.
 #[derive(Debug, Default)]
 pub(super) struct Events {
-    pace: Pace,
+    moderation: Moderation,
     /// By engine and epoch.
     held: VecDeque<(Engine, u64, Event)>,
     /// The time was told at which the held is to be.
@@ -48,18 +48,18 @@ pub(super) struct Events {
 impl Events {
     /// An MSI is sent.
     pub(super) fn sent(&mut self) {
-        self.pace.sent(Instant::now());
+        self.moderation.sent(Instant::now());
     }
 
     /// The guest lets the next one out.
     pub(super) fn handled(&mut self) {
-        self.pace.handled(Instant::now());
+        self.moderation.handled(Instant::now());
     }
 
     /// The guest asks for what it is to be told.
     fn asked(&mut self) {
         if !self.held.is_empty() {
-            self.pace.was_useless();
+            self.moderation.was_useless();
         }
     }
 
@@ -77,7 +77,7 @@ impl State {
         if !self.may_wait(e, event) || self.events.crowded(e) {
             return Telling::Now;
         }
-        match self.events.pace.holds(Instant::now()) {
+        match self.events.moderation.holds(Instant::now()) {
             None => Telling::Now,
             Some(_) if self.events.timed => Telling::WithOthers,
             Some(until) => {
@@ -98,7 +98,7 @@ impl State {
 
     /// A submission has run in which the driver had gathered so many requests.
     pub(crate) fn ran(&mut self, requests: u32) {
-        self.events.pace.ran(requests);
+        self.events.moderation.ran(requests);
     }
 
     /// The guest asks what happens: it is told all that is held next.
@@ -109,7 +109,7 @@ impl State {
     /// Its time has come: a driver that has not been told that its submission was taken keeps what it has besides, and looks when
     /// it is interrupted.
     pub(crate) fn time_has_come(&mut self) {
-        self.events.pace.tried(!self.events.held.is_empty());
+        self.events.moderation.tried(!self.events.held.is_empty());
         let mut engines: Vec<_> = self.events.held.iter().map(|(e, epoch, _)| (*e, *epoch)).collect();
         engines.dedup();
         for (e, epoch) in engines {
@@ -146,9 +146,9 @@ impl State {
     /// As if it had been interrupted just now, and would be busy with that for an hour.
     pub(crate) fn hold_what_may_wait(&mut self) {
         let later = Instant::now() + std::time::Duration::from_secs(3600);
-        self.events.pace = Pace::default();
-        self.events.pace.sent(later);
-        self.events.pace.handled(later + std::time::Duration::from_millis(1));
+        self.events.moderation = Moderation::default();
+        self.events.moderation.sent(later);
+        self.events.moderation.handled(later + std::time::Duration::from_millis(1));
     }
 }
 

@@ -1,15 +1,15 @@
 //! What one guest sees: a gen8 GPU of its own, as a state machine.
 //!
-//! [`slice`](mod@slice) is its share of graphics memory, `registers` its register file, `interrupts` what it is told and
-//! how, `events` and `pace` when, `shown` what it may read as memory, `engine` its execlist ports, `saved` all of it for a file, [`config`] its PCI function, [`display`] the picture it shows. Nothing here
-//! reaches memory or the physical GPU; `mediator` joins these to both.
+//! [`slice`](mod@slice) is its share of graphics memory, `registers` its register file, `interrupts` what it is told and how,
+//! `events` and `moderation` when, `shown` what it may read as memory, `engine` its execlist ports, `saved` all of it for a
+//! file, [`config`] its PCI function, [`display`] the picture it shows. Nothing here reaches memory or the physical GPU.
 
 pub mod config;
 pub mod display;
 mod engine;
 mod events;
 mod interrupts;
-mod pace;
+mod moderation;
 #[cfg(test)]
 mod probe_tests;
 mod registers;

@@ -1,9 +1,8 @@
-//! When a guest is told of what may wait: as a card does that gathers interrupts, so that a driver which gives an engine one
-//! short batch after the other is not interrupted for each, and gathers what it gives, too.
+//! Interrupt moderation: what may wait is held for some time, so that a driver which gives an engine one short batch after the
+//! other is not interrupted for each, and gathers what it gives, too.
 //!
-//! An interrupt costs a guest some traps. How long it takes for them is measured, from the message to the write that lets the
-//! next one out; for a few times as long what may wait is held. Nothing is held for a guest that was seen to handle none, and ever
-//! less often for one that has gathered nothing meanwhile, but waited.
+//! The time is a few times what an interrupt costs the guest, from the message to the write that lets the next one out. Nothing
+//! is held for a guest that handles none, and ever less often for one that gathers nothing meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ const DOUBTS: u32 = 5;
 
 /// When the last interrupt was sent, what one costs, and whether it pays to hold it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct Moderation {
     last: Option<Instant>,
     /// The first that has not been handled yet.
     open: Option<Instant>,
@@ -32,7 +31,7 @@ pub(super) struct Pace {
     free: u32,
 }
 
-impl Pace {
+impl Moderation {
     /// An interrupt is sent.
     pub(super) fn sent(&mut self, now: Instant) {
         self.last = Some(now);
@@ -84,43 +83,43 @@ mod tests {
 
     #[test]
     fn nothing_is_held_for_a_guest_that_has_handled_nothing() {
-        let (mut pace, now) = (Pace::default(), Instant::now());
-        assert_eq!(pace.holds(now), None);
-        pace.handled(now);
-        pace.sent(now);
-        assert_eq!(pace.holds(now), None);
+        let (mut moderation, now) = (Moderation::default(), Instant::now());
+        assert_eq!(moderation.holds(now), None);
+        moderation.handled(now);
+        moderation.sent(now);
+        assert_eq!(moderation.holds(now), None);
     }
 
     #[test]
     fn what_may_wait_is_held_for_six_times_what_an_interrupt_costs() {
-        let (mut pace, start) = (Pace::default(), Instant::now());
-        pace.sent(start);
+        let (mut moderation, start) = (Moderation::default(), Instant::now());
+        moderation.sent(start);
         // One more before the guest has come to it.
-        pace.sent(start + MS);
-        pace.handled(start + 2 * MS);
-        assert_eq!(pace.holds(start + 2 * MS), Some(start + 13 * MS));
-        assert_eq!(pace.holds(start + 13 * MS), None);
-        pace.sent(start + 20 * MS);
-        pace.handled(start + 20 * MS + 6 * MS);
-        assert_eq!(pace.holds(start + 26 * MS), Some(start + 38 * MS), "it costs three by now");
+        moderation.sent(start + MS);
+        moderation.handled(start + 2 * MS);
+        assert_eq!(moderation.holds(start + 2 * MS), Some(start + 13 * MS));
+        assert_eq!(moderation.holds(start + 13 * MS), None);
+        moderation.sent(start + 20 * MS);
+        moderation.handled(start + 20 * MS + 6 * MS);
+        assert_eq!(moderation.holds(start + 26 * MS), Some(start + 38 * MS), "it costs three by now");
     }
 
     #[test]
     fn a_guest_that_never_comes_to_it_is_not_waited_for() {
-        let (mut pace, start) = (Pace::default(), Instant::now());
-        pace.sent(start);
-        pace.handled(start + 3600 * 1000 * MS);
-        assert_eq!(pace.holds(start), Some(start + 60 * MS));
-        pace.sent(start + 70 * MS);
-        assert_eq!(pace.holds(start + 130 * MS), None);
+        let (mut moderation, start) = (Moderation::default(), Instant::now());
+        moderation.sent(start);
+        moderation.handled(start + 3600 * 1000 * MS);
+        assert_eq!(moderation.holds(start), Some(start + 60 * MS));
+        moderation.sent(start + 70 * MS);
+        assert_eq!(moderation.holds(start + 130 * MS), None);
     }
 
     /// Submissions of one request each until something would be held again.
-    fn until_held(pace: &mut Pace, now: Instant) -> u32 {
+    fn until_held(moderation: &mut Moderation, now: Instant) -> u32 {
         (0..)
             .find(|_| {
-                pace.holds(now).is_some() || {
-                    pace.ran(1);
+                moderation.holds(now).is_some() || {
+                    moderation.ran(1);
                     false
                 }
             })
@@ -129,21 +128,21 @@ mod tests {
 
     #[test]
     fn a_driver_that_gathers_nothing_is_tried_ever_less_often_until_it_does() {
-        let (mut pace, now) = (Pace::default(), Instant::now());
-        pace.sent(now);
-        pace.handled(now + MS);
+        let (mut moderation, now) = (Moderation::default(), Instant::now());
+        moderation.sent(now);
+        moderation.handled(now + MS);
         let tries = [0, 1, 2, 3, 4, 5, 6].map(|_| {
-            let submissions = until_held(&mut pace, now);
-            pace.tried(true);
-            pace.ran(1);
+            let submissions = until_held(&mut moderation, now);
+            moderation.tried(true);
+            moderation.ran(1);
             submissions
         });
         assert_eq!(tries, [0, 2, 4, 8, 16, 32, 32]);
-        assert_eq!(until_held(&mut pace, now), 32);
-        pace.tried(true);
-        pace.ran(3);
-        assert_eq!(until_held(&mut pace, now), 0);
-        pace.was_useless();
-        assert_eq!(until_held(&mut pace, now), 2, "who asks has waited");
+        assert_eq!(until_held(&mut moderation, now), 32);
+        moderation.tried(true);
+        moderation.ran(3);
+        assert_eq!(until_held(&mut moderation, now), 0);
+        moderation.was_useless();
+        assert_eq!(until_held(&mut moderation, now), 2, "who asks has waited");
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! The mediator owns it alone. Addresses in the GGTT are bus frames.
 
+mod delegate;
+
 use std::time::Duration;
 
 use xen_ioreq::Bfn;

@@ -3,9 +3,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use mediated_gpu::physical::{CsbEntry, Engine, InterruptSink, PhysicalGpu, ResetFailed};
+use mediated_gpu::physical::{CsbEntry, Engine, PhysicalGpu};
 use parking_lot::{Condvar, Mutex};
 use xen_ioreq::Bfn;
 
@@ -142,17 +141,8 @@ impl std::fmt::Debug for Faulty {
 }
 
 impl PhysicalGpu for Faulty {
-    fn read32(&self, offset: u32) -> u32 {
-        self.gpu.read32(offset)
-    }
-
-    fn write32(&self, offset: u32, value: u32) {
-        self.gpu.write32(offset, value);
-    }
-
-    fn ggtt_entries(&self) -> u32 {
-        self.gpu.ggtt_entries()
-    }
+    mediated_gpu::delegate_gpu!(gpu: read32, write32, ggtt_entries, ggtt_read, is_idle, reset_engine);
+    mediated_gpu::delegate_gpu!(gpu: has_fast_copy, set_interrupt_sink);
 
     fn ggtt_write(&self, index: u32, bfn: Option<Bfn>) {
         self.trap.pass(Call::Write);
@@ -163,10 +153,6 @@ impl PhysicalGpu for Faulty {
             return;
         }
         self.gpu.ggtt_write(index, bfn);
-    }
-
-    fn ggtt_read(&self, index: u32) -> Option<Bfn> {
-        self.gpu.ggtt_read(index)
     }
 
     fn ggtt_flush(&self) {
@@ -184,21 +170,5 @@ impl PhysicalGpu for Faulty {
     fn take_csb(&self, engine: Engine) -> Vec<CsbEntry> {
         self.trap.pass(Call::Csb);
         self.gpu.take_csb(engine)
-    }
-
-    fn is_idle(&self, engine: Engine) -> bool {
-        self.gpu.is_idle(engine)
-    }
-
-    fn reset_engine(&self, engine: Engine, deadline: Duration) -> Result<(), ResetFailed> {
-        self.gpu.reset_engine(engine, deadline)
-    }
-
-    fn has_fast_copy(&self) -> bool {
-        self.gpu.has_fast_copy()
-    }
-
-    fn set_interrupt_sink(&self, sink: Arc<dyn InterruptSink>) {
-        self.gpu.set_interrupt_sink(sink);
     }
 }

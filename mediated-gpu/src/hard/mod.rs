@@ -23,7 +23,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use xen_ioreq::Bfn;
 
 pub use self::attach::attach;
 use self::core::Core;
@@ -31,7 +30,7 @@ pub use self::mmio::Mmio;
 pub use self::soft_bar::SoftBar;
 pub use self::status::StatusPages;
 use crate::gen8::gtt::{GGTT_ENTRIES, GTT_OFFSET};
-use crate::physical::{CsbEntry, Engine, InterruptSink, PhysicalGpu, ResetFailed};
+use crate::physical::PhysicalGpu;
 use crate::vfio::VfioError;
 
 /// How long the GT may take to wake (i915 `FORCEWAKE_ACK_TIMEOUT_MS`).
@@ -102,49 +101,8 @@ impl HardGpu {
 }
 
 impl PhysicalGpu for HardGpu {
-    fn read32(&self, offset: u32) -> u32 {
-        self.core.read32(offset)
-    }
-
-    fn write32(&self, offset: u32, value: u32) {
-        self.core.write32(offset, value);
-    }
-
-    fn ggtt_entries(&self) -> u32 {
-        self.core.ggtt_entries()
-    }
-
-    fn ggtt_write(&self, index: u32, bfn: Option<Bfn>) {
-        self.core.ggtt_write(index, bfn);
-    }
-
-    fn ggtt_read(&self, index: u32) -> Option<Bfn> {
-        self.core.ggtt_read(index)
-    }
-
-    fn ggtt_flush(&self) {
-        self.core.ggtt_flush();
-    }
-
-    fn submit(&self, engine: Engine, first: u64, second: Option<u64>) {
-        self.core.submit(engine, first, second);
-    }
-
-    fn take_csb(&self, engine: Engine) -> Vec<CsbEntry> {
-        self.core.take_csb(engine)
-    }
-
-    fn is_idle(&self, engine: Engine) -> bool {
-        self.core.is_idle(engine)
-    }
-
-    fn reset_engine(&self, engine: Engine, deadline: Duration) -> Result<(), ResetFailed> {
-        self.core.reset_engine(engine, deadline)
-    }
-
-    fn set_interrupt_sink(&self, sink: Arc<dyn InterruptSink>) {
-        self.core.set_interrupt_sink(sink);
-    }
+    crate::delegate_gpu!(core: read32, write32, ggtt_entries, ggtt_write, ggtt_read, ggtt_flush);
+    crate::delegate_gpu!(core: submit, take_csb, is_idle, reset_engine, set_interrupt_sink);
 }
 
 impl Drop for HardGpu {

@@ -15,7 +15,7 @@ use crate::gen8::regs::{
     GT_RENDER_USER_INTERRUPT, MASTER_IRQ_CONTROL, MODE_IDLE, RESET_CTL_READY_TO_RESET, engine as reg, gt,
     irq, masked_disable, masked_enable, masked_write,
 };
-use crate::physical::{Interrupt, InterruptSink};
+use crate::physical::{Engine, Interrupt, InterruptSink, ResetFailed};
 
 const ENTRIES: u32 = 64;
 const E: Engine = Engine::Bcs;

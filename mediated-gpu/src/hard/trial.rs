@@ -388,26 +388,14 @@ mod tests {
     }
 
     impl PhysicalGpu for Flawed {
-        fn read32(&self, offset: u32) -> u32 {
-            self.gpu.read32(offset)
-        }
-        fn write32(&self, offset: u32, value: u32) {
-            self.gpu.write32(offset, value);
-        }
-        fn ggtt_entries(&self) -> u32 {
-            self.gpu.ggtt_entries()
-        }
+        crate::delegate_gpu!(gpu: read32, write32, ggtt_entries, ggtt_read, ggtt_flush, take_csb);
+        crate::delegate_gpu!(gpu: is_idle, has_fast_copy);
+
         fn ggtt_write(&self, index: u32, bfn: Option<Bfn>) {
             let known = self.gpu.ggtt_read(index).is_some_and(|old| old != FIRST);
             if !(self.remembers && known) {
                 self.gpu.ggtt_write(index, bfn);
             }
-        }
-        fn ggtt_read(&self, index: u32) -> Option<Bfn> {
-            self.gpu.ggtt_read(index)
-        }
-        fn ggtt_flush(&self) {
-            self.gpu.ggtt_flush();
         }
         fn submit(&self, engine: Engine, first: u64, second: Option<u64>) {
             if self.failing != Some(engine) {
@@ -415,12 +403,6 @@ mod tests {
             }
             let sink = self.sink.lock().clone();
             sink.unwrap().interrupt(Interrupt::Error(engine));
-        }
-        fn take_csb(&self, engine: Engine) -> Vec<CsbEntry> {
-            self.gpu.take_csb(engine)
-        }
-        fn is_idle(&self, engine: Engine) -> bool {
-            self.gpu.is_idle(engine)
         }
         fn reset_engine(&self, engine: Engine, deadline: Duration) -> Result<(), ResetFailed> {
             if self.lasting {

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use xen_ioreq::{Bfn, DomId, Gfn, IoServerId, PAGE_SIZE};
+use xen_ioreq::{DomId, Gfn, IoServerId, PAGE_SIZE};
 
 use super::world::{OwnOf, Traps, World};
 use crate::gen8::context::{Descriptor, STATE_OFFSET, hwsp, state};
@@ -13,7 +13,7 @@ use crate::gen8::gtt::GTT_OFFSET;
 use crate::gen8::regs;
 use crate::mediator::scheduler::{Clock, Monotonic};
 use crate::mediator::{Below, Config, Mediator, MsiSink, Policy, SavedError, Vgpu};
-use crate::physical::{CsbEntry, Engine, InterruptSink, PhysicalGpu, ResetFailed};
+use crate::physical::{Engine, PhysicalGpu, ResetFailed};
 use crate::saved::SavedGuest;
 use crate::soft::{SoftGpu, SoftGpuConfig};
 use crate::vgpu::slice::{MIB, SliceSize, VgpuType};
@@ -59,21 +59,9 @@ impl Hanging {
 }
 
 impl PhysicalGpu for Hanging {
-    fn read32(&self, offset: u32) -> u32 {
-        self.soft.read32(offset)
-    }
-    fn write32(&self, offset: u32, value: u32) {
-        self.soft.write32(offset, value);
-    }
-    fn ggtt_entries(&self) -> u32 {
-        self.soft.ggtt_entries()
-    }
-    fn ggtt_write(&self, index: u32, bfn: Option<Bfn>) {
-        self.soft.ggtt_write(index, bfn);
-    }
-    fn ggtt_read(&self, index: u32) -> Option<Bfn> {
-        self.soft.ggtt_read(index)
-    }
+    crate::delegate_gpu!(soft: read32, write32, ggtt_entries, ggtt_write, ggtt_read, take_csb, is_idle);
+    crate::delegate_gpu!(soft: has_fast_copy, set_interrupt_sink);
+
     fn ggtt_flush(&self) {
         self.flushes_begun.fetch_add(1, Ordering::SeqCst);
         drop(self.flush_gate.lock());
@@ -102,22 +90,10 @@ impl PhysicalGpu for Hanging {
             self.soft.submit(engine, first, second);
         }
     }
-    fn take_csb(&self, engine: Engine) -> Vec<CsbEntry> {
-        self.soft.take_csb(engine)
-    }
-    fn is_idle(&self, engine: Engine) -> bool {
-        self.soft.is_idle(engine)
-    }
     fn reset_engine(&self, engine: Engine, deadline: Duration) -> Result<(), ResetFailed> {
         self.resets.fetch_add(1, Ordering::SeqCst);
         self.hung.lock().take_if(|(e, _)| *e == engine);
         self.soft.reset_engine(engine, deadline)
-    }
-    fn has_fast_copy(&self) -> bool {
-        self.soft.has_fast_copy()
-    }
-    fn set_interrupt_sink(&self, sink: Arc<dyn InterruptSink>) {
-        self.soft.set_interrupt_sink(sink);
     }
 }
 

@@ -25,7 +25,7 @@ use crate::physical::{CsbEntry, Engine, Interrupt};
 /// Dwords of commands in one step, but for the last command's.
 const STEP_DWORDS: u32 = 256;
 /// Bytes of a blit in one step for each thread that draws: some ten microseconds.
-const STEP_BYTES: u64 = 128 << 10;
+const STEP_BYTES: u64 = 256 << 10;
 
 /// Why an engine stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -72,10 +72,11 @@ pub struct SoftGpuConfig {
 }
 
 impl Default for SoftGpuConfig {
-    /// 4 GiB of graphics memory, timestamps of the wall clock, a helper for each processor but one, at most three.
+    /// 4 GiB of graphics memory, timestamps of the wall clock, a helper for each processor but two, at most three: one is the
+    /// blitter's own, and one is left to those who give it work.
     fn default() -> Self {
         let processors = thread::available_parallelism().map_or(1, NonZero::get);
-        let helpers = (processors - 1).min(MAX_HELPERS);
+        let helpers = processors.saturating_sub(2).min(MAX_HELPERS);
         Self { ggtt_entries: GGTT_ENTRIES, clock: ClockKind::default(), helpers }
     }
 }

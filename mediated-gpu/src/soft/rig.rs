@@ -41,13 +41,19 @@ pub struct Stopped(pub Engine);
 #[derive(Default)]
 struct Events {
     seen: Mutex<Vec<Interrupt>>,
+    /// For any.
     news: Condvar,
+    /// For those that a batch asks for, and errors: a driver that waits for a batch is not woken when contexts switch.
+    batches: Condvar,
 }
 
 impl InterruptSink for Events {
     fn interrupt(&self, irq: Interrupt) {
         self.seen.lock().push(irq);
         self.news.notify_all();
+        if !matches!(irq, Interrupt::ContextSwitch(_)) {
+            self.batches.notify_all();
+        }
     }
 }
 
@@ -196,7 +202,7 @@ impl Rig {
             }
             seen.clear();
             // What the number says is there before the interrupt, which takes the lock.
-            self.events.news.wait(&mut seen);
+            self.events.batches.wait(&mut seen);
         }
         Ok(())
     }

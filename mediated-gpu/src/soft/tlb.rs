@@ -94,6 +94,36 @@ impl Way {
     }
 }
 
+/// What the cache has, while it does not change.
+#[derive(Clone, Copy)]
+pub(super) struct Held<'t> {
+    sets: &'t [[Way; 2]],
+    /// [`PROCESS`], if the addresses are the context's own.
+    mark: u64,
+}
+
+// SAFETY: a `Way` is a number and a pointer to a page that is pinned as long as the cache is borrowed, and nobody can change the ways
+// meanwhile; what is made of it is a `Page`, which several threads may use.
+unsafe impl Send for Held<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Held<'_> {}
+
+impl<'t> Held<'t> {
+    /// The page that holds a graphics address, if the cache has it and it may be used so.
+    #[inline]
+    pub(super) fn page(self, addr: u64, access: DmaAccess) -> Option<Page<'t>> {
+        // SAFETY: the pin is held by a way of the cache, which nothing can change while it is borrowed.
+        self.ptr(addr, access).map(|ptr| unsafe { Page::new(ptr) })
+    }
+
+    #[inline]
+    fn ptr(self, addr: u64, access: DmaAccess) -> Option<NonNull<u8>> {
+        let key = addr >> PAGE_SHIFT | self.mark;
+        let set = self.sets.get(Tlb::set_of(key))?;
+        set.iter().find(|w| w.serves(key, access)).map(|w| w.ptr)
+    }
+}
+
 pub(super) struct Tlb {
     bus: Arc<dyn BusMaster>,
     ggtt: Arc<Ggtt>,
@@ -144,11 +174,19 @@ impl Tlb {
         std::mem::replace(&mut self.space, space)
     }
 
+    fn mark(&self) -> u64 {
+        if self.space == Space::Process && self.root.is_some() { PROCESS } else { 0 }
+    }
+
     /// A page's number, as the cache knows it.
     #[inline]
     fn key(&self, addr: u64) -> u64 {
-        let mark = if self.space == Space::Process && self.root.is_some() { PROCESS } else { 0 };
-        addr >> PAGE_SHIFT | mark
+        addr >> PAGE_SHIFT | self.mark()
+    }
+
+    /// What it has of the selected space.
+    pub(super) fn held(&self) -> Held<'_> {
+        Held { sets: &self.sets, mark: self.mark() }
     }
 
     /// The page that holds a graphics address.
@@ -188,25 +226,16 @@ impl Tlb {
             && asked
                 .iter()
                 .zip(&found.0)
-                .any(|((addr, access), ptr)| self.held(*addr, *access) != Some(*ptr));
+                .any(|((addr, access), ptr)| self.held().ptr(*addr, *access) != Some(*ptr));
         self.found = found;
         // SAFETY: as in `page`: all of them are held now, and stay so while `self` is borrowed.
         (all && !lost).then(|| unsafe { Page::all(&self.found.0) })
     }
 
-    /// The page that holds a graphics address, if the cache has it and it may be used so.
-    #[inline]
-    fn held(&self, addr: u64, access: DmaAccess) -> Option<NonNull<u8>> {
-        let key = self.key(addr);
-        let set = self.sets.get(Self::set_of(key))?;
-        set.iter().find(|w| w.serves(key, access)).map(|w| w.ptr)
-    }
-
     /// Where a graphics address lies, if the cache knows it: to be fetched ahead.
     #[inline]
     pub(super) fn ahead(&self, addr: u64) -> Option<Ahead> {
-        // SAFETY: as in `page`.
-        self.held(addr, DmaAccess::Read).map(|ptr| unsafe { Page::new(ptr) }.ahead(in_page(addr, 1)))
+        self.held().page(addr, DmaAccess::Read).map(|page| page.ahead(in_page(addr, 1)))
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "a remainder of the number of sets")]

@@ -2,7 +2,8 @@
 //!
 //! One submission a surface, [`IN_FLIGHT`] of them in flight, the thread that submits asleep meanwhile; a round runs from the
 //! first submission until the last surface is done. The `-alone` figures have each surface waited for before the next is
-//! submitted. The surfaces' pages lie scattered over memory as a guest's do, the peer has one contiguous buffer.
+//! submitted. The surfaces' pages lie scattered over memory as a guest's do, the peer has one contiguous buffer. The blitter has a
+//! helper, as there is nothing else to do here.
 
 use std::hint::black_box;
 
@@ -12,6 +13,7 @@ use mediated_gpu::gen8::blt::{
 };
 use mediated_gpu::physical::Engine;
 use mediated_gpu::soft::rig::{Rig, Stopped};
+use mediated_gpu::soft::{ClockKind, SoftGpuConfig};
 
 use crate::harness::{Figure, Target, interleave, seconds};
 
@@ -103,7 +105,8 @@ fn figure(
 pub(crate) fn measure() -> Result<Vec<Figure>, String> {
     let base = Rig::FREE;
     let second = base + BYTES as u64;
-    let mut rig = Rig::new(Engine::Bcs, 2 * BYTES as u64).map_err(|e| e.to_string())?;
+    let config = SoftGpuConfig { helpers: 1, clock: ClockKind::Counted, ..SoftGpuConfig::default() };
+    let mut rig = Rig::with(Engine::Bcs, 2 * BYTES as u64, config).map_err(|e| e.to_string())?;
     let fill = |i| XyColorBlt::fill(base, PITCH, WHOLE, 0x0101_0101 * (i & 0xff)).encode().to_vec();
     let at = |base| Surface { base, pitch: PITCH, tiled: false };
     let blt = XySrcCopyBlt {

@@ -56,6 +56,15 @@ enum Kind {
     },
 }
 
+/// What needs no look at what was there.
+#[derive(Clone, Copy)]
+pub(super) enum Stream {
+    /// Becomes the colour, whose four bytes repeat from a line's first on.
+    Fill(u32),
+    /// Becomes the source.
+    Copy,
+}
+
 /// What happens to the bytes, with room for a piece of source and one of destination.
 pub(super) struct Action {
     kind: Kind,
@@ -108,9 +117,13 @@ impl Action {
         }
     }
 
-    /// Whether there are bands that it [draws](Self::draws).
-    pub(super) fn streams(&self) -> bool {
-        matches!(self.kind, Kind::Fill(_) | Kind::Copy)
+    /// The same, if it needs no look at what was there.
+    pub(super) fn stream(&self) -> Option<Stream> {
+        match self.kind {
+            Kind::Fill(color) => Some(Stream::Fill(color)),
+            Kind::Copy => Some(Stream::Copy),
+            Kind::Rop { .. } => None,
+        }
     }
 
     /// Does a piece of `len` bytes, at most a page (128 bytes in columns), which begins `phase` bytes into its line

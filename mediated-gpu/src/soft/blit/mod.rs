@@ -165,7 +165,7 @@ impl Blit {
             Walk::Tiles(tiles::Tiles::new(job, action.copies()))
         };
         let kind = match &walk {
-            Walk::Lines(walk) if !action.streams() || !walk.is_shared() => None,
+            Walk::Lines(walk) if action.stream().is_none() || !walk.is_shared() => None,
             Walk::Lines(_) => Some(if src.is_some() { Kind::Copy } else { Kind::Fill }),
             Walk::Tiles(walk) => walk.is_shared().then_some(Kind::Tiles),
         };

@@ -3,7 +3,9 @@
 //! What two threads take to wake each other depends several times more on whether they share a processor than on what they
 //! do, and the scheduler decides that anew now and then. So both sides of such a ratio are told where to run.
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::fs;
+
+use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 
 /// Where the calling thread may run, put back when this is dropped.
 pub(crate) struct Processors(CpuSet);
@@ -36,4 +38,22 @@ pub(crate) fn stay_on(cpu: usize) -> Result<(), String> {
     let mut only = CpuSet::new();
     only.set(cpu);
     sched_setaffinity(None, &only).map_err(|e| format!("sched_setaffinity to {cpu}: {e}"))
+}
+
+/// Makes those of this process's threads whose names begin so run on `cpu` alone. How many there are.
+pub(crate) fn named_stay_on(name: &str, cpu: usize) -> Result<usize, String> {
+    let mut only = CpuSet::new();
+    only.set(cpu);
+    let mut moved = 0;
+    for task in fs::read_dir("/proc/self/task").map_err(|e| format!("/proc/self/task: {e}"))? {
+        let task = task.map_err(|e| e.to_string())?.path();
+        // One that has ended meanwhile has no name.
+        if !fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.starts_with(name)) {
+            continue;
+        }
+        let id = task.file_name().and_then(|n| n.to_str()?.parse().ok()).and_then(Pid::from_raw);
+        sched_setaffinity(id, &only).map_err(|e| format!("sched_setaffinity of {name}: {e}"))?;
+        moved += 1;
+    }
+    Ok(moved)
 }

@@ -246,9 +246,15 @@ impl Lines {
                 }
                 let left = budget;
                 self.at = self.stream(stream, tlb.held(), (self.at, end), &mut budget);
+                let stopped = self.at;
+                if stopped < end && budget > 0 {
+                    // Where one page is missing others are, too. Whichever cannot be had is met below.
+                    let _ = self.fetch(tlb, (stopped, self.part(stopped, SHARED)));
+                    self.at = self.stream(stream, tlb.held(), (stopped, end), &mut budget);
+                }
                 self.alone = self.alone.saturating_sub(left - budget);
-                if self.at == end || budget == 0 {
-                    break;
+                if self.at > stopped || self.at == end || budget == 0 {
+                    continue;
                 }
             }
             let dst = self.dst.line(self.at.0);

@@ -3,6 +3,9 @@
 //! Both GPUs are software GPUs on the model's bus, and both sides have the same driver, commands, surfaces and number of batches in
 //! flight; the guest's accesses to registers are trapped, the process's are calls. A round is so many batches from the first
 //! until the last has ended. What is the same in each batch is written before; tables are written with each.
+//!
+//! A GPU takes no time of its host's processors. So the engines of both GPUs have a processor to themselves, and all else has
+//! another one: the guest, its loop and the mediator, or the process.
 
 mod driver;
 mod sides;
@@ -15,12 +18,14 @@ use integration::{Profile, World};
 use mediated_gpu::gen8::cmd::MI_BATCH_BUFFER_END;
 use mediated_gpu::gen8::gtt::PTE_PRESENT;
 use mediated_gpu::gen8::ppgtt::{ENTRIES, RW, Root};
+use mediated_gpu::physical::Engine;
 use mediated_gpu::vgpu::slice::MIB;
 use xen_ioreq::PAGE_SIZE;
 
 use self::driver::{BATCH_PAGES, BATCHES, Device, Driver, FREE, IN_FLIGHT};
 use self::sides::{Alone, Mediated};
 use crate::harness::{Figure, Target, interleave, seconds};
+use crate::processors::{Processors, named_stay_on, stay_on};
 
 /// Names of the figures.
 pub(crate) const NAMES: &[&str] = &["mediated-large", "mediated-small", "mediated-tables"];
@@ -196,6 +201,9 @@ fn driver<D: Device>(work: Work, mut device: D) -> Driver<D> {
 
 /// Measures one.
 fn figure(name: &'static str, work: Work, batches: u32, least: f64) -> Result<Figure, String> {
+    let processors = Processors::of_this_thread()?;
+    let [engines, others] = processors.two()?;
+    stay_on(others)?;
     let world = World::for_guests(Profile::Draft, 4);
     let domid = world.domain_of(1, GUEST_FRAMES);
     let service = world.serve(domid);
@@ -204,6 +212,9 @@ fn figure(name: &'static str, work: Work, batches: u32, least: f64) -> Result<Fi
     let mediated = RefCell::new(driver(work, Mediated::new(cpu, base, PAGES)?));
     let alone = RefCell::new(driver(work, Alone::new(world.native(PAGES))));
 
+    if named_stay_on("gpu-", engines)? < 2 * Engine::ALL.len() {
+        return Err("the engines' threads are not found".into());
+    }
     let failed = RefCell::new(None);
     let timed = |result: &mut dyn FnMut() -> Result<(), String>| {
         seconds(|| {

@@ -37,13 +37,17 @@ pub struct Incarnation {
     pub domid: DomId,
     /// Its UUID, which it keeps when it is restarted or restored.
     pub uuid: [u8; 16],
-    /// Machine frame of its shared info page, which it has as long as it is there.
+    /// Frame of its shared info page as Xen tells it: of an HVM or PVH guest, the number at which the guest has put it, and
+    /// [`NOWHERE`](Self::NOWHERE) until it has, as a stock Linux does when it boots.
     pub shared_info: u64,
     /// The boot of the host: after another one numbers start anew, and nothing is left of any guest.
     pub boot: [u8; 16],
 }
 
 impl Incarnation {
+    /// What Xen says of a page that its guest has not put anywhere (`INVALID_M2P_ENTRY`).
+    pub const NOWHERE: u64 = u64::MAX;
+
     /// From what Xen says of the guest, under the boot that this is.
     pub fn of(guest: &xen_domctl_getdomaininfo) -> Result<Self, RecordError> {
         const BOOT: &str = "/proc/sys/kernel/random/boot_id";
@@ -57,6 +61,16 @@ impl Incarnation {
             shared_info: guest.shared_info_frame,
             boot,
         })
+    }
+
+    /// Whether this may be the run that `before` was told of: a page that was nowhere may be somewhere since.
+    fn continues(&self, before: &Self) -> bool {
+        let Self { shared_info, .. } = *before;
+        *self
+            == Self {
+                shared_info: if shared_info == Self::NOWHERE { self.shared_info } else { shared_info },
+                ..*before
+            }
     }
 }
 
@@ -152,7 +166,7 @@ impl Record {
         let read = (&file).take(LENGTH as u64 + 1).read_to_end(&mut bytes);
         read.map_err(|e| RecordError::File { path: path.clone(), op: "reading", errno: errno_of(&e) })?;
         let contents = match text::parse(&bytes) {
-            Ok(Some(found)) if found.guest == guest => found,
+            Ok(Some(found)) if guest.continues(&found.guest) => Contents { guest, ..found },
             Ok(_) => Contents { guest, servers: Vec::new(), note: Vec::new() },
             Err(line) => return Err(RecordError::Damaged { path, line }),
         };

@@ -83,6 +83,17 @@ fn what_is_of_another_guest_or_run_or_boot_is_forgotten() {
 }
 
 #[test]
+fn guest_that_has_put_its_shared_info_page_somewhere_since_is_the_same_and_one_that_has_not_yet_is_not() {
+    let early = Incarnation { shared_info: Incarnation::NOWHERE, ..GUEST };
+    let (_dir, path) = place();
+    Record::open(&path, early).unwrap().add(A).unwrap();
+    assert_eq!(Record::open(&path, early).unwrap().left(), [A]);
+    assert_eq!(Record::open(&path, GUEST).unwrap().left(), [A]);
+    assert_eq!(Record::open(&path, GUEST).unwrap().left(), [A]);
+    assert!(Record::open(&path, early).unwrap().left().is_empty());
+}
+
+#[test]
 fn two_living_processes_do_not_have_the_same_record() {
     let (_dir, path) = place();
     let _first = Record::open(&path, GUEST).unwrap();

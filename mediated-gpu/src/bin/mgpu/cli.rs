@@ -213,9 +213,11 @@ pub(crate) struct Serve {
     /// Have each of the guest's writes to its translation table trap, instead of giving it 8 MiB of memory for that.
     #[arg(long)]
     pub(crate) trap_table: bool,
-    /// Compare all page tables of the guest's contexts before each use, instead of trapping the writes to those that are quiet.
+    /// Trap writes to the page tables of the guest's contexts while they are quiet, instead of comparing all of them before each use,
+    /// where no other device model of the guest's has claimed that memory type. Xen 4.17 may crash a guest for such a write
+    /// (docs/page-tracking.md).
     #[arg(long)]
-    pub(crate) no_track_tables: bool,
+    pub(crate) track_tables: bool,
     /// Have each read of a register trap, too, instead of showing those that a driver reads while it works in the table's memory.
     #[arg(long)]
     pub(crate) trap_registers: bool,

@@ -107,7 +107,7 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         table,
         registers: !args.trap_registers,
         console,
-        track_tables: !args.no_track_tables,
+        track_tables: args.track_tables,
         on_error: OnError::CrashGuest,
     };
     let conn = Connection::new(guest, events);

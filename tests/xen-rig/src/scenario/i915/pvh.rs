@@ -99,13 +99,6 @@ fn a_batch(run: &Run, checks: &mut Checks) {
     checks.figure("i915: trapped accesses a batch, each waited for", alone.unwrap_or(f64::MAX));
     checks.figure("i915: trapped accesses a batch, not waited for", stream.unwrap_or(f64::MAX));
     checks.figure("i915: trapped accesses a batch, behind one that takes long", piled.unwrap_or(f64::MAX));
-    // How many are quiet for long enough is the driver's affair.
-    for (name, what) in [("tracked_tables", "page tables that are tracked"), ("ram_writes", "writes to them")]
-    {
-        let counted = status(&run.text("piled.out"), name);
-        checks.that(counted.is_some(), format!("mgpu counts {what}"));
-        checks.figure(format!("i915: {what}"), counted.unwrap_or(u64::MAX) as f64);
-    }
     let [reads, writes] = in_memory(&run.text("piled-accesses.out"));
     checks.that(
         reads == 0 && writes > 0,

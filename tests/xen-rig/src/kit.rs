@@ -47,10 +47,8 @@ impl Kit {
     ///
     /// # Errors
     /// It does not build.
-    pub fn program(&self, package: &str, name: &str) -> Result<PathBuf> {
-        let mut cargo = self.cargo();
-        cargo.args(["build", "--release", "--quiet", "-p", package, "--bin", name]);
-        host::output(cargo.arg("--target-dir").arg(&self.places.target))?;
+    pub fn program(&self, name: &str) -> Result<PathBuf> {
+        self.build(&["--bin", name])?;
         Ok(self.places.target.join("release").join(name))
     }
 
@@ -58,11 +56,17 @@ impl Kit {
     ///
     /// # Errors
     /// It does not build.
-    pub fn example(&self, package: &str, name: &str) -> Result<PathBuf> {
-        let mut cargo = self.cargo();
-        cargo.args(["build", "--release", "--quiet", "-p", package, "--example", name]);
-        host::output(cargo.arg("--target-dir").arg(&self.places.target))?;
+    pub fn example(&self, name: &str) -> Result<PathBuf> {
+        self.build(&["--example", name])?;
         Ok(self.places.target.join("release/examples").join(name))
+    }
+
+    /// The package is not named: with the features that one alone needs every library would be built once more for it.
+    fn build(&self, what: &[&str]) -> Result<()> {
+        let mut cargo = self.cargo();
+        cargo.args(["build", "--release", "--quiet", "--workspace"]).args(what);
+        host::output(cargo.arg("--target-dir").arg(&self.places.target))?;
+        Ok(())
     }
 
     fn cargo(&self) -> Command {

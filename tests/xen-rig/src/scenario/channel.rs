@@ -110,11 +110,11 @@ impl Scenario for Channel {
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
-        let programs = [kit.example("stubdom", OURS)?, kit.c_vchan()?];
+        let programs = [kit.example(OURS)?, kit.c_vchan()?];
         for program in &programs {
             kit.install(files, program)?;
         }
-        kit.install(files, &kit.program("mediated-gpu", "mgpu")?)?;
+        kit.install(files, &kit.program("mgpu")?)?;
         let guest_s = |how: &str, pairs: &[Pair]| -> String {
             let ends = pairs.iter().flat_map(|pair| pair.ends(Side::Guest, "0", &DOMAIN.to_string()));
             ends.map(|(name, command)| format!("{name} {how} {command}\n")).collect()

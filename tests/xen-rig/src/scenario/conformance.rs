@@ -26,7 +26,7 @@ impl Scenario for Conformance {
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
-        kit.install(files, &kit.program("conformance", "conformance")?)?;
+        kit.install(files, &kit.program("conformance")?)?;
         kit.install_guest(files)?;
         let on = "--on xen --domid";
         Ok(format!(
@@ -64,7 +64,7 @@ impl Scenario for Conformance {
             checks.succeeded(run, area);
         }
         let log = kit.places.work.join("accesses-on-the-model");
-        let mut model = Command::new(kit.program("conformance", "conformance")?);
+        let mut model = Command::new(kit.program("conformance")?);
         host::output(model.args(["ioreq", "--on", "model", "--log"]).arg(&log))?;
         let model = fs::read_to_string(&log).at(&log)?;
         checks.that(!model.is_empty(), "the guest's accesses are logged on the model");

@@ -19,9 +19,9 @@ impl Scenario for Descriptors {
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
-        kit.install(files, &kit.example("xen-ioreq", "on-xen")?)?;
-        kit.install(files, &kit.example("xen-ioreq", "own-ram")?)?;
-        kit.install(files, &kit.program("integration", "kept")?)?;
+        kit.install(files, &kit.example("on-xen")?)?;
+        kit.install(files, &kit.example("own-ram")?)?;
+        kit.install(files, &kit.program("kept")?)?;
         kit.install_guest(files)?;
         // The second run has no /dev/xen/hypercall and takes locked memory for its buffers.
         Ok("guest held 16 mode=hello\n\

@@ -31,7 +31,7 @@ impl Scenario for GrantRows {
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
-        kit.install(files, &kit.program("conformance", "conformance")?)?;
+        kit.install(files, &kit.program("conformance")?)?;
         kit.install_guest(files)?;
         // It never runs: only its page tables are looked at.
         let never = Linux { init: "", modules: &[], files: &[], programs: &[] };
@@ -59,7 +59,7 @@ impl Scenario for GrantRows {
         checks.that(out.trim_end().ends_with(" passed, 0 failed"), "the rows come to their end");
         checks.succeeded(run, "grants");
         let log = kit.places.work.join("told-on-the-model");
-        let mut model = Command::new(kit.program("conformance", "conformance")?);
+        let mut model = Command::new(kit.program("conformance")?);
         host::output(model.args(["grants", "--on", "model", "--log"]).arg(&log))?;
         let model = fs::read_to_string(&log).at(&log)?;
         checks.that(!model.is_empty(), "the guest's lines are logged on the model");

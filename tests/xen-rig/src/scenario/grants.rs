@@ -43,8 +43,8 @@ impl Scenario for Grants {
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
-        kit.install(files, &kit.example("stubdom", "grants-on-xen")?)?;
-        kit.install(files, &kit.example("stubdom", OURS)?)?;
+        kit.install(files, &kit.example("grants-on-xen")?)?;
+        kit.install(files, &kit.example(OURS)?)?;
         kit.install(files, &kit.c_vchan()?)?;
         let channels: String = channels().iter().map(both_ends).collect();
         let deaths: String = deaths().iter().map(|(name, dies, stays)| death(name, dies, stays)).collect();

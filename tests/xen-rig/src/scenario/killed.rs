@@ -35,7 +35,7 @@ impl Scenario for Killed {
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
-        kit.install(files, &kit.program("mediated-gpu", "mgpu")?)?;
+        kit.install(files, &kit.program("mgpu")?)?;
         kit.install_guest(files)?;
         let serve = |life: &str| {
             format!(

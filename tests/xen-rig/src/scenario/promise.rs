@@ -42,7 +42,7 @@ impl Scenario for Promise {
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
-        kit.install(files, &kit.program("mediated-gpu", "mgpu")?)?;
+        kit.install(files, &kit.program("mgpu")?)?;
         kit.install_guest(files)?;
         Ok(format!(
             "record probe mgpu probe\n\
@@ -136,7 +136,7 @@ impl Scenario for Promise {
         checks.equal("no domain is left", run.text("domains.out").lines().count(), 2);
 
         let model = kit.places.work.join("model");
-        let mut demo = Command::new(kit.program("mediated-gpu", "mgpu")?);
+        let mut demo = Command::new(kit.program("mgpu")?);
         demo.args([
             "demo",
             "--seconds",

@@ -49,8 +49,8 @@ impl Scenario for Sandbox {
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
-        kit.install(files, &kit.program("mediated-gpu", "mgpu")?)?;
-        kit.install(files, &kit.program("integration", "confined")?)?;
+        kit.install(files, &kit.program("mgpu")?)?;
+        kit.install(files, &kit.program("confined")?)?;
         kit.install_guest(files)?;
         files.dir("rig/empty");
         files.file("etc/passwd", 0o644, "root:x:0:0::/:/bin/sh\nmgpu:x:4242:4343::/:/bin/false\n");

@@ -41,8 +41,8 @@ impl Scenario for SaveBalloon {
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
-        kit.install(files, &kit.program("mediated-gpu", "mgpu")?)?;
-        kit.install(files, &kit.program("integration", "astray")?)?;
+        kit.install(files, &kit.program("mgpu")?)?;
+        kit.install(files, &kit.program("astray")?)?;
         kit.install_guest(files)?;
         let serve = |name: &str, rest: &str| {
             format!(
@@ -156,7 +156,7 @@ impl Scenario for SaveBalloon {
         let model = kit.places.work.join("pictures");
         fs::create_dir_all(&model).at(&model)?;
         let model = model.join("save-balloon-model.png");
-        let mut mgpu = Command::new(kit.program("mediated-gpu", "mgpu")?);
+        let mut mgpu = Command::new(kit.program("mgpu")?);
         mgpu.args(["picture", "--domid", &NUMBER.to_string(), "--seed", &SEED.to_string()]);
         host::output(mgpu.arg(&model))?;
         let wanted = fs::read(&model).at(&model)?;

@@ -36,7 +36,7 @@ impl Scenario for Serve {
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
-        kit.install(files, &kit.program("mediated-gpu", "mgpu")?)?;
+        kit.install(files, &kit.program("mgpu")?)?;
         kit.install_guest(files)?;
         // Xen keeps what it allocates for dom0's first server, so frames are counted from the second on.
         let session = |name: &str, options: &str, control: &str, end: &str| {
@@ -175,7 +175,7 @@ pub(super) fn picture(kit: &Kit, run: &Run, name: &str, checks: &mut Checks) -> 
     let ours = dir.join(format!("{name}-xen.png"));
     fs::write(&ours, png).at(&ours)?;
     let models = dir.join(format!("{name}-model.png"));
-    let mgpu = kit.program("mediated-gpu", "mgpu")?;
+    let mgpu = kit.program("mgpu")?;
     host::output(
         Command::new(mgpu).args(["picture", "--domid", &domid, "--seed", &SEED.to_string()]).arg(&models),
     )?;

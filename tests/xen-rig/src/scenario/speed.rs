@@ -37,7 +37,7 @@ impl Scenario for Speed {
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
         kit.install(files, &kit.c_baseline()?)?;
-        kit.install(files, &kit.program("xen-rig", OURS)?)?;
+        kit.install(files, &kit.program(OURS)?)?;
         kit.install_guest(files)?;
         Ok(rounds().map(|(round, program)| one_round(round, program)).collect())
     }

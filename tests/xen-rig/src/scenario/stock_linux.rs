@@ -76,7 +76,7 @@ impl Scenario for StockLinux {
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
         for example in ["bochs-display", "serial-port"] {
-            kit.install(files, &kit.example("ioreq-server", example)?)?;
+            kit.install(files, &kit.example(example)?)?;
         }
         let first = format!("{CLEARED}{}", terminal(FIRST));
         let second = terminal(SECOND);

@@ -49,9 +49,9 @@ impl Scenario for Vfio {
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
-        kit.install(files, &kit.program("mediated-gpu", "mgpu")?)?;
+        kit.install(files, &kit.program("mgpu")?)?;
         for example in ["edu", "nvme"] {
-            kit.install(files, &kit.example("mediated-gpu", example)?)?;
+            kit.install(files, &kit.example(example)?)?;
         }
         kit.install_modules(files, MODULES)?;
         Ok(format!(

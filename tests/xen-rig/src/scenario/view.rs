@@ -37,7 +37,7 @@ impl Scenario for View {
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
-        let mgpu = kit.program("mediated-gpu", "mgpu")?;
+        let mgpu = kit.program("mgpu")?;
         kit.install(files, &mgpu)?;
         kit.install_guest(files)?;
         let guest = [("guest", 0o644, DRAWING.to_string().into_bytes())];

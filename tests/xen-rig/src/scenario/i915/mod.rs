@@ -61,7 +61,7 @@ fn install_with(
     modules: &[(&str, &str)],
     more: &[(&str, u32, &[u8])],
 ) -> Result<()> {
-    kit.install(files, &kit.program("mediated-gpu", "mgpu")?)?;
+    kit.install(files, &kit.program("mgpu")?)?;
     let program = |name| {
         let path = kit.static_program(name)?;
         fs::read(&path).at(&path)

@@ -127,7 +127,15 @@ impl<D: Device> Driver<D> {
             }
             // What was emitted while two were on their way goes together.
             self.submit_if_room();
-            self.device.wait()?;
+            if let Err(e) = self.device.wait() {
+                let done = self.device.read32(HWSP, offset(hwsp::SEQNO));
+                let newest = self.device.read32(HWSP, offset(hwsp::CSB_WRITE));
+                return Err(format!(
+                    "{e}; {} batches were given, {} submitted, {} told to be done and {done} are; {} submissions have not been \
+                     told to have ended; the last status entry read is {}, of {newest}",
+                    self.emitted, self.submitted, self.done, self.submissions, self.csb_read
+                ));
+            }
             self.look();
         }
         Ok(())

@@ -218,8 +218,10 @@ fn figure(name: &'static str, work: Work, batches: u32, least: f64) -> Result<Fi
     let failed = RefCell::new(None);
     let timed = |result: &mut dyn FnMut() -> Result<(), String>| {
         seconds(|| {
-            if let Err(e) = result() {
-                failed.borrow_mut().get_or_insert(e);
+            if failed.borrow().is_none()
+                && let Err(e) = result()
+            {
+                failed.replace(Some(e));
             }
         })
     };
@@ -237,7 +239,7 @@ fn figure(name: &'static str, work: Work, batches: u32, least: f64) -> Result<Fi
     drop((mediated, service));
     world.end();
     if let Some(why) = failed.into_inner() {
-        return Err(why);
+        return Err(format!("{why}; {stats:?}"));
     }
     if right != [true, true] || stats.refusals + stats.gpu_errors + stats.overruns > 0 {
         return Err(format!("what was drawn is wrong: {right:?}, {stats:?}"));

@@ -52,6 +52,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &i915::I915Hang,
     &i915::I915Reset,
     &i915::I915Life,
+    &i915::I915Killed,
     &i915::SaveRestore,
     &vfio::Vfio,
     &sandbox::Sandbox,

@@ -4,6 +4,7 @@
 mod balloon;
 mod hang;
 mod hvm;
+mod killed;
 mod life;
 mod painting;
 mod pvh;
@@ -16,6 +17,7 @@ use std::time::Duration;
 pub(super) use self::balloon::I915Balloon;
 pub(super) use self::hang::{I915Hang, I915Reset};
 pub(super) use self::hvm::I915Hvm;
+pub(super) use self::killed::I915Killed;
 pub(super) use self::life::I915Life;
 pub(super) use self::pvh::I915Pvh;
 pub(super) use self::saved::SaveRestore;

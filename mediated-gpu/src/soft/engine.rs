@@ -430,8 +430,8 @@ impl Core {
     fn ring_empty(&mut self, dev: &Device) -> Result<(), Stop> {
         let Some(ctx) = &self.running else { return Ok(()) };
         let (descriptor, elements, at) = (ctx.descriptor, ctx.elements, ctx.at);
-        if self.same_waits(dev, descriptor) {
-            return self.lite_restore(dev);
+        if let Some(newer) = dev.port(self.engine).take_if(|newer| goes_on(descriptor, newer)) {
+            return self.lite_restore(dev, newer);
         }
         self.save(dev)?;
         self.running = None;
@@ -450,26 +450,19 @@ impl Core {
         if !ctx.arbitration || !ctx.in_ring() {
             return Ok(());
         }
-        if self.same_waits(dev, descriptor) {
-            return self.lite_restore(dev);
+        // One look: what is taken may have come a moment ago, and be of the same context.
+        let Some(newer) = dev.port(self.engine).take() else { return Ok(()) };
+        if goes_on(descriptor, &newer) {
+            return self.lite_restore(dev, newer);
         }
-        let Some(elements) = dev.port(self.engine).take() else { return Ok(()) };
         self.save(dev)?;
         self.running = None;
         self.report(dev, CSB_PREEMPTED, descriptor.id(), false)?;
-        self.load(dev, elements, 0)
-    }
-
-    /// Whether a newer submission of the same context waits that does not want the image to be read anew.
-    fn same_waits(&self, dev: &Device, descriptor: Descriptor) -> bool {
-        let same = |w: Descriptor| (w.lrca(), w.id()) == (descriptor.lrca(), descriptor.id());
-        let waiting = dev.port(self.engine).waiting();
-        waiting.is_some_and(|w| same(w) && w.0 & Descriptor::FORCE_RESTORE == 0)
+        self.load(dev, newer, 0)
     }
 
     /// Goes on with the same context under a newer submission: only the tail is read again.
-    fn lite_restore(&mut self, dev: &Device) -> Result<(), Stop> {
-        let Some(newer) = dev.port(self.engine).take() else { return Ok(()) };
+    fn lite_restore(&mut self, dev: &Device, newer: Elements) -> Result<(), Stop> {
         let Some(id) = self.running.as_ref().map(|c| c.descriptor.id()) else { return Ok(()) };
         self.report(dev, CSB_LITE_RESTORE | CSB_PREEMPTED, id, false)?;
         if let Some(descriptor) = newer[0] {
@@ -579,6 +572,14 @@ impl Core {
         self.store32(addr, lo)?;
         self.store32(addr.saturating_add(4), hi)
     }
+}
+
+/// Whether a submission goes on with the context that runs: it begins with it, and does not want its image to be read anew.
+fn goes_on(running: Descriptor, newer: &Elements) -> bool {
+    newer[0].is_some_and(|first| {
+        let same = (first.lrca(), first.id()) == (running.lrca(), running.id());
+        same && first.0 & Descriptor::FORCE_RESTORE == 0
+    })
 }
 
 /// The offset in the page, rounded down to a multiple of `unit`.

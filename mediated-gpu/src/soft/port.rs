@@ -91,17 +91,17 @@ impl Port {
         }
     }
 
-    /// The first element of the oldest submission that waits.
-    pub(super) fn waiting(&self) -> Option<Descriptor> {
-        self.state.lock().queue.front().and_then(|e| e[0])
-    }
-
     /// Takes the oldest submission.
     pub(super) fn take(&self) -> Option<Elements> {
+        self.take_if(|_| true)
+    }
+
+    /// Takes the oldest submission if it is such a one.
+    pub(super) fn take_if(&self, wanted: impl FnOnce(&Elements) -> bool) -> Option<Elements> {
         let mut s = self.state.lock();
-        let elements = s.queue.pop_front()?;
+        s.queue.front().filter(|oldest| wanted(oldest))?;
         s.active = true;
-        Some(elements)
+        s.queue.pop_front()
     }
 
     /// Tells what became of a context; `last`: and that the engine has nothing of the submission left.

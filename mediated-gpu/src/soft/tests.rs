@@ -157,6 +157,27 @@ fn flush_during_a_large_fill_that_others_help_with_leaves_nobody_at_a_page() {
 }
 
 #[test]
+fn every_submission_of_the_context_that_runs_has_its_status_whenever_it_comes() {
+    use crate::gen8::context::{CSB_COMPLETE, CSB_LITE_RESTORE};
+    let mut rig = rig();
+    let mut told = 0;
+    for submitted in 1..=3000 {
+        // The engine looks whether there is a newer one with each of these.
+        rig.emit(&[cmd::MI_ARB_CHECK; 256]);
+        rig.submit();
+        // One runs, and nothing waits: so the next comes at any moment of its looking.
+        while submitted - told > 1 {
+            let idle = rig.gpu.is_idle(Engine::Bcs);
+            for CsbEntry { status, .. } in rig.gpu.take_csb(Engine::Bcs) {
+                told += u32::from(status & (CSB_COMPLETE | CSB_LITE_RESTORE) != 0);
+            }
+            assert!(!idle || told == submitted, "{told} of {submitted} have a status");
+        }
+    }
+    assert_eq!(rig.wait(), Ok(()));
+}
+
+#[test]
 fn flush_frees_a_frame_for_retirement_while_the_batch_goes_on() {
     let mut rig = rig();
     endless_fill(&mut rig);

@@ -66,6 +66,16 @@ struct State {
     config: ConfigSpace,
     /// What is on the bus now.
     mapped: Vec<Placement>,
+    /// How often a range was refused.
+    refusals: u32,
+}
+
+/// Refused ranges of which an operator is told: a guest can ask for as many as it likes.
+const TOLD: u32 = 8;
+
+/// How loud the `nth` refusal is told.
+fn level(nth: u32) -> log::Level {
+    if nth <= TOLD { log::Level::Warn } else { log::Level::Debug }
 }
 
 /// A function on a bus.
@@ -94,7 +104,7 @@ impl PciEndpoint {
             function,
             msix,
             intx,
-            state: Mutex::new(State { config, mapped: Vec::new() }),
+            state: Mutex::new(State { config, mapped: Vec::new(), refusals: 0 }),
             bus: Arc::downgrade(bus),
             id: OnceLock::new(),
         });
@@ -207,7 +217,16 @@ impl PciEndpoint {
             let window = Window { space: new.space, start: new.start, last: new.last, region };
             match bus.map(id, window) {
                 Ok(()) => state.mapped.push(new),
-                Err(e) => log::warn!("{}: BAR {} is not decoded: {e}", self.sbdf, new.index),
+                Err(e) => {
+                    state.refusals = state.refusals.saturating_add(1);
+                    log::log!(level(state.refusals), "{}: BAR {} is not decoded: {e}", self.sbdf, new.index);
+                    if state.refusals == TOLD {
+                        log::warn!(
+                            "{}: what else is refused of its BARs is told only when debugging",
+                            self.sbdf
+                        );
+                    }
+                }
             }
         }
     }

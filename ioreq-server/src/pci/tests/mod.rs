@@ -303,6 +303,39 @@ fn bar_over_another_is_not_decoded_until_it_is_moved_away() {
     assert_eq!(e.decoded().len(), 2);
 }
 
+/// Counts what this thread's tests warn of.
+struct Warnings;
+
+thread_local! {
+    static WARNED: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+impl log::Log for Warnings {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        WARNED.set(WARNED.get() + u32::from(self.enabled(record.metadata())));
+    }
+    fn flush(&self) {}
+}
+
+#[test]
+fn guest_that_places_bars_over_others_for_ever_does_not_fill_the_log() {
+    let bus = Bus::new(Arc::new(LocalClaims::default()));
+    let e = PciEndpoint::attach(&bus, GPU, space(), Arc::new(Scratch(Mutex::default()))).unwrap();
+    log::set_logger(&Warnings).unwrap();
+    log::set_max_level(log::LevelFilter::Warn);
+    config_write(&bus, GPU, 4, Width::Word, 2);
+    config_write(&bus, GPU, 0x10, Width::Dword, 0xf100_0000);
+    WARNED.set(0);
+    for n in 0..1000 {
+        config_write(&bus, GPU, 0x24, Width::Dword, 0xf100_0000 + n * 0x1000);
+        assert_eq!(e.decoded().len(), 1);
+    }
+    assert_eq!(WARNED.get(), 9, "the first eight, and that there may be more");
+}
+
 #[test]
 fn unplugged_function_reads_as_absent() {
     let bus = Bus::new(Arc::new(LocalClaims::default()));

@@ -14,6 +14,7 @@ mod idle;
 mod mappings;
 mod mediated;
 mod ping_pong;
+mod priority;
 mod processors;
 mod pte;
 mod round_trip;
@@ -25,30 +26,43 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use harness::Figure;
+use priority::RealTime;
 
 /// A family of figures that are measured together.
 struct Family {
     /// Names of the figures, as asked for on the command line.
     names: &'static [&'static str],
     measure: fn() -> Result<Vec<Figure>, String>,
+    /// Its two sides have different numbers of threads.
+    threads: bool,
+}
+
+impl Family {
+    const fn new(names: &'static [&'static str], measure: fn() -> Result<Vec<Figure>, String>) -> Self {
+        Self { names, measure, threads: false }
+    }
+
+    const fn of_threads(self) -> Self {
+        Self { threads: true, ..self }
+    }
 }
 
 const FAMILIES: &[Family] = &[
-    Family { names: bfn::NAMES, measure: bfn::measure },
-    Family { names: mappings::NAMES, measure: mappings::measure },
-    Family { names: balloon::NAMES, measure: balloon::measure },
-    Family { names: dispatch::NAMES, measure: dispatch::measure },
-    Family { names: drain::NAMES, measure: drain::measure },
-    Family { names: channel::NAMES, measure: channel::measure },
-    Family { names: grants::NAMES, measure: grants::measure },
-    Family { names: guest_memory::NAMES, measure: guest_memory::measure },
-    Family { names: pte::NAMES, measure: pte::measure },
-    Family { names: idle::NAMES, measure: idle::measure },
-    Family { names: round_trip::NAMES, measure: round_trip::measure },
-    Family { names: scale::NAMES, measure: scale::measure },
-    Family { names: mediated::NAMES, measure: mediated::measure },
-    Family { names: soft_gpu::NAMES, measure: soft_gpu::measure },
-    Family { names: xen::NAMES, measure: xen::measure },
+    Family::new(bfn::NAMES, bfn::measure),
+    Family::new(mappings::NAMES, mappings::measure),
+    Family::new(balloon::NAMES, balloon::measure),
+    Family::new(dispatch::NAMES, dispatch::measure),
+    Family::new(drain::NAMES, drain::measure),
+    Family::new(channel::NAMES, channel::measure),
+    Family::new(grants::NAMES, grants::measure),
+    Family::new(guest_memory::NAMES, guest_memory::measure),
+    Family::new(pte::NAMES, pte::measure),
+    Family::new(idle::NAMES, idle::measure),
+    Family::new(round_trip::NAMES, round_trip::measure),
+    Family::new(scale::NAMES, scale::measure).of_threads(),
+    Family::new(mediated::NAMES, mediated::measure).of_threads(),
+    Family::new(soft_gpu::NAMES, soft_gpu::measure).of_threads(),
+    Family::new(xen::NAMES, xen::measure),
 ];
 
 /// Measure the project's speed figures.
@@ -77,7 +91,15 @@ fn main() -> ExitCode {
     }
     let wanted = |name: &str| args.names.is_empty() || args.names.iter().any(|n| n == name);
     let (mut passed, mut failed) = (0, 0);
+    let mut warned = false;
     for family in FAMILIES.iter().filter(|f| f.names.iter().any(|n| wanted(n))) {
+        let priority = family.threads.then(RealTime::take).transpose();
+        if let (Err(e), false) = (&priority, warned) {
+            eprintln!(
+                "ratios: no real-time priority ({e}): what else runs on this machine is in some of the figures"
+            );
+            warned = true;
+        }
         match (family.measure)() {
             Ok(figures) => {
                 for figure in figures.iter().filter(|f| wanted(f.name)) {

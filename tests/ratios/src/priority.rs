@@ -4,7 +4,7 @@
 //! Threads have the priority of the one that starts them, so both sides have it.
 #![expect(unsafe_code, reason = "rustix has no call for a thread's scheduling policy")]
 
-/// The lowest priorities are enough: nobody else has any.
+/// Any would do: nobody else is expected to have one.
 const PRIORITY: libc::c_int = 10;
 
 /// The calling thread, and those that it starts, go before all that have no real-time priority; it is put back when this is

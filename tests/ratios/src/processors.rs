@@ -35,15 +35,11 @@ impl Drop for Processors {
 
 /// Makes the calling thread run on `cpu` alone.
 pub(crate) fn stay_on(cpu: usize) -> Result<(), String> {
-    let mut only = CpuSet::new();
-    only.set(cpu);
-    sched_setaffinity(None, &only).map_err(|e| format!("sched_setaffinity to {cpu}: {e}"))
+    sched_setaffinity(None, &only(cpu)).map_err(|e| format!("sched_setaffinity to {cpu}: {e}"))
 }
 
 /// Makes those of this process's threads whose names begin so run on `cpu` alone. How many there are.
 pub(crate) fn named_stay_on(name: &str, cpu: usize) -> Result<usize, String> {
-    let mut only = CpuSet::new();
-    only.set(cpu);
     let mut moved = 0;
     for task in fs::read_dir("/proc/self/task").map_err(|e| format!("/proc/self/task: {e}"))? {
         let task = task.map_err(|e| e.to_string())?.path();
@@ -52,8 +48,15 @@ pub(crate) fn named_stay_on(name: &str, cpu: usize) -> Result<usize, String> {
             continue;
         }
         let id = task.file_name().and_then(|n| n.to_str()?.parse().ok()).and_then(Pid::from_raw);
-        sched_setaffinity(id, &only).map_err(|e| format!("sched_setaffinity of {name}: {e}"))?;
+        let id = id.ok_or_else(|| format!("{}: no thread's number", task.display()))?;
+        sched_setaffinity(Some(id), &only(cpu)).map_err(|e| format!("sched_setaffinity of {name}: {e}"))?;
         moved += 1;
     }
     Ok(moved)
+}
+
+fn only(cpu: usize) -> CpuSet {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    set
 }

@@ -11,7 +11,7 @@ use super::super::stream::turned;
 use super::super::team::Team;
 use super::super::tlb::Tlb;
 use super::action::Action;
-use super::{Job, Side, checked};
+use super::{Job, LONG, Side, checked};
 use crate::bus::DmaAccess;
 use crate::gen8::tiling::Tiling;
 use smallvec::SmallVec;
@@ -23,9 +23,7 @@ pub(super) const WIDTH: u64 = PAGE_SIZE as u64;
 pub(super) const HEIGHT: i64 = 32;
 /// Bytes of a Y-major tile's line.
 const CELL: usize = 128;
-/// What is shorter is copied without a thought of what comes next.
-const LONG: usize = 1024;
-/// Lines of a band that take no memory from the heap: a part of one long one.
+/// Lines of a band that take no memory from the heap: a row of whole tiles has one.
 const FEW: usize = 1;
 /// Lines of a Y-major tile that share a line of the cache.
 const TOGETHER: usize = 4;

@@ -11,7 +11,7 @@ use super::super::stream::turned;
 use super::super::team::Team;
 use super::super::tlb::{Fault, Held, Tlb};
 use super::action::{Action, Place, Stream};
-use super::{Job, Side, checked};
+use super::{Job, LONG, Side, checked};
 use crate::bus::DmaAccess;
 use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 
@@ -19,10 +19,8 @@ use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 const PIECE_COST: u64 = 512;
 /// Bytes that one of several threads draws at once: several parts each, so that all end at much the same time.
 const SHARED: u64 = 64 << 10;
-/// What is shorter is copied without a thought of what comes next: the CPU sees it by itself.
-const LONG: usize = 1024;
 
-/// A line, and a byte of it. Pieces are done in the order of these, which is that of the first dword of each.
+/// A line, and a byte of it: pieces are done line by line.
 type Position = (u64, u64);
 
 /// First bytes of lines: of the first to be done, and the distance to the next.
@@ -48,7 +46,7 @@ impl Run {
 }
 
 pub(super) struct Lines {
-    /// Whether lines are done from the first on, none from its end.
+    /// Whether every line is done from its beginning.
     forward: bool,
     /// Whether it does not matter in which order, or by whom: no byte is written twice, or both written and read.
     apart: bool,
@@ -267,16 +265,6 @@ impl Lines {
         Ok(self.at >= end)
     }
 
-    /// Where the piece after this one of `n` bytes begins on either side.
-    fn next(&self, n: u64, backward: bool) -> [Option<u64>; 2] {
-        if backward {
-            return [None, None];
-        }
-        let (line, done) = self.after(self.at, n);
-        let next = |l: Run| at(l.line(line), done);
-        [Some(self.dst), self.src].map(|run| next(run?).ok())
-    }
-
     /// Does the next piece of the line, at most up to the next page boundary of either side. Gives its bytes.
     fn piece(&self, action: &mut Action, tlb: &mut Tlb, dst: i64, src: Option<i64>) -> Result<u64, Fault> {
         let (_, done) = self.at;
@@ -300,10 +288,9 @@ impl Lines {
         let len = in_page_len(n);
         // Colour and mask repeat every four bytes of a line.
         let phase = in_page(offset % 4);
-        let next = self.next(n, backward);
         let place = |addr| Place { addr, columns: false };
         let from = src.map(|s| at(s, offset)).transpose()?;
-        action.apply(tlb, place(to), from.map(place), phase, len, next)?;
+        action.apply(tlb, place(to), from.map(place), phase, len, [None, None])?;
         Ok(n)
     }
 }

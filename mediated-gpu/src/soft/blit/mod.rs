@@ -19,6 +19,8 @@ use action::Action;
 
 /// Bytes of a blit for which it is worth thinking of helpers.
 const LARGE: u64 = 512 << 10;
+/// What is shorter is copied without a thought of what comes next: the CPU sees it by itself.
+const LONG: usize = 1024;
 
 /// Why a blit cannot be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use zerocopy::{FromBytes, IntoBytes};
 
+use crate::abi::dm_op::xen_dm_op;
 use crate::abi::iommu_op::pv_iommu_op;
 use crate::abi::sysctl::{
     XEN_SYSCTL_INTERFACE_VERSION, XEN_SYSCTL_physinfo, xen_sysctl, xen_sysctl_physinfo,
@@ -25,6 +26,23 @@ pub trait DmOp: Send + Sync {
     /// Errors: ESRCH no such domain, EPERM not privileged over it, and those of the operation.
     fn dm_op(&self, domid: DomId, bufs: &mut [&mut [u8]]) -> Result<(), Errno>;
 }
+
+/// `dm_op`s on a domain that stands still meanwhile: raw hypercalls, and the toolstack's, so never on a restricted descriptor, and
+/// not for a stub domain.
+pub trait PausedDmOp: Send + Sync {
+    /// Pauses `domid`, so that when the first of `ops` is carried out none of its vCPUs runs, nor is one half-way through an access
+    /// but for waiting for its answer; carries out the operations in order, each the one buffer of a `dm_op`; and unpauses it. All of it
+    /// in one call: who is killed leaves no domain paused. What became of each operation, in order; an operation that fails
+    /// keeps none after it from being tried.
+    ///
+    /// Errors: ESRCH; EPERM, not privileged; EINVAL, its own domain; EOVERFLOW, it is paused 255 times; E2BIG, more than
+    /// [`MOST_PAUSED_OPS`]. But for the last the operations may have been carried out all the same, while the domain ran: with none
+    /// of them one learns whether it can be paused.
+    fn paused_dm_op(&self, domid: DomId, ops: &mut [xen_dm_op]) -> Result<Vec<Result<(), Errno>>, Errno>;
+}
+
+/// Operations of one [`PausedDmOp::paused_dm_op`], at most.
+pub const MOST_PAUSED_OPS: usize = 64;
 
 /// `iommu_op`: a raw hypercall, so never on a restricted descriptor.
 pub trait IommuOp: Send + Sync {

@@ -21,6 +21,15 @@ abi_structs! {
         /// Zero.
         pad1: [u8; 2],
     }
+    /// One call of [`__HYPERVISOR_multicall`].
+    struct multicall_entry = "struct multicall_entry" {
+        /// Number of the hypercall.
+        op: u64,
+        /// Out: its value.
+        result: u64,
+        /// Its arguments.
+        args: [u64; 6],
+    }
     /// What Xen shares with a vCPU. Both sides write it: access it through atomics.
     struct vcpu_info = "struct vcpu_info" {
         /// An event is pending.

@@ -12,15 +12,18 @@ use super::foreign::{Device, Together};
 use super::hypercall::Pool;
 use super::ioctl::ioctl;
 use super::{OpenError, RestrictedPrivcmd, shape};
+use crate::abi::dm_op::{xen_dm_op, xen_dm_op_buf};
 use crate::abi::grant_table::GNTTABOP_copy;
 use crate::abi::iommu_op::{__HYPERVISOR_iommu_op, pv_iommu_op};
 use crate::abi::privcmd::{IOCTL_PRIVCMD_HYPERCALL, IOCTL_PRIVCMD_RESTRICT, privcmd_hypercall};
 use crate::abi::xen::{
-    __HYPERVISOR_domctl, __HYPERVISOR_grant_table_op, __HYPERVISOR_memory_op, __HYPERVISOR_sysctl,
+    __HYPERVISOR_dm_op, __HYPERVISOR_domctl, __HYPERVISOR_grant_table_op, __HYPERVISOR_memory_op,
+    __HYPERVISOR_multicall, __HYPERVISOR_sysctl, multicall_entry,
 };
 use crate::abi::{domctl, sysctl};
 use crate::seam::{
-    DmOp, ForeignMap, ForeignPages, GrantTableOp, IommuOp, Mapping, MemoryOp, Prot, ResourceMap, Sysctl,
+    DmOp, ForeignMap, ForeignPages, GrantTableOp, IommuOp, MOST_PAUSED_OPS, Mapping, MemoryOp, PausedDmOp,
+    Prot, ResourceMap, Sysctl,
 };
 use crate::{DomId, Errno, Gfn, Mfn, PAGE_SIZE};
 
@@ -193,6 +196,115 @@ impl DmOp for Privcmd {
     /// beyond.
     fn dm_op(&self, domid: DomId, bufs: &mut [&mut [u8]]) -> Result<(), Errno> {
         self.device.dm_op(domid, bufs)
+    }
+}
+
+impl PausedDmOp for Privcmd {
+    /// By one multicall. The kernel does not come back from it half-way, whatever signal comes.
+    fn paused_dm_op(&self, domid: DomId, ops: &mut [xen_dm_op]) -> Result<Vec<Result<(), Errno>>, Errno> {
+        if ops.len() > MOST_PAUSED_OPS {
+            return Err(Errno::E2BIG);
+        }
+        let layout = Paused { ops: ops.len() };
+        let mut buffer = self.buffers.get(layout.len())?;
+        let base = buffer.addr();
+        layout.fill(base, domid, ops, buffer.bytes()).ok_or(Errno::EINVAL)?;
+        let calls = layout.calls() as u64;
+        // SAFETY: so many whole entries, each of which leads to a whole struct without addresses, or to the descriptor of one, all of
+        // them in the buffer.
+        unsafe { self.hypercall(__HYPERVISOR_multicall, [base, calls, 0]) }?;
+        let results = layout.results(buffer.bytes(), ops).ok_or(Errno::EIO)?;
+        let [paused, done @ .., unpaused] = results.as_slice() else { return Err(Errno::EIO) };
+        if let (Err(_), Ok(())) = (paused, unpaused) {
+            // What has been undone was somebody else's.
+            self.pause(domid)?;
+        }
+        paused.and(*unpaused)?;
+        Ok(done.to_vec())
+    }
+}
+
+/// Where what [`PausedDmOp::paused_dm_op`] needs lies in its buffer: the entries, two domctls, then of each operation its descriptor
+/// and itself.
+#[derive(Clone, Copy)]
+struct Paused {
+    ops: usize,
+}
+
+impl Paused {
+    const ENTRY: usize = size_of::<multicall_entry>();
+    const DOMCTL: usize = size_of::<domctl::xen_domctl>();
+    const DESCRIPTOR: usize = size_of::<xen_dm_op_buf>();
+    const OP: usize = size_of::<xen_dm_op>();
+
+    const fn calls(self) -> usize {
+        self.ops + 2
+    }
+
+    const fn domctls(self) -> usize {
+        self.calls() * Self::ENTRY
+    }
+
+    const fn descriptors(self) -> usize {
+        self.domctls() + 2 * Self::DOMCTL
+    }
+
+    const fn operations(self) -> usize {
+        self.descriptors() + self.ops * Self::DESCRIPTOR
+    }
+
+    const fn len(self) -> usize {
+        self.operations() + self.ops * Self::OP
+    }
+
+    fn fill(self, base: u64, domid: DomId, ops: &[xen_dm_op], to: &mut [u8]) -> Option<()> {
+        let mut put = |at: usize, bytes: &[u8]| {
+            to.get_mut(at..at + bytes.len())?.copy_from_slice(bytes);
+            Some(())
+        };
+        let cmds = [domctl::XEN_DOMCTL_pausedomain, domctl::XEN_DOMCTL_unpausedomain];
+        for (i, cmd) in cmds.into_iter().enumerate() {
+            let op = domctl::xen_domctl {
+                cmd,
+                interface_version: domctl::XEN_DOMCTL_INTERFACE_VERSION,
+                domain: domid.0,
+                ..Default::default()
+            };
+            let at = self.domctls() + i * Self::DOMCTL;
+            put(at, op.as_bytes())?;
+            let call = multicall_entry {
+                op: __HYPERVISOR_domctl,
+                args: [base + at as u64, 0, 0, 0, 0, 0],
+                ..Default::default()
+            };
+            put(i * (self.calls() - 1) * Self::ENTRY, call.as_bytes())?;
+        }
+        for (i, op) in ops.iter().enumerate() {
+            let (descriptor, at) =
+                (self.descriptors() + i * Self::DESCRIPTOR, self.operations() + i * Self::OP);
+            put(at, op.as_bytes())?;
+            put(descriptor, xen_dm_op_buf { h: base + at as u64, size: Self::OP as u64 }.as_bytes())?;
+            let call = multicall_entry {
+                op: __HYPERVISOR_dm_op,
+                args: [domid.0.into(), 1, base + descriptor as u64, 0, 0, 0],
+                ..Default::default()
+            };
+            put((1 + i) * Self::ENTRY, call.as_bytes())?;
+        }
+        Some(())
+    }
+
+    /// What became of all calls; the operations as Xen has left them.
+    fn results(self, from: &[u8], ops: &mut [xen_dm_op]) -> Option<Vec<Result<(), Errno>>> {
+        for (i, op) in ops.iter_mut().enumerate() {
+            *op = xen_dm_op::read_from_prefix(from.get(self.operations() + i * Self::OP..)?).ok()?.0;
+        }
+        let entries = from.get(..self.domctls())?.chunks_exact(Self::ENTRY);
+        let results = entries.map(|e| {
+            let (entry, _) = multicall_entry::read_from_prefix(e).ok()?;
+            Some(Errno::from_rc(entry.result.cast_signed()).map_or(Ok(()), Err))
+        });
+        results.collect()
     }
 }
 

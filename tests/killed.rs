@@ -38,7 +38,7 @@ impl Process {
         let left = Legacy::from_bytes(&record.note()).unwrap();
         let parked = || world.machine.references(domid, PARKED).is_ok().then_some(PARKED);
         let table = left.find_table(&*own.dom0, domid).or_else(parked);
-        let conn = Connection::new(own.dom0.clone(), own.dom0.clone());
+        let conn = Connection::new(own.dom0.clone(), own.dom0.clone()).with_pauses(own.dom0.clone());
         let (mediator, options) = (own.mediator.as_ref().unwrap(), World::options(table));
         let service = Service::succeed(&conn, &own.client, mediator, domid, options, &record).unwrap();
         Self { own, record, service }
@@ -159,7 +159,7 @@ fn a_note_that_makes_no_sense_gives_the_guest_a_new_gpu() {
         let world = World::new(Profile::Draft);
         let domid = domain(&world, false);
         record(&path, domid).keep(&note).unwrap();
-        let conn = Connection::new(world.dom0.clone(), world.dom0.clone());
+        let conn = Connection::new(world.dom0.clone(), world.dom0.clone()).with_pauses(world.dom0.clone());
         let (mediator, record) = (world.mediator.as_ref().unwrap(), record(&path, domid));
         let options = World::options(None);
         let service = Service::succeed(&conn, &world.client, mediator, domid, options, &record).unwrap();

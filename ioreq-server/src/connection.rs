@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use xen_ioreq::DomId;
-use xen_ioreq::seam::{DmOp, EventChannels, EventFds, ForeignMap, ResourceMap};
+use xen_ioreq::seam::{DmOp, EventChannels, EventFds, ForeignMap, PausedDmOp, ResourceMap};
 
 use crate::dm::Dm;
 use crate::memory::GuestMemory;
@@ -35,6 +35,7 @@ pub struct Connection {
     pub(crate) memory: Arc<dyn ForeignMap>,
     pub(crate) events: Arc<dyn EventChannels>,
     pub(crate) eventfds: Option<Arc<dyn EventFds>>,
+    pub(crate) pauses: Option<Arc<dyn PausedDmOp>>,
 }
 
 impl Connection {
@@ -50,6 +51,7 @@ impl Connection {
             memory: privileged,
             events,
             eventfds: None,
+            pauses: None,
         }
     }
 
@@ -58,6 +60,13 @@ impl Connection {
     #[must_use]
     pub fn with_eventfds(self, eventfds: Arc<dyn EventFds>) -> Self {
         Self { eventfds: Some(eventfds), ..self }
+    }
+
+    /// Has a way to pause the guest, without which no write to its RAM can be trapped: an unrestricted handle, which the server's thread
+    /// for it uses ([`ThreadKind::Pauser`](crate::privilege::ThreadKind)), and whoever creates it and takes a predecessor's place.
+    #[must_use]
+    pub fn with_pauses(self, pauses: Arc<dyn PausedDmOp>) -> Self {
+        Self { pauses: Some(pauses), ..self }
     }
 
     /// Device-model operations on `domid`.

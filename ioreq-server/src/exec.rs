@@ -72,6 +72,7 @@ impl Exec {
     /// Carries out a sync request and answers it, now or, if a device defers it, later.
     pub(crate) fn sync(self: &Arc<Self>, taken: Taken<'_>, bus: &mut bus::Session<'_>, hint: &Hint) {
         let raw = taken.request();
+        self.traps.asks(taken.vcpu());
         let parsed = Request::parse(raw, Some(taken.vcpu()));
         self.count(&parsed);
         match &parsed {
@@ -244,7 +245,8 @@ impl Exec {
         if target.space != Space::Mmio {
             return Err(Step::Failed(IoError::NoDevice));
         }
-        self.traps.write(memory, target.addr, target.width, value).map_err(|e| Step::Failed(e.into()))?;
+        let &Target { addr, width, vcpu, .. } = target;
+        self.traps.write(memory, vcpu, addr, width, value).map_err(|e| Step::Failed(e.into()))?;
         self.stats.ram_writes();
         Ok(())
     }

@@ -141,7 +141,8 @@ impl Guest {
         on_error: OnError,
     ) -> Self {
         let (dm, traps) = (server.dm().clone(), server.write_traps());
-        let exec = Arc::new(Exec { bus, memory, dm, traps, notices, on_error, stats: Arc::default() });
+        let stats = traps.stats();
+        let exec = Arc::new(Exec { bus, memory, dm, traps, notices, on_error, stats });
         let vcpus = server.slots().vcpus();
         let mut by_port: Vec<_> = vcpus.iter().enumerate().map(|(i, v)| (v.port, i)).collect();
         by_port.sort_unstable();

@@ -107,7 +107,7 @@ impl Server<Created> {
             _ => ServerError::Create(e),
         })?;
         let claims = Arc::new(ServerClaims::new(dm.clone(), id));
-        let traps = Arc::new(WriteTraps::new(dm.clone(), id));
+        let traps = Arc::new(WriteTraps::new(dm.clone(), id, conn.pauses.clone()));
         let bells = Arc::new(KernelBells::new(domid, conn.eventfds.clone()));
         let raw = Raw {
             dm,
@@ -140,7 +140,7 @@ impl Server<Created> {
     ) -> Result<Self, ServerError> {
         let mut created = Self::create(conn, domid, mode);
         if matches!(created, Err(ServerError::TooMany { .. })) && !record.left().is_empty() {
-            bury_left(conn, domid, record, |_| false)
+            bury_left(conn, domid, record, |_| false, None)
                 .map_err(|source| ServerError::Record { domid, source })?;
             created = Self::create(conn, domid, mode);
         }
@@ -218,6 +218,9 @@ impl Server<Mapped> {
         let slots = Arc::new(Slots::new(sync, vcpus, self.raw.conn.events.clone()));
         self.raw.slots = Some(slots.clone());
         self.raw.bells.open(&slots);
+        if let Err(e) = self.raw.traps.begin(&slots) {
+            log::warn!("{domid}: no thread lets go of frames: no write to its RAM is trapped: {e}");
+        }
         Ok(Server { state: Enabled { slots }, raw: self.raw })
     }
 }
@@ -253,7 +256,7 @@ impl Server<Enabled> {
     ///
     /// Writes to RAM that it had trapped and not carried out are, and no frame is trapped for it any more.
     pub fn bury(&self, dead: IoServerId) -> Result<(), DmError> {
-        let buried = bury(&self.raw.conn, self.domid(), dead, |addr| self.is_claimed(addr));
+        let buried = bury(&self.raw.conn, self.domid(), dead, |addr| self.is_claimed(addr), Some(self));
         // Also after an error: somebody else may have destroyed it, and woken nobody.
         self.wake_all();
         buried
@@ -267,7 +270,7 @@ impl Server<Enabled> {
     pub fn succeed(&self) -> Result<usize, ServerError> {
         let domid = self.domid();
         let Some(record) = &self.raw.record else { return Ok(0) };
-        let buried = bury_left(&self.raw.conn, domid, record, |addr| self.is_claimed(addr));
+        let buried = bury_left(&self.raw.conn, domid, record, |addr| self.is_claimed(addr), Some(self));
         self.wake_all();
         buried.map_err(|source| ServerError::Record { domid, source })
     }
@@ -287,26 +290,36 @@ impl Server<Enabled> {
 }
 
 /// Destroys a server whose process was killed. If it trapped writes to RAM: Xen would leave its frames as they are when it goes, and
-/// a vCPU that writes to one would try again for ever; and the writes that wait for its answer would be lost.
+/// a vCPU that writes to one would try again for ever; and the writes that wait for its answer would be lost. `heir` sees to both;
+/// without one, the frames become RAM while the guest runs.
 fn bury(
     conn: &Connection,
     domid: DomId,
     dead: IoServerId,
     claimed: impl Fn(u64) -> bool,
+    heir: Option<&Server<Enabled>>,
 ) -> Result<(), DmError> {
     let dm = conn.dm(domid);
-    if dm.release_mem_type(dead).is_ok() {
-        let (kind, number) = (XENMEM_resource_ioreq_server, u32::from(dead.0));
-        let slots = |frames: u32| {
-            conn.resources.map_resource(domid, kind, number, FIRST_SLOT_FRAME, frames - FIRST_SLOT_FRAME)
-        };
-        match conn.resources.resource_size(domid, kind, number).and_then(slots) {
-            Ok(pages) => {
-                let n = carry_out(&owed(&pages), &conn.guest_memory(domid), claimed);
-                log::debug!("{domid}: {n} writes that {dead} had trapped are carried out");
-            }
-            Err(e) => log::warn!("{domid}: writes that {dead} had trapped may be lost: {e}"),
+    let (kind, number) = (XENMEM_resource_ioreq_server, u32::from(dead.0));
+    let slots = |frames: u32| {
+        conn.resources.map_resource(domid, kind, number, FIRST_SLOT_FRAME, frames - FIRST_SLOT_FRAME)
+    };
+    let memory = conn.guest_memory(domid);
+    let carried_out = match (conn.resources.resource_size(domid, kind, number).and_then(slots), heir) {
+        (Ok(pages), Some(heir)) => heir.raw.traps.inherit(dead, &pages, &memory, claimed, || heir.wake_all()),
+        (Ok(pages), None) if dm.release_mem_type(dead).is_ok() => {
+            Some(carry_out(&owed(&pages), &memory, claimed))
         }
+        (Ok(_), None) => None,
+        (Err(e), _) => {
+            if dm.release_mem_type(dead).is_ok() {
+                log::warn!("{domid}: writes that {dead} had trapped may be lost: {e}");
+            }
+            None
+        }
+    };
+    if let Some(n) = carried_out {
+        log::debug!("{domid}: {n} writes that {dead} had trapped are carried out");
     }
     dm.destroy_server(dead)
 }
@@ -318,10 +331,11 @@ fn bury_left(
     domid: DomId,
     record: &Record,
     claimed: impl Fn(u64) -> bool,
+    heir: Option<&Server<Enabled>>,
 ) -> Result<usize, RecordError> {
     let mut buried = 0;
     for dead in record.left() {
-        match bury(conn, domid, dead, &claimed) {
+        match bury(conn, domid, dead, &claimed, heir) {
             Ok(()) => buried += 1,
             // With its guest, or by somebody else.
             Err(e) => log::debug!("{dead} of a predecessor: {e}"),
@@ -365,12 +379,13 @@ impl Drop for Raw {
         // From here on no request comes, so that those in the slots are all that are left to be answered: the end of a
         // server wakes no vCPU that waits for it.
         // Nothing may be trapped for a server that does not answer.
-        self.traps.close();
+        let memory = self.conn.guest_memory(self.dm.domid());
+        self.traps.close(self.slots.as_ref(), &memory);
         if self.enabled {
             hush(self.dm.set_state(self.id, false));
         }
         if let Some(slots) = self.slots.as_ref().filter(|_| self.traps.is_used()) {
-            carry_out(&slots.left(), &self.conn.guest_memory(self.dm.domid()), |_| false);
+            carry_out(&slots.left(), &memory, |_| false);
         }
         // The kernel lets go of slots and ports before we do.
         self.bells.close();

@@ -124,6 +124,36 @@ pub(crate) fn owed(pages: &Mapping) -> Vec<abi::ioreq> {
     slots.filter_map(|slot| Some(slot.copy(slot.owed()?))).collect()
 }
 
+/// A request in a slot that its vCPU has not finished: sent, taken up, or answered.
+pub(crate) struct Unfinished {
+    pub(crate) vcpu: VcpuId,
+    pub(crate) request: abi::ioreq,
+    slot: SlotPtr,
+}
+
+/// What is unfinished in these slots.
+pub(crate) fn unfinished(pages: &Mapping) -> Vec<Unfinished> {
+    let slots =
+        (0..).map_while(|vcpu| Some((VcpuId(vcpu), SlotPtr::of(pages, usize::try_from(vcpu).ok()?)?)));
+    let all = slots.map(|(vcpu, slot)| {
+        let request = slot.copy(slot.bits().load(Ordering::Acquire));
+        Unfinished { vcpu, request, slot }
+    });
+    all.filter(|u| abi::Bits::unpack(u.request.bits).state != abi::STATE_IOREQ_NONE).collect()
+}
+
+impl Unfinished {
+    /// Whether it waits for an answer.
+    pub(crate) fn is_owed(&self) -> bool {
+        abi::Bits::unpack(self.request.bits).state != abi::STATE_IORESP_READY
+    }
+
+    /// Answers it with the data that it came with, for a server that does not any more. The mapping it was found in is still there.
+    pub(crate) fn answer(&self) {
+        self.slot.answer(self.request.bits, self.request.data);
+    }
+}
+
 /// One vCPU's slot and the local port that belongs to it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct VcpuPort {
@@ -226,6 +256,15 @@ impl Slots {
 
     fn slot_of(&self, at: &VcpuPort) -> Option<SlotPtr> {
         SlotPtr::of(&self.pages, usize::try_from(at.vcpu.0).ok()?)
+    }
+
+    /// Whether a request of this vCPU's has been taken up, or answered, and its vCPU has not come back for the answer.
+    pub(crate) fn is_under_way(&self, vcpu: VcpuId) -> bool {
+        let at = self.vcpus.iter().find(|at| at.vcpu == vcpu);
+        at.and_then(|at| self.slot_of(at)).is_some_and(|slot| {
+            let state = abi::Bits::unpack(slot.bits().load(Ordering::Acquire)).state;
+            matches!(state, abi::STATE_IOREQ_INPROCESS | abi::STATE_IORESP_READY)
+        })
     }
 
     /// The pages of the slots.

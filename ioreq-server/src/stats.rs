@@ -99,6 +99,8 @@ counters! {
         failed,
         /// Writes to the guest's RAM, which came here because their frame was trapped, and were carried out.
         ram_writes,
+        /// Times the guest was paused, so that frames whose writes were trapped could become RAM.
+        pauses,
         /// Panics of a device or handler that were contained.
         panics,
     }

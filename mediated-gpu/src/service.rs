@@ -42,8 +42,10 @@ pub struct Options {
     /// The first of [`BochsDisplay::FRAMES`] frames of the guest's, at a number that it does not use, that become the framebuffer
     /// of a display beside the vGPU, at [`CONSOLE`]. Without them there is none.
     pub console: Option<Gfn>,
-    /// Also have writes to its page tables trapped while they are quiet, where Xen allows it, so that they need not be compared.
-    pub track_tables: bool,
+    /// Have writes to its page tables trapped that have not changed for so many uses
+    /// ([`TRACK_AFTER`](crate::mediator::TRACK_AFTER)), where Xen allows it, so that they need not be compared before each use. `None`:
+    /// they are.
+    pub track_tables: Option<u32>,
     /// What the guest meets when we are broken.
     pub on_error: OnError,
 }
@@ -199,7 +201,7 @@ impl Service {
         let dm = conn.dm(domid);
         let claim = options.registers.then(|| claim(server.write_traps()));
         let place = Place::new(options.table, told, claim);
-        let traps = options.track_tables.then(|| server.write_traps());
+        let traps = options.track_tables.map(|quiet| (server.write_traps(), quiet));
         let parts = slot::Parts { mediator: mediator.clone(), frames, bus: bus.clone(), dm, place, traps };
         let first = match saved {
             Some(saved) => First::Saved(saved),
@@ -294,6 +296,8 @@ impl Service {
     fn take_down(&mut self) -> Snapshot {
         let vgpu = self.slot.vgpu();
         let Some(thread) = self.thread.take() else { return vgpu.statistics() };
+        // While it is served: afterwards what registers are shown in is plain memory.
+        self.slot.hide_registers();
         self.handle.stop();
         if thread.join().is_err() {
             log::error!("{}: its thread had panicked", self.domid);

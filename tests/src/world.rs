@@ -8,7 +8,7 @@ use guest::scene;
 use ioreq_server::{Connection, OnError};
 use mediated_gpu::bus::{BusMaster, DmaAccess, DmaFault, Pin};
 use mediated_gpu::hard::{SoftBar, StatusPages};
-use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator};
+use mediated_gpu::mediator::{Below, Config as MediatorConfig, Mediator, TRACK_AFTER};
 use mediated_gpu::physical::PhysicalGpu;
 use mediated_gpu::saved::SavedGuest;
 use mediated_gpu::service::{Options, Service, ServiceError};
@@ -189,7 +189,7 @@ impl World {
 
     fn parts(&self) -> (Connection, &Arc<Mediator>) {
         let events = Arc::new(self.machine.open_evtchn(DOM0).expect("event channels"));
-        let conn = Connection::new(self.dom0.clone(), events);
+        let conn = Connection::new(self.dom0.clone(), events).with_pauses(self.dom0.clone());
         (conn, self.mediator.as_ref().expect("the mediator is still there"))
     }
 
@@ -197,7 +197,8 @@ impl World {
     pub fn options(table: Option<Gfn>) -> Options {
         let kind = VgpuType::Custom(SLICE);
         let on_error = OnError::AllOnes;
-        Options { kind, pci_root: true, table, registers: true, console: None, track_tables: true, on_error }
+        let track_tables = Some(TRACK_AFTER);
+        Options { kind, pci_root: true, table, registers: true, console: None, track_tables, on_error }
     }
 
     /// A domain's vCPU, as the driver knows it.

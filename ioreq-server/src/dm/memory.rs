@@ -7,7 +7,7 @@ use xen_ioreq::abi::hvm_op as types;
 use xen_ioreq::{Errno, Gfn, IoServerId};
 use zerocopy::IntoBytes;
 
-use super::{Dm, DmError};
+use super::{Dm, DmError, operation};
 
 /// What a frame is to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,25 @@ pub enum CacheAttr {
 /// Extents that go in one call: Linux passes on buffers of 4096 bytes.
 const EXTENTS: usize = 4096 / size_of::<abi::xen_dm_op_modified_memory_extent>();
 
+fn set_mem_type(first: Gfn, frames: u32, what: MemType) -> abi::xen_dm_op_set_mem_type {
+    let mem_type = match what {
+        MemType::RamRw => types::HVMMEM_ram_rw,
+        MemType::RamRo => types::HVMMEM_ram_ro,
+        MemType::MmioDm => types::HVMMEM_mmio_dm,
+        MemType::IoreqServer => types::HVMMEM_ioreq_server,
+    };
+    abi::xen_dm_op_set_mem_type { nr: frames, mem_type, pad: 0, first_pfn: first.0 }
+}
+
+fn map_mem_type(server: IoServerId, flags: u32) -> abi::xen_dm_op_map_mem_type_to_ioreq_server {
+    abi::xen_dm_op_map_mem_type_to_ioreq_server {
+        id: server.0,
+        r#type: types::HVMMEM_ioreq_server,
+        flags,
+        opaque: 0,
+    }
+}
+
 impl Dm {
     /// Begins to track which frames the guest writes, for one range at a time: a range that was tracked before, by whomever,
     /// is no more. Only writes by the guest's processors count, not those through mappings. EINVAL: no frame, or more
@@ -88,14 +107,18 @@ impl Dm {
     /// hole only MMIO, RAM for a server only RAM and only from it), or nobody has claimed the type of a server. Frames
     /// before the one that fails are changed. EAGAIN: a frame is paged out or shared.
     pub fn set_mem_type(&self, first: Gfn, frames: u32, what: MemType) -> Result<(), DmError> {
-        let mem_type = match what {
-            MemType::RamRw => types::HVMMEM_ram_rw,
-            MemType::RamRo => types::HVMMEM_ram_ro,
-            MemType::MmioDm => types::HVMMEM_mmio_dm,
-            MemType::IoreqServer => types::HVMMEM_ioreq_server,
-        };
-        let payload = abi::xen_dm_op_set_mem_type { nr: frames, mem_type, pad: 0, first_pfn: first.0 };
-        self.call("set_mem_type", abi::XEN_DMOP_set_mem_type, payload).map(drop)
+        self.call("set_mem_type", abi::XEN_DMOP_set_mem_type, set_mem_type(first, frames, what)).map(drop)
+    }
+
+    /// The same as an operation for [`PausedDmOp`](xen_ioreq::seam::PausedDmOp).
+    pub(crate) fn mem_type_op(first: Gfn, frames: u32, what: MemType) -> abi::xen_dm_op {
+        operation(abi::XEN_DMOP_set_mem_type, set_mem_type(first, frames, what))
+    }
+
+    /// As [`claim_mem_type`](Self::claim_mem_type) or [`release_mem_type`](Self::release_mem_type), the same.
+    pub(crate) fn map_mem_type_op(server: IoServerId, claim: bool) -> abi::xen_dm_op {
+        let flags = if claim { abi::XEN_DMOP_IOREQ_MEM_ACCESS_WRITE } else { 0 };
+        operation(abi::XEN_DMOP_map_mem_type_to_ioreq_server, map_mem_type(server, flags))
     }
 
     /// Makes writes to frames of [`MemType::IoreqServer`] requests to this server. EBUSY: some server has the type.
@@ -110,14 +133,8 @@ impl Dm {
     }
 
     fn map_mem_type(&self, server: IoServerId, flags: u32) -> Result<(), DmError> {
-        let payload = abi::xen_dm_op_map_mem_type_to_ioreq_server {
-            id: server.0,
-            r#type: types::HVMMEM_ioreq_server,
-            flags,
-            opaque: 0,
-        };
         let op = abi::XEN_DMOP_map_mem_type_to_ioreq_server;
-        self.call("map_mem_type_to_ioreq_server", op, payload).map(drop)
+        self.call("map_mem_type_to_ioreq_server", op, map_mem_type(server, flags)).map(drop)
     }
 
     /// Moves frames to another place in the guest, as a guest does that moves the BAR that they are behind. What was at the new

@@ -27,6 +27,7 @@ use super::filter::{Arg, Syscalls};
 /// | `Engine` | - | - | - |
 /// | `Device` | - | dm_op: it raises interrupts; mapping frames | - |
 /// | `Maintenance` | - | mapping frames | - |
+/// | `Pauser` | [`hypercalls`], which the program adds | - | - |
 /// | `Viewers` | [`polling`], accept | - | - |
 /// | `Main` | [`polling`], and what the program adds | dm_op, mapping frames: it takes down | notify, to wake the loop |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +40,8 @@ pub enum ThreadKind {
     Device,
     /// Maps and unmaps a guest's frames.
     Maintenance,
+    /// Pauses the guest for the length of a call.
+    Pauser,
     /// Shows pictures to those who come to a socket.
     Viewers,
     /// The thread that has started the others, and waits for the end.
@@ -47,15 +50,22 @@ pub enum ThreadKind {
 
 impl ThreadKind {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::EventLoop, Self::Engine, Self::Device, Self::Maintenance, Self::Viewers, Self::Main];
+    pub const ALL: [Self; 7] = [
+        Self::EventLoop,
+        Self::Engine,
+        Self::Device,
+        Self::Maintenance,
+        Self::Pauser,
+        Self::Viewers,
+        Self::Main,
+    ];
 
     /// What a thread of this kind needs, but for what goes to Xen and to files.
     pub fn base(self) -> Syscalls {
         match self {
             Self::EventLoop | Self::Main => runtime().and(&polling()),
             Self::Viewers => runtime().and(&polling()).allow(&[l::SYS_accept4, l::SYS_setsockopt]),
-            Self::Engine | Self::Device | Self::Maintenance => runtime(),
+            Self::Engine | Self::Device | Self::Maintenance | Self::Pauser => runtime(),
         }
     }
 
@@ -64,14 +74,14 @@ impl ThreadKind {
     pub fn serving(self, guest: &impl AsFd) -> Syscalls {
         let of_privcmd: &[u32] = match self {
             Self::EventLoop | Self::Device | Self::Main => &[IOCTL_PRIVCMD_DM_OP, IOCTL_PRIVCMD_MMAPBATCH_V2],
-            Self::Engine | Self::Viewers => &[],
+            Self::Engine | Self::Pauser | Self::Viewers => &[],
             Self::Maintenance => &[IOCTL_PRIVCMD_MMAPBATCH_V2],
         };
         // What may be bound is limited by the descriptors themselves, all of which are restricted.
         let of_evtchn: &[u32] = match self {
             Self::EventLoop => &[IOCTL_EVTCHN_NOTIFY, IOCTL_EVTCHN_UNBIND, IOCTL_EVTCHN_RESET],
             Self::Main => &[IOCTL_EVTCHN_NOTIFY],
-            Self::Engine | Self::Device | Self::Maintenance | Self::Viewers => &[],
+            Self::Engine | Self::Device | Self::Maintenance | Self::Pauser | Self::Viewers => &[],
         };
         let set = of_privcmd.iter().fold(self.base(), |set, request| set.ioctl_of(guest, *request));
         of_evtchn.iter().fold(set, |set, request| set.ioctl(*request))

@@ -213,7 +213,7 @@ pub(crate) fn rig(mood: Mood, on_error: OnError) -> Rig {
         bus,
         memory: GuestMemory::new(ram.clone(), DomId(3)),
         dm: Dm::new(ops.clone(), DomId(3)),
-        traps: Arc::new(WriteTraps::new(Dm::new(ops.clone(), DomId(3)), IoServerId(0))),
+        traps: Arc::new(WriteTraps::new(Dm::new(ops.clone(), DomId(3)), IoServerId(0), None)),
         notices: heard.clone(),
         on_error,
         stats: Arc::default(),

@@ -55,7 +55,7 @@ pub(crate) fn vcpu(machine: &Arc<Machine>, domid: DomId, id: u32) -> Vcpu {
 
 pub(crate) fn connect(machine: &Arc<Machine>) -> Connection {
     let caller = Arc::new(machine.caller(DOM0).unwrap());
-    Connection::new(caller.clone(), caller)
+    Connection::new(caller.clone(), caller.clone()).with_pauses(caller)
 }
 
 /// A server that is being served.

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ioreq_server::WriteTraps;
 use ioreq_server::traps::{TrapError, Watcher};
-use mock_xen::{Machine, Vcpu, VcpuError};
+use mock_xen::{Fault, FaultPlan, Machine, Moment, Site, Vcpu, VcpuError, When};
 use parking_lot::Mutex;
 use proptest::prelude::*;
+use xen_ioreq::seam::PausedDmOp;
 use xen_ioreq::{DomId, Gfn, PAGE_SIZE};
 
 use crate::rig::*;
@@ -44,7 +45,11 @@ fn trap(s: &Serving, lets_go: bool) -> Arc<Seen> {
     let traps = traps(s);
     let seen = Arc::new(Seen { traps: traps.clone(), frames: Mutex::default(), lets_go });
     for n in 0..2 {
-        traps.set(Gfn(TRAPPED + n), seen.clone()).unwrap();
+        // What a predecessor had trapped may be on its way to RAM.
+        while let Err(e) = traps.set(Gfn(TRAPPED + n), seen.clone()) {
+            assert_eq!(e, TrapError::Leaving(Gfn(TRAPPED + n)));
+            std::thread::yield_now();
+        }
     }
     seen
 }
@@ -134,12 +139,15 @@ fn frame_that_is_let_go_at_its_first_write_costs_one_request() {
     let s = serve(&m, d, Options::default());
     let v = vcpu(&m, d, 0);
     let seen = trap(&s, true);
-    for n in 0..PAGE / 8 {
+    v.mmio_write(TRAPPED * PAGE, 8, 0).unwrap();
+    assert!(seen.traps.settle());
+    for n in 1..PAGE / 8 {
         v.mmio_write(TRAPPED * PAGE + 8 * n, 8, n).unwrap();
     }
     assert_eq!((s.stats().ram_writes, s.stats().unclaimed, seen.traps.watched()), (1, 0, 1));
     assert_eq!(*seen.frames.lock(), [Gfn(TRAPPED)]);
     assert_eq!(v.mmio_read(TRAPPED * PAGE + 8 * 77, 8), Ok(77));
+    assert_eq!(s.stats().pauses, 1);
     // And is trapped anew.
     seen.traps.set(Gfn(TRAPPED), seen.clone()).unwrap();
     v.mmio_write(TRAPPED * PAGE, 8, 5).unwrap();
@@ -212,6 +220,92 @@ fn frame_that_is_not_ram_is_refused_and_not_watched() {
     v.mmio_write(TRAPPED * PAGE, 8, 9).unwrap();
     assert_eq!((s.stats().ram_writes, v.mmio_read(TRAPPED * PAGE, 8)), (0, Ok(9)));
     seen.traps.clear(Gfn(TRAPPED));
+}
+
+#[test]
+fn guest_whose_trapped_frames_are_let_go_while_it_writes_is_not_crashed_and_loses_nothing() {
+    let m = machine();
+    let d = guest(&m, 2);
+    let s = serve(&m, d, Options::default());
+    Cells::attach(&s.bus);
+    let seen = trap(&s, true);
+    let vcpus = [0, 1].map(|id| vcpu(&m, d, id));
+    let writers = vcpus.map(|v| {
+        std::thread::spawn(move || {
+            for n in 0..3000u64 {
+                // Each its own items; a request that is of another kind meets what would be left over.
+                let at = (TRAPPED + n % 2) * PAGE + 16 * (n % 256) + 8 * u64::from(v.id().0);
+                v.mmio_write(at, 8, n).unwrap();
+                assert_eq!(v.mmio_read(at, 8), Ok(n), "no write is lost");
+                v.mmio_read(MEMORY, 4).unwrap();
+            }
+        })
+    });
+    while !writers.iter().all(|w| w.is_finished()) {
+        for n in 0..2 {
+            match seen.traps.set(Gfn(TRAPPED + n), seen.clone()) {
+                Ok(()) | Err(TrapError::Leaving(_)) => {}
+                Err(e) => panic!("{e}"),
+            }
+        }
+        std::thread::yield_now();
+    }
+    writers.into_iter().for_each(|w| w.join().unwrap());
+    assert!(s.stats().ram_writes > 0 && s.stats().pauses > 0);
+}
+
+#[test]
+fn without_leave_to_pause_the_guest_nothing_is_trapped() {
+    let m = machine();
+    let d = guest(&m, 1);
+    let caller = Arc::new(m.caller(DOM0).unwrap());
+    let bare = ioreq_server::Connection::new(caller.clone(), caller);
+    let s = serve_all(vec![make_on(&bare, d, Options::default())]);
+    let unasked = TrapError::NoPause { domid: d, errno: xen_ioreq::Errno::ENOSYS };
+    let seen = Arc::new(Seen { traps: traps(&s), frames: Mutex::default(), lets_go: false });
+    assert_eq!(seen.traps.set(Gfn(TRAPPED), seen.clone()), Err(unasked));
+    // A stub domain may be a device model, and may not pause.
+    let config = mock_xen::DomainConfig { target: Some(d), ..Default::default() };
+    let stub = m.create_domain(&config).unwrap();
+    let caller = Arc::new(m.caller(stub).unwrap());
+    let conn = ioreq_server::Connection::new(caller.clone(), caller.clone()).with_pauses(caller);
+    let s = serve_all(vec![make_on(&conn, d, Options::default())]);
+    let refused = TrapError::NoPause { domid: d, errno: xen_ioreq::Errno::EPERM };
+    let seen = Arc::new(Seen { traps: traps(&s), frames: Mutex::default(), lets_go: false });
+    assert_eq!(seen.traps.set(Gfn(TRAPPED), seen.clone()), Err(refused));
+    assert_eq!((s.stats().pauses, m.unpause(d)), (0, Err(xen_ioreq::Errno::EINVAL)));
+}
+
+#[test]
+fn guest_that_cannot_be_paused_any_more_keeps_its_trapped_frames_and_loses_nothing() {
+    let m = machine();
+    let d = guest(&m, 1);
+    let s = serve(&m, d, Options::default());
+    let seen = trap(&s, true);
+    let v = vcpu(&m, d, 0);
+    m.inject(FaultPlan::one(Site::PausedDmOp, When::Always, Fault::Error(xen_ioreq::Errno::EPERM)));
+    for n in 0..64 {
+        v.mmio_write(TRAPPED * PAGE + 8 * n, 8, n).unwrap();
+        assert_eq!(v.mmio_read(TRAPPED * PAGE + 8 * n, 8), Ok(n));
+    }
+    assert!(!seen.traps.settle());
+    assert_eq!((s.stats().ram_writes, s.stats().pauses), (64, 0));
+    let refused = TrapError::NoPause { domid: d, errno: xen_ioreq::Errno::EPERM };
+    assert_eq!(seen.traps.set(Gfn(TRAPPED), seen.clone()), Err(refused));
+}
+
+#[test]
+fn killed_at_a_pause_leaves_no_guest_paused() {
+    for moment in [Moment::Before, Moment::Within(1), Moment::After] {
+        let m = machine();
+        let d = guest(&m, 1);
+        let caller = m.caller(DOM0).unwrap();
+        m.inject(FaultPlan::one(Site::PausedDmOp, When::Nth(1), Fault::Kill(moment)));
+        let call = || caller.paused_dm_op(d, &mut [xen_ioreq::abi::dm_op::xen_dm_op::default()]);
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).is_err());
+        assert_eq!(m.unpause(d), Err(xen_ioreq::Errno::EINVAL), "{moment:?}: it is not paused");
+        vcpu(&m, d, 0).mmio_read(0, 4).unwrap();
+    }
 }
 
 /// A vCPU that counts up in both trapped frames until it is stopped: where it stands in each.

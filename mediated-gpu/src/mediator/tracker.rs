@@ -26,8 +26,10 @@ pub enum Untracked {
 pub trait PageTracker: Send + Sync {
     /// From when this returns on, the next write to the frame is told of. A frame that is tracked already is no error.
     fn protect(&self, gfn: Gfn) -> Result<(), Untracked>;
-    /// Nobody asks about the frame any more, which may be gone.
+    /// Nobody asks about the frame any more, which may be gone. It may go on being slow to write for a moment.
     fn unprotect(&self, gfn: Gfn);
+    /// Waits, for some seconds at most, until frames that nobody asks about are plain memory.
+    fn settle(&self) {}
     /// The frames that have been written since the last call. They are not tracked any more.
     fn take_written(&self) -> Vec<Gfn>;
 }
@@ -55,13 +57,21 @@ impl PageTracker for Trapping {
     fn protect(&self, gfn: Gfn) -> Result<(), Untracked> {
         let told = self.traps.set(gfn, self.written.clone());
         told.map_err(|e| match e {
-            TrapError::Taken(_) | TrapError::Unsupported(_) | TrapError::Gone => Untracked::Any(e.into()),
+            TrapError::Taken(_) | TrapError::Unsupported(_) | TrapError::NoPause { .. } | TrapError::Gone => {
+                Untracked::Any(e.into())
+            }
             e => Untracked::This(e.into()),
         })
     }
 
     fn unprotect(&self, gfn: Gfn) {
         self.traps.clear(gfn);
+    }
+
+    fn settle(&self) {
+        if !self.traps.settle() {
+            log::warn!("{:?}: some frames are not plain memory yet", self.traps);
+        }
     }
 
     fn take_written(&self) -> Vec<Gfn> {

@@ -43,8 +43,8 @@ pub(super) struct Parts {
     pub(super) dm: Dm,
     /// Where it is.
     pub(super) place: Arc<Place>,
-    /// Where writes to its page tables may be trapped.
-    pub(super) traps: Option<Arc<WriteTraps>>,
+    /// Where writes to its page tables may be trapped, and after how many uses without one.
+    pub(super) traps: Option<(Arc<WriteTraps>, u32)>,
 }
 
 /// What the first vGPU is like.
@@ -123,6 +123,13 @@ impl Slot {
         Ok(endpoint.with_config(|config| SavedGuest::new(aperture, config, saved)))
     }
 
+    /// Registers are not shown in memory of the guest's any more.
+    pub(super) fn hide_registers(&self) {
+        if let Some(Plugged { vgpu, .. }) = &self.seat.lock().plugged {
+            self.parts.place.end(vgpu, &self.parts.dm);
+        }
+    }
+
     /// Takes the vGPU away, whatever it is doing, and releases its frames. Says what it did in its life.
     pub fn destroy(&self) -> Result<Snapshot, SlotError> {
         let mut seat = self.seat.lock();
@@ -147,8 +154,8 @@ impl Parts {
     }
 
     fn track(&self, plugged: &Plugged) {
-        if let Some(traps) = &self.traps {
-            plugged.vgpu.track_tables(Arc::new(Trapping::new(traps.clone())));
+        if let Some((traps, quiet)) = &self.traps {
+            plugged.vgpu.track_tables(Arc::new(Trapping::new(traps.clone())), *quiet);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use xen_ioreq::abi::dm_op::xen_dm_op;
 use xen_ioreq::abi::iommu_op::pv_iommu_op;
 use xen_ioreq::abi::memory::{
     XENMEM_resource_grant_table, XENMEM_resource_grant_table_id_shared,
@@ -16,8 +17,8 @@ use xen_ioreq::abi::sysctl::{
     XEN_SYSCTL_PHYSCAP_hvm, XEN_SYSCTL_PHYSCAP_pv, XEN_SYSCTL_physinfo, xen_sysctl, xen_sysctl_physinfo,
 };
 use xen_ioreq::seam::{
-    DmOp, EventChannels, ForeignMap, ForeignPages, GrantTableOp, IommuOp, Mapping, MemoryOp, OwnMemory, Prot,
-    ResourceMap, Sysctl,
+    DmOp, EventChannels, ForeignMap, ForeignPages, GrantTableOp, IommuOp, MOST_PAUSED_OPS, Mapping, MemoryOp,
+    OwnMemory, PausedDmOp, Prot, ResourceMap, Sysctl,
 };
 use xen_ioreq::{DomId, Errno, Gfn, IoServerId, Mfn, Port};
 use zerocopy::{FromBytes, IntoBytes};
@@ -109,6 +110,32 @@ impl fmt::Debug for Caller {
 impl DmOp for Caller {
     fn dm_op(&self, domid: DomId, bufs: &mut [&mut [u8]]) -> Result<(), Errno> {
         self.call(Site::DmOp, || dm_op::dm_op(&self.machine, &self.domain, domid, bufs))
+    }
+}
+
+impl PausedDmOp for Caller {
+    fn paused_dm_op(&self, domid: DomId, ops: &mut [xen_dm_op]) -> Result<Vec<Result<(), Errno>>, Errno> {
+        if ops.len() > MOST_PAUSED_OPS {
+            return Err(Errno::E2BIG);
+        }
+        self.call(Site::PausedDmOp, || {
+            let domain = self.machine.domain(domid).ok_or(Errno::ESRCH)?;
+            let paused = match domid {
+                _ if !self.domain.privileged => Err(Errno::EPERM),
+                own if own == self.domain.id => Err(Errno::EINVAL),
+                _ => {
+                    domain.pause();
+                    Ok(())
+                }
+            };
+            let one = |op: &mut xen_dm_op| {
+                dm_op::dm_op(&self.machine, &self.domain, domid, &mut [op.as_mut_bytes()])
+            };
+            let done = ops.iter_mut().map(one).collect();
+            paused?;
+            domain.unpause()?;
+            Ok(done)
+        })
     }
 }
 

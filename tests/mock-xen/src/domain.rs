@@ -14,7 +14,7 @@ use crate::iommu::{BusTable, PvIommu};
 use crate::ioreq::Servers;
 use crate::irq::Interrupts;
 use crate::p2m::{P2m, P2mType};
-use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, RwLock};
 use crate::vcpu::VcpuState;
 
@@ -96,6 +96,11 @@ pub(crate) struct Domain {
     /// The latch of port 0xcf8.
     pub(crate) cf8: AtomicU32,
     pub(crate) paused: AtomicUsize,
+    /// How often it was.
+    pub(crate) pauses: AtomicU64,
+    /// Held by a vCPU for reading from where it decides that a store is a request until that is in its slot, and from where it takes
+    /// the answer until it has made use of it: who pauses the domain waits until none does.
+    pub(crate) on_the_way: RwLock<()>,
     /// `RUNNING`, `DYING`, or a shutdown code + 1.
     stop: AtomicU32,
 }
@@ -137,6 +142,8 @@ impl Domain {
             pinned: Mutex::default(),
             cf8: AtomicU32::new(0),
             paused: AtomicUsize::new(0),
+            pauses: AtomicU64::new(0),
+            on_the_way: RwLock::new(()),
             stop: AtomicU32::new(RUNNING),
         }
     }
@@ -200,6 +207,27 @@ impl Domain {
             return Err(Errno::EPERM);
         }
         Ok(p2m.set(gfn, mfn, ty))
+    }
+
+    /// Stops its vCPUs, and waits until none is inside the hypervisor but for one that waits for an answer.
+    pub(crate) fn pause(&self) {
+        self.paused.fetch_add(1, Ordering::SeqCst);
+        self.pauses.fetch_add(1, Ordering::SeqCst);
+        self.kick();
+        drop(self.on_the_way.write());
+    }
+
+    /// Undoes one [`pause`](Self::pause). EINVAL: it is not paused.
+    pub(crate) fn unpause(&self) -> Result<(), Errno> {
+        let less = |n: usize| n.checked_sub(1);
+        self.paused.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).map_err(|_| Errno::EINVAL)?;
+        self.kick();
+        Ok(())
+    }
+
+    /// Whether its vCPUs may go on, if only to see that it has stopped.
+    pub(crate) fn may_run(&self) -> bool {
+        self.paused.load(Ordering::SeqCst) == 0 || self.stopped()
     }
 
     /// Whether any of its vCPUs has ever run.

@@ -28,6 +28,8 @@ pub enum Site {
     GrantCall,
     /// The hypercall `dm_op`.
     DmOp,
+    /// Operations on a paused domain, in one call.
+    PausedDmOp,
     /// A mapping for the CPU, of guest frames or of a resource.
     ForeignMap,
     /// The end of such a mapping.

@@ -264,21 +264,16 @@ impl Machine {
         Ok(())
     }
 
-    /// Stops a domain's vCPUs at their next resume, until as many [`unpause`](Self::unpause) calls. ESRCH.
+    /// Stops a domain's vCPUs at their next resume, or before they take an answer, until as many [`unpause`](Self::unpause) calls;
+    /// returns when none is about to send a request or making use of an answer. ESRCH.
     pub fn pause(&self, domid: DomId) -> Result<(), Errno> {
-        let domain = self.domain(domid).ok_or(Errno::ESRCH)?;
-        domain.paused.fetch_add(1, Ordering::SeqCst);
-        domain.kick();
+        self.domain(domid).ok_or(Errno::ESRCH)?.pause();
         Ok(())
     }
 
     /// Undoes one [`pause`](Self::pause). ESRCH; EINVAL: it is not paused.
     pub fn unpause(&self, domid: DomId) -> Result<(), Errno> {
-        let domain = self.domain(domid).ok_or(Errno::ESRCH)?;
-        let less = |n: usize| n.checked_sub(1);
-        domain.paused.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).map_err(|_| Errno::EINVAL)?;
-        domain.kick();
-        Ok(())
+        self.domain(domid).ok_or(Errno::ESRCH)?.unpause()
     }
 
     /// Changes the limit of a domain's frames. ESRCH.

@@ -7,7 +7,7 @@ pub(crate) use std::hint::spin_loop;
 pub(crate) use std::sync::{OnceLock, atomic};
 pub(crate) use std::thread::{sleep, yield_now};
 
-pub(crate) use parking_lot::{Mutex, RwLock};
+pub(crate) use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 pub(crate) use rustix::thread::futex;
 
 /// How long an access of a device that is under way is waited for, as an IOMMU's flush waits. A device that holds on is told of.

@@ -165,6 +165,10 @@ impl Emulator {
         let _ = self.caller.notify(self.ports[vcpu]);
     }
 
+    pub(crate) fn slot_state(&self, vcpu: usize) -> u8 {
+        Bits::unpack(page(&self.sync).u8(vcpu * 32 + SLOT_BITS_OFFSET).load(Ordering::SeqCst)).state
+    }
+
     /// Sends an event that says nothing.
     pub(crate) fn event(&self, vcpu: usize) {
         self.caller.notify(self.ports[vcpu]).unwrap();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use mediated_gpu::mediator::{Config as MediatorConfig, Policy, Share};
+use mediated_gpu::mediator::{Config as MediatorConfig, Policy, Share, TRACK_AFTER};
 use mediated_gpu::vfio::{Address as PciAddress, VfioError};
 use mediated_gpu::vgpu::slice::{MIB, SliceSize, VgpuType};
 use mediated_gpu::vnc::Address;
@@ -213,11 +213,14 @@ pub(crate) struct Serve {
     /// Have each of the guest's writes to its translation table trap, instead of giving it 8 MiB of memory for that.
     #[arg(long)]
     pub(crate) trap_table: bool,
-    /// Trap writes to the page tables of the guest's contexts while they are quiet, instead of comparing all of them before each use,
-    /// where no other device model of the guest's has claimed that memory type. Xen 4.17 may crash a guest for such a write
-    /// (docs/page-tracking.md).
+    /// Compare the page tables of the guest's contexts with their shadows before each use, instead of trapping writes to those that are
+    /// quiet (docs/page-tracking.md).
     #[arg(long)]
-    pub(crate) track_tables: bool,
+    pub(crate) no_track_tables: bool,
+    /// Trap writes to a page table that has not changed for so many uses. A trap costs as much as some fifty comparisons.
+    #[arg(long, value_name = "USES", default_value_t = TRACK_AFTER, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(conflicts_with = "no_track_tables")]
+    pub(crate) track_after: u32,
     /// Have each read of a register trap, too, instead of showing those that a driver reads while it works in the table's memory.
     #[arg(long)]
     pub(crate) trap_registers: bool,

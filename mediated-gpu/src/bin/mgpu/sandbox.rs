@@ -1,8 +1,8 @@
 //! What `mgpu serve` gives up before the guest can reach it; see [`ioreq_server::privilege`] for what each step is for.
 //!
 //! What stays: the descriptors that are restricted to the guest, new files in `--out`, the guest's record in `--state`, the GPU if it
-//! is a physical one, and one unrestricted privcmd, bound to the first thread: the guest's end is heard of through it, and PV-IOMMU
-//! is a raw hypercall.
+//! is a physical one, and one unrestricted privcmd, bound to two threads: the first, which hears of the guest's end through it, and
+//! one that pauses the guest. (PV-IOMMU is a raw hypercall, too: with it, to all that map.)
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -123,8 +123,8 @@ fn filters(args: &cli::Sandbox, keeps: Keeps<'_>) -> Filters {
     let filters = Filters::new(violation).starting(&starting_to_serve(keeps.guest));
     ThreadKind::ALL.into_iter().fold(filters, |filters, kind| {
         let mut needs = kind.serving(keeps.guest);
-        let maps = kind != ThreadKind::Engine;
-        if kind == ThreadKind::Main || keeps.iommu && maps {
+        let maps = !matches!(kind, ThreadKind::Engine | ThreadKind::Pauser);
+        if matches!(kind, ThreadKind::Main | ThreadKind::Pauser) || keeps.iommu && maps {
             needs = needs.and(&hypercalls(keeps.raw));
         }
         if let Some(device) = keeps.device.filter(|_| maps) {

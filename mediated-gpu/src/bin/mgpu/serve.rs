@@ -107,10 +107,10 @@ pub(crate) fn run(args: &cli::Serve) -> Result<ExitCode, Error> {
         table,
         registers: !args.trap_registers,
         console,
-        track_tables: args.track_tables,
+        track_tables: (!args.no_track_tables).then_some(args.track_after),
         on_error: OnError::CrashGuest,
     };
-    let conn = Connection::new(guest, events);
+    let conn = Connection::new(guest, events).with_pauses(raw.clone());
     let service = match (&saved, &record) {
         (Some(saved), record) => {
             Service::restore(&conn, &client, &mediator, domid, options, saved, record.as_ref())?
@@ -282,7 +282,7 @@ fn summary(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> String {
 }
 
 /// What is counted, by the names that `status` and the end have for it.
-pub(crate) fn figures(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> [(&'static str, u64); 25] {
+pub(crate) fn figures(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> [(&'static str, u64); 26] {
     [
         ("pio", requests.pio),
         ("mmio", requests.mmio),
@@ -290,6 +290,7 @@ pub(crate) fn figures(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> [(&
         ("invalidate", requests.invalidate),
         ("unclaimed", requests.unclaimed),
         ("ram_writes", requests.ram_writes),
+        ("pauses", requests.pauses),
         ("tracked_tables", vgpu.tracked_tables),
         ("table_writes", vgpu.table_writes),
         ("pte_writes", vgpu.pte_writes),

@@ -9,7 +9,6 @@ use xen_ioreq::{Gfn, PAGE_SIZE};
 
 use super::Vgpu;
 use crate::gen8::gtt::PTE_SIZE;
-use crate::mediator::ppgtt::QUIET;
 use crate::mediator::tracker::PageTracker;
 use crate::vgpu::display::{MAX_SIDE, PIXEL_BYTES, Scanout, Surface, SurfaceError};
 use crate::vgpu::slice::Slice;
@@ -21,10 +20,11 @@ impl Vgpu {
         self.ggtt.lend_table(first);
     }
 
-    /// From now on page tables of its contexts are not compared at each use while they are quiet: `tracker` tells when one is
-    /// written. Without one, and where it cannot track a page, they are compared.
-    pub fn track_tables(&self, tracker: Arc<dyn PageTracker>) {
-        self.ggtt.track_tables(tracker, QUIET);
+    /// From now on page tables of its contexts are not compared at each use once they have not changed for `quiet` uses
+    /// ([`TRACK_AFTER`](crate::mediator::TRACK_AFTER), unless there is a reason): `tracker` tells when one is written. Without one, and
+    /// where it cannot track a page, they are compared.
+    pub fn track_tables(&self, tracker: Arc<dyn PageTracker>, quiet: u32) {
+        self.ggtt.track_tables(tracker, quiet);
     }
 
     /// From now on a page of registers ([`PAGES`](crate::vgpu::shown::PAGES)) is this frame of the guest's too, and holds what they

@@ -16,7 +16,7 @@ use crate::gen8::ppgtt::Level;
 use crate::mediator::tracker::{PageTracker, Untracked};
 
 /// Uses without a change after which a table is tracked. A trap costs as much as some fifty comparisons.
-pub(in crate::mediator) const QUIET: u32 = 64;
+pub const QUIET: u32 = 64;
 /// The same, at most, for one that has been written while it was tracked.
 const QUIET_MOST: u32 = 4096;
 /// Tables that one use begins to track at most: each is a hypercall.
@@ -84,6 +84,11 @@ impl Ppgtt {
     pub(in crate::mediator) fn track(&mut self, tracker: Arc<dyn PageTracker>, quiet: u32) {
         self.watch_none();
         (self.watch.tracker, self.watch.quiet) = (Some(tracker), quiet);
+    }
+
+    /// Who tells of writes to tables.
+    pub(in crate::mediator) fn tracker(&self) -> Option<Arc<dyn PageTracker>> {
+        self.watch.tracker.clone()
     }
 
     /// Something may have changed that nobody told: every table is compared at its next use.

@@ -43,9 +43,16 @@ impl ShadowGgtt {
         }
     }
 
-    /// No table is tracked until it is used again.
+    /// No table is tracked until it is used again, and all are plain memory.
     pub(crate) fn let_tables_go(&self) {
-        self.writers.lock().ppgtt.watch_none();
+        let tracker = {
+            let mut writers = self.writers.lock();
+            writers.ppgtt.watch_none();
+            writers.ppgtt.tracker()
+        };
+        if let Some(tracker) = tracker {
+            tracker.settle();
+        }
     }
 
     /// The guest says that a root goes.

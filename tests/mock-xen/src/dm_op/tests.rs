@@ -8,8 +8,10 @@ use super::*;
 use crate::testing::{
     DOM0, Emulator, GUEST_FRAMES, create_server, dm, guest, machine, map_range, scope, set_state, vcpu,
 };
-use crate::{Caller, Config, DomainConfig, VcpuError};
-use xen_ioreq::seam::{DmOp, ResourceMap};
+use crate::{Caller, Config, DomainConfig, ShutdownReason, VcpuError};
+use xen_ioreq::abi::ioreq::{STATE_IOREQ_NONE, STATE_IORESP_READY};
+use xen_ioreq::seam::{DmOp, PausedDmOp, ResourceMap};
+use zerocopy::IntoBytes;
 
 fn destroy(c: &Caller, d: DomId, id: u16) -> Result<(), Errno> {
     dm(c, d, XEN_DMOP_destroy_ioreq_server, &mut xen_dm_op_destroy_ioreq_server { id, pad: 0 })
@@ -223,7 +225,7 @@ fn writes_to_a_protected_page_go_to_the_server_that_claimed_the_type_and_reads_d
             assert_eq!(v.mmio_read(0x5008, 1), Ok(7), "it is for the server to write");
             v
         });
-        let seen = e.serve(4, |_| 0);
+        let seen = e.serve(6, |_| 0);
         let seen: Vec<_> = seen.iter().map(|r| (r.r#type, r.addr, r.data, r.size, r.count)).collect();
         let ones = 0x0101_0101_0101_0101;
         assert_eq!(
@@ -232,7 +234,9 @@ fn writes_to_a_protected_page_go_to_the_server_that_claimed_the_type_and_reads_d
                 (1, 0x5008, 0x99, 4, 1),
                 (1, 0x5008, ones, 8, 1),
                 (1, 0x5010, 1, 1, 1),
-                (1, 0x5000, 0x7000, 4, 3)
+                (1, 0x5000, 0, 4, 1),
+                (1, 0x5004, 0, 4, 1),
+                (1, 0x5008, 0, 4, 1)
             ]
         );
         let v = guest.join().unwrap();
@@ -241,6 +245,91 @@ fn writes_to_a_protected_page_go_to_the_server_that_claimed_the_type_and_reads_d
         v.mmio_write(0x5008, 4, 0x77).unwrap();
         assert_eq!(v.mmio_read(0x5008, 4), Ok(0x77));
     });
+}
+
+/// A guest writes to a frame of a server's, then reads a port: what comes of the read. `let_go` answers the write, and makes RAM of the
+/// frame. `scheduled`: the vCPU is paused between the two.
+fn read_after_a_write(scheduled: bool, let_go: impl FnOnce(&Emulator, &dyn Fn())) -> Result<u32, VcpuError> {
+    let m = machine(Config::default());
+    let d = guest(&m, 1);
+    let e = Emulator::atomic(&m, d);
+    claim_type(&e.caller, d, e.id, XEN_DMOP_IOREQ_MEM_ACCESS_WRITE).unwrap();
+    set_type(&e.caller, d, 5, 1, HVMMEM_ioreq_server).unwrap();
+    let (v, machine) = (vcpu(&m, d, 0), m.clone());
+    std::thread::scope(|s| {
+        let guest = s.spawn(move || {
+            v.mmio_write(0x5008, 4, 0x99)?;
+            assert_eq!(v.mmio_read(0x5008, 4), Ok(0x99));
+            if scheduled {
+                machine.pause(d).unwrap();
+                machine.unpause(d).unwrap();
+            }
+            v.pio_read(0x1234, 4)
+        });
+        let ram = || {
+            let data = xen_dm_op_set_mem_type { nr: 1, mem_type: HVMMEM_ram_rw, pad: 0, first_pfn: 5 };
+            let mut op = xen_dm_op { op: XEN_DMOP_set_mem_type, ..Default::default() };
+            data.write_to_prefix(op.u.as_mut_bytes()).unwrap();
+            assert_eq!(e.caller.paused_dm_op(d, &mut [op]), Ok(vec![Ok(())]));
+        };
+        loop {
+            e.sleep();
+            if e.take(0).is_some() {
+                break;
+            }
+        }
+        m.write_guest(d, 0x5008, &[0x99]).unwrap();
+        let_go(&e, &ram);
+        guest.join().unwrap()
+    })
+}
+
+#[test]
+fn frame_that_becomes_ram_before_its_write_is_answered_leaves_the_answer_over_and_crashes_the_domain() {
+    let read = read_after_a_write(false, |e, _| {
+        set_type(&e.caller, e.domid, 5, 1, HVMMEM_ram_rw).unwrap();
+        e.answer(0, 0);
+    });
+    assert_eq!(read, Err(VcpuError::Stopped(ShutdownReason::Crash)));
+    // Paused or not.
+    let read = read_after_a_write(false, |e, ram| {
+        ram();
+        e.answer(0, 0);
+    });
+    assert_eq!(read, Err(VcpuError::Stopped(ShutdownReason::Crash)));
+}
+
+#[test]
+fn frame_that_becomes_ram_in_a_pause_once_the_answer_has_been_taken_leaves_nothing_over() {
+    let read = read_after_a_write(false, |e, ram| {
+        e.answer(0, 0);
+        while e.slot_state(0) != STATE_IOREQ_NONE {
+            std::thread::yield_now();
+        }
+        ram();
+    });
+    assert_eq!(read, Ok(u32::MAX));
+}
+
+#[test]
+fn answer_that_was_left_over_is_forgotten_when_the_vcpu_is_scheduled_anew() {
+    let read = read_after_a_write(true, |e, ram| {
+        ram();
+        e.answer(0, 0);
+    });
+    assert_eq!(read, Ok(u32::MAX));
+}
+
+#[test]
+fn paused_vcpu_does_not_come_back_for_its_answer() {
+    let read = read_after_a_write(false, |e, ram| {
+        e.caller.machine().pause(e.domid).unwrap();
+        e.answer(0, 0);
+        ram();
+        assert_eq!(e.slot_state(0), STATE_IORESP_READY);
+        e.caller.machine().unpause(e.domid).unwrap();
+    });
+    assert_eq!(read, Err(VcpuError::Stopped(ShutdownReason::Crash)), "what it comes back to is RAM");
 }
 
 #[test]

@@ -79,6 +79,11 @@ impl<'m> Slot<'m> {
         Ok(())
     }
 
+    /// Whether the emulator has only taken the request up, or not even that.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self.state(), STATE_IOREQ_READY | STATE_IOREQ_INPROCESS)
+    }
+
     /// How far the emulator has come; `seen` is the state at the last look and may only grow.
     pub(crate) fn progress(&self, seen: &mut u8) -> Progress {
         let state = self.state();

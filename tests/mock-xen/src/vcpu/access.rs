@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use xen_ioreq::{Gfn, Mfn, PAGE_MASK, PAGE_SIZE};
 
-use super::{Vcpu, VcpuError};
+use super::{LeftOver, Vcpu, VcpuError};
 use crate::ioreq::request::{Request, ones};
 use crate::ioreq::select::{CF8, select};
 use crate::memory::Page;
@@ -113,9 +113,7 @@ impl Vcpu {
             match self.store(gpa, |page| page.write_scalar(offset, size, value)) {
                 Store::Done => return Ok(()),
                 Store::NoRam => return self.write_io(gpa, size_bits, value),
-                Store::Forward if self.forward(&Request::mmio(gpa, size_bits, false, value))? => {
-                    return Ok(());
-                }
+                Store::Forward if self.forward(gpa, size_bits, value)? => return Ok(()),
                 Store::Forward => {}
             }
         }
@@ -268,6 +266,9 @@ impl Vcpu {
 
     /// A string request: to its server, or, unclaimed, all-ones into RAM.
     fn string(&self, r: &Request) -> Result<(), VcpuError> {
+        if self.answered_before(r)?.is_some() {
+            return Ok(());
+        }
         if let Some((server, sent)) = select(&self.domain, r) {
             self.send(&server, &sent)?;
             return Ok(());
@@ -283,19 +284,10 @@ impl Vcpu {
         Ok(())
     }
 
-    /// A string request that writes to memory: RAM takes its elements one by one, unless they are for who claimed the first's type.
+    /// A string request that writes to memory: RAM takes its elements one by one, and so does who has claimed the type of a page.
     fn string_write(&self, r: &Request, size: usize) -> Result<(), VcpuError> {
-        loop {
-            let there = self.domain.p2m.read().within_reach(Gfn::of_addr(r.addr));
-            match there {
-                None => return self.string(r),
-                Some((_, P2mType::IoreqServer)) => {
-                    if self.forward(r)? {
-                        return Ok(());
-                    }
-                }
-                Some(_) => break,
-            }
+        if self.domain.p2m.read().within_reach(Gfn::of_addr(r.addr)).is_none() {
+            return self.string(r);
         }
         for i in 0..u64::from(r.count) {
             let travel = i.wrapping_mul(u64::from(r.size));
@@ -348,7 +340,7 @@ impl Vcpu {
             let value = u64::from_le_bytes(bytes);
             let done = match self.store(gpa, |page| page.write(offset, part)) {
                 Store::Done => part.len(),
-                Store::Forward if self.forward(&Request::mmio(gpa, size32(len)?, false, value))? => len,
+                Store::Forward if self.forward(gpa, size32(len)?, value)? => len,
                 Store::Forward => 0,
                 Store::NoRam => {
                     other(gpa, len, value)?;
@@ -391,24 +383,50 @@ impl Vcpu {
         }
     }
 
-    /// A write to a page of the type that a server claims. `false`: nobody has claimed it, and the instruction is tried again, as
-    /// often as it takes: until somebody has, or the page is RAM.
-    fn forward(&self, r: &Request) -> Result<bool, VcpuError> {
-        let r = if r.data_is_ptr { *r } else { Request { data: r.data & ones(r.size), ..*r } };
+    /// A write of up to 8 bytes, within a page, to one of the type that a server claims. `false`: it is to be tried again, as often as it
+    /// takes: nobody has claimed the type, or the page is RAM by now.
+    ///
+    /// As in Xen the instruction is carried out once more when it has its answer, to find that. If the page is RAM by then it writes there,
+    /// and finds none: see [`Vcpu::answered_before`]. (Where the processor tells the linear address of a fault, plain stores find it.)
+    fn forward(&self, gpa: u64, size: u32, value: u64) -> Result<bool, VcpuError> {
+        let r = Request::mmio(gpa, size, false, value & ones(size));
+        let gfn = Gfn::of_addr(gpa);
+        let on_the_way = self.set_out()?;
+        let is_for_server =
+            || self.domain.p2m.read().get(gfn).is_some_and(|(_, t)| t == P2mType::IoreqServer);
+        if !is_for_server() {
+            return Ok(false);
+        }
         let server = self.domain.servers.read().mem_type.clone();
-        if let Some(server) = server {
-            // One that is not enabled takes nothing.
-            self.send(&server, &r)?;
+        let Some(server) = server else {
+            drop(on_the_way);
+            crate::sync::yield_now();
+            return Ok(false);
+        };
+        if self.answered_before(&r)?.is_some() {
             return Ok(true);
         }
-        crate::sync::yield_now();
-        self.resume()?;
-        Ok(false)
+        // One that is not enabled takes nothing.
+        let Some(events) = self.post(&server, &r)? else { return Ok(true) };
+        drop(on_the_way);
+        let (answer, _on_the_way) = self.finish(&server, events)?;
+        let (offset, _) = within_page(gpa);
+        let bytes = r.data.to_le_bytes();
+        let len = usize::try_from(size).unwrap_or(0);
+        let again = self.store(gpa, |page| page.write(offset, bytes.get(..len).unwrap_or_default()));
+        if matches!(again, Store::Done) {
+            let pauses = self.domain.pauses.load(Ordering::SeqCst);
+            self.left_over.set(Some(LeftOver { request: r, answer, pauses }));
+        }
+        Ok(true)
     }
 
     /// A write that no RAM took.
     fn write_io(&self, gpa: u64, size: u32, value: u64) -> Result<(), VcpuError> {
         let r = Request::mmio(gpa, size, false, value & ones(size));
+        if self.answered_before(&r)?.is_some() {
+            return Ok(());
+        }
         if self.domain.stdvga && VGA.contains(&gpa) {
             let sent = select(&self.domain, &r)
                 .is_some_and(|(server, r)| server.send_buffered(&self.machine, &self.domain, &r).is_ok());
@@ -423,6 +441,9 @@ impl Vcpu {
     /// One access that RAM has no part in: to an interrupt controller, or through a server. What nobody claims reads as
     /// all-ones.
     fn io(&self, r: &Request) -> Result<u64, VcpuError> {
+        if let Some(data) = self.answered_before(r)? {
+            return Ok(data);
+        }
         if let Some(value) = self.domain.controller_access(r) {
             return Ok(value);
         }

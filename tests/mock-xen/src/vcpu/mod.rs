@@ -10,7 +10,6 @@ mod wake;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -25,8 +24,8 @@ use crate::ioreq::Server;
 use crate::ioreq::request::Request;
 use crate::ioreq::slot::Progress;
 use crate::machine::Machine;
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLockReadGuard};
 
 /// Why a vCPU cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -198,9 +197,21 @@ pub struct Vcpu {
     machine: Arc<Machine>,
     domain: Arc<Domain>,
     state: Arc<VcpuState>,
-    /// One request at a time: not to be shared by threads.
-    alone: PhantomData<Cell<()>>,
+    /// A request, and its answer, for which the instruction that made it has not come back: the page to which it wrote had become RAM,
+    /// and took it. The next request is taken for that one. Not to be shared by threads: one request at a time.
+    left_over: Cell<Option<LeftOver>>,
 }
+
+#[derive(Clone, Copy)]
+struct LeftOver {
+    request: Request,
+    answer: u64,
+    /// How often the domain had been paused.
+    pauses: u64,
+}
+
+/// Somebody who pauses the domain waits for the end of this.
+pub(crate) type OnTheWay<'a> = RwLockReadGuard<'a, ()>;
 
 impl Vcpu {
     pub(crate) fn new(machine: Arc<Machine>, domain: Arc<Domain>, id: VcpuId) -> Result<Self, Errno> {
@@ -209,7 +220,7 @@ impl Vcpu {
         if state.taken.swap(true, Ordering::AcqRel) {
             return Err(Errno::EBUSY);
         }
-        Ok(Self { machine, domain, state, alone: PhantomData })
+        Ok(Self { machine, domain, state, left_over: Cell::new(None) })
     }
 
     /// The domain's number.
@@ -238,8 +249,11 @@ impl Vcpu {
             return Ok(());
         }
         self.state.attention.store(false, Ordering::SeqCst);
-        let free = || self.domain.paused.load(Ordering::SeqCst) == 0 || self.domain.stopped();
-        self.state.wake.wait(None, free);
+        self.state.wake.wait(None, || self.domain.may_run());
+        if self.left_over.get().is_some_and(|l| l.pauses != self.domain.pauses.load(Ordering::SeqCst)) {
+            // It is scheduled anew.
+            self.left_over.set(None);
+        }
         if self.domain.stopped() {
             return Err(self.stop_error());
         }
@@ -288,8 +302,34 @@ impl Vcpu {
     /// One request, from slot to answer; all-ones if the server has just gone or been disabled.
     fn send(&self, server: &Server, r: &Request) -> Result<u64, VcpuError> {
         match self.post(server, r)? {
-            Some(events) => self.finish(server, events),
+            Some(events) => self.finish(server, events).map(|(data, _)| data),
             None => Ok(u64::MAX),
+        }
+    }
+
+    /// Waits while the domain is paused; whoever pauses it waits for the end of what this gives.
+    fn set_out(&self) -> Result<OnTheWay<'_>, VcpuError> {
+        loop {
+            self.resume()?;
+            if let Some(on_the_way) = self.try_set_out() {
+                return Ok(on_the_way);
+            }
+        }
+    }
+
+    fn try_set_out(&self) -> Option<OnTheWay<'_>> {
+        let on_the_way = self.domain.on_the_way.read();
+        self.domain.may_run().then_some(on_the_way)
+    }
+
+    /// A request is to be made. `Some`: it is taken for one whose answer was left over. One that is not like it crashes the domain.
+    fn answered_before(&self, r: &Request) -> Result<Option<u64>, VcpuError> {
+        let Some(left) = self.left_over.take() else { return Ok(None) };
+        let same = |r: &Request| (r.ty, r.addr, r.size, r.read, r.df, r.data_is_ptr);
+        if same(r) == same(&left.request) {
+            Ok(Some(left.answer))
+        } else {
+            Err(self.crash("a request is answered that another one was"))
         }
     }
 
@@ -319,33 +359,39 @@ impl Vcpu {
         Ok(Some(events))
     }
 
-    /// Waits for the answer.
-    fn finish(&self, server: &Server, mut events: u64) -> Result<u64, VcpuError> {
+    /// Waits for the answer, and while the domain is paused; the answer is made use of before the end of what comes with it.
+    fn finish(&self, server: &Server, mut events: u64) -> Result<(u64, Option<OnTheWay<'_>>), VcpuError> {
         let slot = server
             .slot(&self.machine, self.state.id)
             .ok_or_else(|| self.crash("device model has no slots"))?;
-        let mut seen = 0;
+        let (mut seen, mut orphaned) = (0, false);
         let mut outcome = Ok(0);
+        let mut here = None;
         let mut over = || {
             let now = self.state.events.load(Ordering::SeqCst);
-            let woken = std::mem::replace(&mut events, now) != now;
+            // The destruction of a server completes its requests with the data that they were sent with: zero for a read. But it wakes
+            // nobody: who waits already sees it at the next event, whoever sends that.
+            orphaned |= std::mem::replace(&mut events, now) != now && server.is_gone();
+            if slot.waits() && !orphaned && !self.domain.dying() {
+                return false;
+            }
+            let Some(on_the_way) = self.try_set_out() else { return false };
             match slot.progress(&mut seen) {
                 Progress::Done(data) => outcome = Ok(data),
                 Progress::Broken(why) => outcome = Err(Some(why)),
-                // The destruction of a server completes its requests with the data that they were sent with: zero
-                // for a read. But it wakes nobody: who waits already sees it at the next event, whoever sends that.
-                Progress::Waiting if woken && server.is_gone() => outcome = Ok(0),
+                Progress::Waiting if orphaned => outcome = Ok(0),
                 // Only death ends the wait; a shutdown waits for outstanding I/O.
                 Progress::Waiting if self.domain.dying() => outcome = Err(None),
                 Progress::Waiting => return false,
             }
+            here = Some(on_the_way);
             true
         };
         if !look(self.domain.vcpu_patience, &mut over) {
             self.state.wake.wait(None, over);
         }
         match outcome {
-            Ok(data) => Ok(data),
+            Ok(data) => Ok((data, here)),
             Err(Some(why)) => Err(self.crash(why)),
             Err(None) => Err(VcpuError::Destroyed),
         }

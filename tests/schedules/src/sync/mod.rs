@@ -8,7 +8,7 @@ mod lock;
 use std::cell::Cell;
 use std::time::Duration;
 
-pub(crate) use lock::{Mutex, OnceLock, RwLock};
+pub(crate) use lock::{Mutex, OnceLock, ReadGuard as RwLockReadGuard, RwLock};
 
 thread_local! {
     /// There is one thread of the scene, before the others begin or after they have ended.

@@ -97,6 +97,7 @@ fn run(
         "engine" => ThreadKind::Engine,
         "device" => ThreadKind::Device,
         "maintenance" => ThreadKind::Maintenance,
+        "pauser" => ThreadKind::Pauser,
         "viewers" => ThreadKind::Viewers,
         "main" => {
             narrow(ThreadKind::Main)?;

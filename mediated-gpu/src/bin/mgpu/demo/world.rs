@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ioreq_server::{Connection, OnError};
 use mediated_gpu::bus::{BusMaster, DmaAccess, DmaFault, Pin};
-use mediated_gpu::mediator::{Below, Mediator};
+use mediated_gpu::mediator::{Below, Mediator, TRACK_AFTER};
 use mediated_gpu::service::{Options, Service};
 use mediated_gpu::soft::{SoftGpu, SoftGpuConfig};
 use mediated_gpu::vgpu::slice::{MIB, SliceSize, VgpuType};
@@ -31,7 +31,7 @@ pub(crate) const OPTIONS: Options = Options {
     table: None,
     registers: false,
     console: None,
-    track_tables: true,
+    track_tables: Some(TRACK_AFTER),
     on_error: OnError::CrashGuest,
 };
 /// RAM of dom0 and Xen.
@@ -107,7 +107,7 @@ impl World {
 
     fn connection(&self) -> Result<Connection, Error> {
         let events = Arc::new(self.machine.open_evtchn(DOM0)?);
-        Ok(Connection::new(self.dom0.clone(), events))
+        Ok(Connection::new(self.dom0.clone(), events).with_pauses(self.dom0.clone()))
     }
 
     /// Translations that the oracle has looked at.

@@ -12,14 +12,20 @@ use xen_ioreq::abi::domctl::{
 };
 use xen_ioreq::linux::{Evtchn, OpenError, Privcmd};
 use xen_ioreq::seam::{
-    DmOp, EventChannels, ForeignMap, ForeignPages, GrantTableOp, IommuOp, Mapping, MemoryOp, Prot,
-    ResourceMap, Sysctl,
+    DmOp, EventChannels, ForeignMap, ForeignPages, GrantTableOp, IommuOp, Mapping, MemoryOp, PausedDmOp,
+    Prot, ResourceMap, Sysctl,
 };
 use xen_ioreq::{DomId, Errno, Gfn};
 
 /// Everything that rows call.
-pub trait Hypervisor: DmOp + ResourceMap + ForeignMap + MemoryOp + IommuOp + GrantTableOp + Sysctl {}
-impl<T: DmOp + ResourceMap + ForeignMap + MemoryOp + IommuOp + GrantTableOp + Sysctl> Hypervisor for T {}
+pub trait Hypervisor:
+    DmOp + PausedDmOp + ResourceMap + ForeignMap + MemoryOp + IommuOp + GrantTableOp + Sysctl
+{
+}
+impl<T: DmOp + PausedDmOp + ResourceMap + ForeignMap + MemoryOp + IommuOp + GrantTableOp + Sysctl> Hypervisor
+    for T
+{
+}
 
 /// What a handle that was restricted to one domain still has.
 pub trait Restricted: DmOp + ResourceMap + ForeignMap {}

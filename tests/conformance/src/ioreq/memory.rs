@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 use xen_ioreq::abi::dm_op::*;
 use xen_ioreq::abi::hvm_op::{HVMMEM_ioreq_server, HVMMEM_ram_ro, HVMMEM_ram_rw, HVMMEM_unused};
 use xen_ioreq::abi::memory::{XENMEM_decrease_reservation as OUT, XENMEM_populate_physmap as IN};
-use xen_ioreq::{Errno, Gfn};
+use xen_ioreq::seam::MOST_PAUSED_OPS;
+use xen_ioreq::{DomId, Errno, Gfn};
+use zerocopy::IntoBytes;
 
 use super::stage::Stage;
 use crate::bench::{HOLE, RAM};
@@ -27,6 +29,14 @@ fn mem_type(id: u16, r#type: u16, flags: u32) -> xen_dm_op_map_mem_type_to_ioreq
 
 fn set_type(mem_type: u16, first_pfn: u64, nr: u32) -> xen_dm_op_set_mem_type {
     xen_dm_op_set_mem_type { nr, mem_type, first_pfn, ..Default::default() }
+}
+
+/// A frame of the guest's becomes that.
+fn type_op(mem_type: u16, first_pfn: u64) -> xen_dm_op {
+    let mut op = xen_dm_op { op: XEN_DMOP_set_mem_type, ..Default::default() };
+    // It fits: it is a member of the union.
+    let _ = set_type(mem_type, first_pfn, 1).write_to_prefix(op.u.as_mut_bytes());
+    op
 }
 
 /// track_dirty_vram; the answer is the first byte of the bitmap, which has so many bytes and was 0x55 before.
@@ -102,6 +112,18 @@ pub(super) const TYPES: &[Case<Stage>] = cases! { Stage;
     "read_only_ram_is_not_for_a_server" ["dm.c: only ram_rw"] => Err(Errno::EINVAL), |s| { let id = s.server()?; s.tell(CLAIM, mem_type(id, HVMMEM_ioreq_server, WRITE))?; s.tell(XEN_DMOP_set_mem_type, set_type(HVMMEM_ram_ro, RAM.0, 1))?; let got = s.tell(XEN_DMOP_set_mem_type, set_type(HVMMEM_ioreq_server, RAM.0, 1)); s.tell(XEN_DMOP_set_mem_type, set_type(HVMMEM_ram_rw, RAM.0, 1))?; got };
     "type_with_pad_is_einval" ["dm_op.h"] => Err(Errno::EINVAL), |s| s.tell(XEN_DMOP_set_mem_type, xen_dm_op_set_mem_type { pad: 1, ..set_type(HVMMEM_ram_rw, RAM.0, 1) });
     "type_5_is_einval" ["hvm_op.h"] => Err(Errno::EINVAL), |s| s.tell(XEN_DMOP_set_mem_type, set_type(5, RAM.0, 1));
+};
+
+/// Operations on a domain that is paused for them.
+#[rustfmt::skip]
+pub(super) const PAUSED: &[Case<Stage>] = cases! { Stage;
+    "nothing_while_paused" ["domctl.c, multicall.c"] => Ok(0), |s| s.paused(s.guest(), &mut []);
+    "an_unknown_domain_is_esrch" ["domctl.c"] => Err(Errno::ESRCH), |s| s.paused(DomId(0x7ef0), &mut []);
+    "more_than_are_taken_is_e2big" ["ours"] => Err(Errno::E2BIG), |s| s.paused(s.guest(), &mut [xen_dm_op::default(); MOST_PAUSED_OPS + 1]);
+    "each_is_carried_out_and_one_that_fails_stops_none" ["multicall.c"] => Ok(0b101), |s| { let ram = type_op(HVMMEM_ram_rw, RAM.0); s.paused(s.guest(), &mut [ram, type_op(HVMMEM_unused, RAM.0), ram]) };
+    "as_many_as_are_taken" ["multicall.c"] => Ok(u64::MAX), |s| s.paused(s.guest(), &mut [type_op(HVMMEM_ram_rw, RAM.0); MOST_PAUSED_OPS]);
+    "what_they_give_back_is_there" ["dm.c"] => Ok(1), |s| { let mut ops = [xen_dm_op { op: XEN_DMOP_nr_vcpus, ..Default::default() }]; s.paused(s.guest(), &mut ops)?; Ok(ops[0].u[0] & 0xffff_ffff) };
+    "a_frame_is_let_go" ["p2m.c: entry_count"] => Ok(0), |s| { let (a, b) = (s.server()?, s.server()?); s.tell(CLAIM, mem_type(a, HVMMEM_ioreq_server, WRITE))?; s.tell(XEN_DMOP_set_mem_type, set_type(HVMMEM_ioreq_server, RAM.0, 1))?; s.paused(s.guest(), &mut [type_op(HVMMEM_ram_rw, RAM.0)])?; s.destroy(a)?; s.tell(CLAIM, mem_type(b, HVMMEM_ioreq_server, WRITE)) };
 };
 
 /// Frames that were written.

@@ -120,12 +120,13 @@ pub fn accesses(bench: &Bench, table: Table, performers: &[VcpuId]) -> Result<Ve
 }
 
 /// The tables of calls.
-pub fn tables() -> [(&'static str, &'static [Case<Stage>]); 10] {
+pub fn tables() -> [(&'static str, &'static [Case<Stage>]); 11] {
     [
         ("dm_op", servers::FRAMING),
         ("server", servers::LIFE),
         ("range", servers::RANGES),
         ("memory", memory::TYPES),
+        ("paused", memory::PAUSED),
         ("memory", memory::DIRTY),
         ("memory", memory::PLACES),
         ("interrupt", interrupts::LINES),

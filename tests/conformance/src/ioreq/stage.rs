@@ -68,6 +68,12 @@ impl Stage {
         self.bench.hypervisor.dm_op(self.guest(), &mut [whole.as_mut_bytes(), second]).map(|()| 0)
     }
 
+    /// dm_ops on a domain that is paused meanwhile: of those that were carried out, bit `i` of the answer for the `i`th.
+    pub fn paused(&self, domid: DomId, ops: &mut [xen_dm_op]) -> Answer {
+        let done = self.bench.hypervisor.paused_dm_op(domid, ops)?;
+        Ok(done.iter().enumerate().map(|(i, d)| u64::from(d.is_ok()) << i).sum())
+    }
+
     /// A dm_op of which only the first `len` bytes are handed over.
     pub fn short(&self, op: u32, len: usize) -> Answer {
         let mut whole = xen_dm_op { op, ..Default::default() };

@@ -46,6 +46,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &stock_linux::StockLinux(Kind::Pvh),
     &stock_linux::StockLinux(Kind::Hvm),
     &i915::I915Pvh,
+    &i915::I915Tracked,
     &i915::I915Hvm,
     &i915::I915Balloon,
     &i915::TwoGuests,

@@ -9,6 +9,7 @@ mod life;
 mod painting;
 mod pvh;
 mod saved;
+mod tracked;
 mod two;
 
 use std::fs;
@@ -21,6 +22,7 @@ pub(super) use self::killed::I915Killed;
 pub(super) use self::life::I915Life;
 pub(super) use self::pvh::I915Pvh;
 pub(super) use self::saved::SaveRestore;
+pub(super) use self::tracked::I915Tracked;
 pub(super) use self::two::TwoGuests;
 use super::{Checks, Run};
 use crate::cpio::Tree;

@@ -21,6 +21,7 @@ pub mod rig;
 mod rop;
 mod space;
 mod stream;
+mod strip;
 mod team;
 mod tlb;
 

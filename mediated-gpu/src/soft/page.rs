@@ -46,8 +46,9 @@ impl Page<'_> {
         unsafe { std::slice::from_raw_parts(ptrs.as_ptr().cast(), ptrs.len()) }
     }
 
+    /// The first of some bytes that lie in the page.
     #[inline]
-    fn at(&self, offset: usize, len: usize) -> *mut u8 {
+    pub(super) fn at(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(
             offset <= PAGE_SIZE && len <= PAGE_SIZE - offset,
             "span {offset:#x}+{len:#x} leaves its page"
@@ -160,50 +161,6 @@ impl Page<'_> {
             unsafe { copy_short(piece.as_ptr(), column.add(at), piece.len()) };
             (from, at, column) = (rest, 0, column.wrapping_add(STEP));
         }
-    }
-
-    /// Copies lines, each from a place in a page on, into Y-major tiles that lie side by side: 128 bytes to each tile, to the line
-    /// that begins at `offset` and to those below it.
-    pub(super) fn lines_to_tiles<const N: usize>(tiles: &[Self], offset: usize, lines: [(&Self, usize); N]) {
-        let from = lines.map(|(page, offset)| page.at(offset, tiles.len() * LINE));
-        for (tile, to) in tiles.iter().map(|tile| tile.lines_in_columns(offset, N)).enumerate() {
-            for column in 0..LINE / COLUMN {
-                for (n, from) in from.iter().enumerate() {
-                    // SAFETY: `at` has checked the line's bytes, `lines_in_columns` the tile's. A column's line is read before
-                    // it is written, so that it does not matter whether both are one page. Bytes have no alignment.
-                    unsafe {
-                        let piece = from.add(tile * LINE + column * COLUMN).cast::<[u8; COLUMN]>().read();
-                        to.add(column * STEP + n * COLUMN).cast::<[u8; COLUMN]>().write(piece);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Copies lines out of Y-major tiles, as [`lines_to_tiles`](Self::lines_to_tiles) copies them in.
-    pub(super) fn lines_from_tiles<const N: usize>(
-        tiles: &[Self],
-        offset: usize,
-        lines: [(&Self, usize); N],
-    ) {
-        let to = lines.map(|(page, offset)| page.at(offset, tiles.len() * LINE));
-        for (tile, from) in tiles.iter().map(|tile| tile.lines_in_columns(offset, N)).enumerate() {
-            for (n, to) in to.iter().enumerate() {
-                for column in 0..LINE / COLUMN {
-                    // SAFETY: as in `lines_to_tiles`.
-                    unsafe {
-                        let piece = from.add(column * STEP + n * COLUMN).cast::<[u8; COLUMN]>().read();
-                        to.add(tile * LINE + column * COLUMN).cast::<[u8; COLUMN]>().write(piece);
-                    }
-                }
-            }
-        }
-    }
-
-    /// The first byte of some lines that lie in all columns, the first at `offset`.
-    fn lines_in_columns(&self, offset: usize, lines: usize) -> *mut u8 {
-        assert!(offset.is_multiple_of(COLUMN) && offset + lines * COLUMN <= STEP, "lines at {offset:#x}");
-        self.at(offset, PAGE_SIZE - STEP + lines * COLUMN)
     }
 
     /// The first byte of the line in the column that holds `offset`, if `len` bytes from `offset` on stay in the tile.

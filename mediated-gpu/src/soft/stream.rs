@@ -10,12 +10,16 @@ use xen_ioreq::PAGE_SIZE;
 
 use crate::gen8::tiling::COLUMN_STEP;
 
-/// Bytes that are fetched ahead of a fill or a copy.
-const AHEAD: usize = 2048;
+/// Bytes by which a fill fetches ahead.
+#[cfg(target_arch = "x86_64")]
+const FILL_AHEAD: usize = 2048;
+/// Bytes by which a copy does, which waits for what it reads: what comes next, as far on.
+#[cfg(target_arch = "x86_64")]
+const COPY_AHEAD: usize = PAGE_SIZE;
 /// Bytes of the next piece that are fetched ahead where this one is done by the C library.
 const FIRST: usize = 512;
 /// What is shorter is copied by the C library, which has fewer instructions for it.
-const LONG: usize = 1024;
+const LONG: usize = 256;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 /// Bytes of a register.
@@ -31,13 +35,25 @@ impl Ahead {
         Self(at)
     }
 
-    /// Tells the CPU's cache that the line `offset` bytes further on is wanted.
+    /// Tells the CPU that the line of its cache `offset` bytes further on is wanted.
     pub(super) fn fetch(self, offset: usize) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a prefetch has no effect that a program could see, wherever it points; the CPU has SSE.
         unsafe {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             _mm_prefetch::<_MM_HINT_T0>(self.0.wrapping_add(offset).cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = offset;
+    }
+
+    /// The same, into its second cache: of what is only written no instruction waits for the first.
+    pub(super) fn fetch_to_write(self, offset: usize) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `fetch`.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T1>(self.0.wrapping_add(offset).cast());
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = offset;
@@ -122,19 +138,19 @@ mod avx {
         __m256i, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_store_si256, _mm256_storeu_si256,
     };
 
-    use super::{AHEAD, Ahead, LINE, WIDE, turned};
+    use super::{Ahead, COPY_AHEAD, FILL_AHEAD, LINE, WIDE, turned};
 
-    /// Calls `f` with the offset of each cache line from `first` on that ends within `len`, after what lies [`AHEAD`] of it has
+    /// Calls `f` with the offset of each cache line from `first` on that ends within `len`, after what lies `ahead` of it has
     /// been asked for, in this piece or in the next. Gives the first offset that was not done.
     #[inline(always)]
     fn lines(
-        first: usize,
-        len: usize,
+        (first, len): (usize, usize),
+        ahead: usize,
         fetch: impl Fn(usize),
         fetch_next: impl Fn(usize),
         mut f: impl FnMut(usize),
     ) -> usize {
-        let ahead = AHEAD.min(len);
+        let ahead = ahead.min(len);
         let mut at = first;
         while at + ahead < len {
             fetch(at + ahead);
@@ -162,10 +178,10 @@ mod avx {
         unsafe {
             _mm256_storeu_si256(to.cast(), turned(0));
             lines(
-                first,
-                len,
-                |at| here.fetch(at),
-                |at| next.fetch(at),
+                (first, len),
+                FILL_AHEAD,
+                |at| here.fetch_to_write(at),
+                |at| next.fetch_to_write(at),
                 |at| {
                     _mm256_store_si256(to.add(at).cast(), v);
                     _mm256_store_si256(to.add(at + WIDE).cast(), v);
@@ -187,15 +203,15 @@ mod avx {
             let load = |at: usize| -> __m256i { _mm256_loadu_si256(from.add(at).cast()) };
             _mm256_storeu_si256(to.cast(), load(0));
             lines(
-                first,
-                len,
+                (first, len),
+                COPY_AHEAD,
                 |at| {
                     here_from.fetch(at);
-                    here_to.fetch(at);
+                    here_to.fetch_to_write(at);
                 },
                 |at| {
                     next_from.fetch(at);
-                    next_to.fetch(at);
+                    next_to.fetch_to_write(at);
                 },
                 |at| {
                     let (a, b) = (load(at), load(at + WIDE));

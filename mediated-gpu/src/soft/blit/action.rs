@@ -99,11 +99,11 @@ impl Action {
         matches!(self.kind, Kind::Copy)
     }
 
-    /// Draws a band that it [draws](Self::draws), in its pages.
-    pub(super) fn draw(&self, band: &Band, pages: &[Page<'_>]) {
+    /// Draws a band that it [draws](Self::draws), in its pages. `next`: the one after it, and its pages.
+    pub(super) fn draw(&self, band: &Band, pages: &[Page<'_>], next: Option<(&Band, &[Page<'_>])>) {
         match self.kind {
             Kind::Fill(color) => band.fill(pages, color),
-            Kind::Copy => band.copy(pages),
+            Kind::Copy => band.copy(pages, next),
             Kind::Rop { .. } => {}
         }
     }

@@ -8,10 +8,11 @@ use std::ops::Range;
 
 use super::super::page::Page;
 use super::super::stream::turned;
+use super::super::strip::{self, Strip};
 use super::super::team::Team;
 use super::super::tlb::Tlb;
 use super::action::Action;
-use super::{Job, LONG, Side, checked};
+use super::{Job, Side, checked};
 use crate::bus::DmaAccess;
 use crate::gen8::tiling::Tiling;
 use smallvec::SmallVec;
@@ -22,11 +23,11 @@ pub(super) const WIDTH: u64 = PAGE_SIZE as u64;
 /// Lines of a band, at most: of a Y-major tile, or of four X-major ones.
 pub(super) const HEIGHT: i64 = 32;
 /// Bytes of a Y-major tile's line.
-const CELL: usize = 128;
+const CELL: usize = strip::LINE;
+/// Pieces that are worth to be told of: the CPU sees by itself what comes after a shorter one.
+const TOLD: usize = 256;
 /// Lines of a band that take no memory from the heap: a row of whole tiles has one.
 const FEW: usize = 1;
-/// Lines of a Y-major tile that share a line of the cache.
-const TOGETHER: usize = 4;
 
 /// Where a line of one side lies.
 #[derive(Clone, Copy)]
@@ -113,6 +114,17 @@ impl Plane {
             *place = Place { page: place.page + 1, at: place.base, room: 1 << self.shift, ..*place };
         }
     }
+
+    /// The same, over as many ends of a page's part as there are. It may come to lie beyond the line's pages.
+    #[inline]
+    fn skip(&self, place: &mut Place, n: usize) {
+        let mut left = n;
+        while left > 0 {
+            let here = left.min(place.room);
+            self.step(place, here);
+            left -= here;
+        }
+    }
 }
 
 /// A place in a line that lies in rows.
@@ -134,7 +146,7 @@ enum Way {
     /// Both sides have the same tiles, which are copied whole.
     Tiles,
     /// Cells of a Y-major tile's lines, to or from lines of another kind.
-    Columns { to: bool },
+    Columns(strip::Way),
     /// Lines, in pieces that end where a page does on either side.
     Rows,
 }
@@ -199,8 +211,9 @@ impl Bands {
         let Some(pages) = tlb.together(&self.asked) else { return false };
         // The pages are held until all have drawn.
         team.each(self.bands.len(), &|n| {
-            if let Some(band) = self.bands.get(n) {
-                action.draw(band, &pages[band.pages.clone()]);
+            let band = |n: usize| self.bands.get(n).map(|band| (band, &pages[band.pages.clone()]));
+            if let Some((here, own)) = band(n) {
+                action.draw(here, own, band(n + 1));
             }
         });
         true
@@ -249,8 +262,8 @@ impl Band {
         let (way, width) = match (to, from) {
             _ if whole => (Way::Tiles, cells(width, wide.into())),
             (Tiling::Y, Tiling::Y) => return None,
-            (Tiling::Y, _) => (Way::Columns { to: true }, cells(width, CELL as u64)),
-            (_, Tiling::Y) => (Way::Columns { to: false }, cells(width, CELL as u64)),
+            (Tiling::Y, _) => (Way::Columns(strip::Way::ToTiles), cells(width, CELL as u64)),
+            (_, Tiling::Y) => (Way::Columns(strip::Way::FromTiles), cells(width, CELL as u64)),
             _ => (Way::Rows, width),
         };
         if width == 0 {
@@ -274,8 +287,8 @@ impl Band {
         self.way == Way::Rows
     }
 
-    /// Copies it, if it has a source.
-    pub(super) fn copy(&self, pages: &[Page<'_>]) {
+    /// Copies it, if it has a source. `next`: the band that is copied after this one, and its pages.
+    pub(super) fn copy(&self, pages: &[Page<'_>], next: Option<(&Self, &[Page<'_>])>) {
         let Some(src) = &self.src else { return };
         match self.way {
             Way::Tiles => {
@@ -285,8 +298,7 @@ impl Band {
                     tile.stream_from(0, source, 0, PAGE_SIZE, ahead);
                 }
             }
-            Way::Columns { to: true } => self.columns(pages, &self.dst, src, true),
-            Way::Columns { to: false } => self.columns(pages, src, &self.dst, false),
+            Way::Columns(way) => self.columns(pages, way, next),
             Way::Rows => self.rows(pages, src),
         }
     }
@@ -306,12 +318,13 @@ impl Band {
         }
     }
 
-    /// Between lines in rows.
+    /// Between lines in rows. While one is copied the CPU is told of the one below it: it lies in other pages, or so far on in this
+    /// one that it is not foreseen.
     fn rows(&self, pages: &[Page<'_>], src: &Plane) {
-        // The CPU sees by itself what comes after a short piece.
-        let long = self.width.min(1 << self.dst.shift).min(1 << src.shift) >= LONG;
+        let long = self.width.min(1 << self.dst.shift).min(1 << src.shift) >= TOLD;
         for line in 0..self.dst.lines.len() {
             let (mut to, mut from, mut left) = (self.dst.start(line), src.start(line), self.width);
+            let (mut to_below, mut from_below) = (self.dst.below(line), src.below(line));
             while left > 0 {
                 let (d, s, n) = (to, from, to.room.min(from.room).min(left));
                 self.dst.step(&mut to, n);
@@ -321,54 +334,73 @@ impl Band {
                     pages[d.page].copy_from(d.at, &pages[s.page], s.at, n);
                     continue;
                 }
-                let next = if left > 0 { [to, from] } else { [self.dst.below(line), src.below(line)] };
-                let ahead = next.map(|p| Some(pages[p.page].ahead(p.at)));
+                let ahead = [to_below, from_below].map(|p| pages.get(p.page).map(|page| page.ahead(p.at)));
                 pages[d.page].stream_from(d.at, &pages[s.page], s.at, n, ahead);
+                self.dst.skip(&mut to_below, n);
+                src.skip(&mut from_below, n);
             }
         }
     }
 
-    /// Between Y-major tiles and lines in rows: the tiles side by side, as many lines of each as share lines of the cache.
-    fn columns(&self, pages: &[Page<'_>], tiled: &Plane, plain: &Plane, to: bool) {
-        let mut first = 0;
-        while let Some(&Line { page, base, .. }) = tiled.lines.get(first) {
-            let tiles = &pages[page..page + self.width / CELL];
-            let together = (TOGETHER - base / 16 % TOGETHER).min(tiled.lines.len() - first);
-            if together == TOGETHER {
-                let lines = [first, first + 1, first + 2, first + 3];
-                cells(pages, tiles, base, plain, lines, to);
-            } else {
-                for below in 0..together {
-                    cells(pages, tiles, base + below * 16, plain, [first + below], to);
-                }
-            }
-            first += together;
+    /// Between Y-major tiles and lines in rows. `next`: the band that is drawn after this one, and its pages.
+    fn columns(&self, pages: &[Page<'_>], way: strip::Way, next: Option<(&Self, &[Page<'_>])>) {
+        let Some(mut beside) = Beside::new(self, pages, way) else { return };
+        let after = next.and_then(|(band, pages)| Beside::new(band, pages, way));
+        let after = after.and_then(|mut beside| Some((beside.tiles.first()?, beside.next()?)));
+        let mut strip = beside.next();
+        while let Some(here) = strip {
+            let (tiles, rest) = beside.tiles.split_at(here.tiles());
+            beside.tiles = rest;
+            strip = beside.next();
+            let then = rest.first().zip(strip.as_ref());
+            let then = then.or(after.as_ref().map(|(tile, strip)| (*tile, strip)));
+            here.copy(tiles, beside.offset, way, then);
         }
     }
 }
 
-/// Copies some lines to or from tiles that lie side by side, where the first of the lines begins at `base` in each.
-fn cells<const N: usize>(
-    pages: &[Page<'_>],
-    tiles: &[Page<'_>],
-    base: usize,
-    plain: &Plane,
-    lines: [usize; N],
-    to: bool,
-) {
-    let (mut places, mut tiles) = (lines.map(|line| plain.start(line)), tiles);
-    while !tiles.is_empty() {
-        // As many cells as all lines have in one piece.
-        let room = places.iter().map(|p| p.room / CELL).min().unwrap_or(0);
-        let Some((some, rest)) = tiles.split_at_checked(room.clamp(1, tiles.len())) else { return };
-        let lines = places.each_ref().map(|p| (&pages[p.page], p.at));
-        if to {
-            Page::lines_to_tiles(some, base, lines)
-        } else {
-            Page::lines_from_tiles(some, base, lines)
+/// What lies beside Y-major tiles, strip by strip.
+struct Beside<'a> {
+    plain: &'a Plane,
+    pages: &'a [Page<'a>],
+    /// Where each line goes on.
+    places: SmallVec<[Place; strip::LINES]>,
+    /// The tiles that are not done.
+    tiles: &'a [Page<'a>],
+    /// Where the first line begins in each of them.
+    offset: usize,
+    /// Tiles for which there has been no strip.
+    left: usize,
+}
+
+impl<'a> Beside<'a> {
+    /// `None`: it has no tiles.
+    fn new(band: &'a Band, pages: &'a [Page<'a>], way: strip::Way) -> Option<Self> {
+        let src = band.src.as_ref()?;
+        let (tiled, plain) = match way {
+            strip::Way::ToTiles => (&band.dst, src),
+            strip::Way::FromTiles => (src, &band.dst),
+        };
+        // All of a band's lines are in one row of tiles.
+        let &Line { page, base: offset, .. } = tiled.lines.first()?;
+        let left = band.width / CELL;
+        let tiles = pages.get(page..page + left)?;
+        let places = (0..plain.lines.len()).map(|line| plain.start(line)).collect();
+        Some(Self { plain, pages, places, tiles, offset, left })
+    }
+
+    /// As many tiles' bytes as all lines have in one piece.
+    fn next(&mut self) -> Option<Strip<'a>> {
+        let room = self.places.iter().map(|p| p.room / CELL).min()?;
+        let tiles = room.max(1).min(self.left);
+        if tiles == 0 {
+            return None;
         }
-        places.iter_mut().for_each(|p| plain.step(p, some.len() * CELL));
-        tiles = rest;
+        self.left -= tiles;
+        let pages = self.pages;
+        let strip = Strip::new(tiles, self.places.iter().map(|p| (&pages[p.page], p.at)));
+        self.places.iter_mut().for_each(|p| self.plain.step(p, tiles * CELL));
+        Some(strip)
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::super::page::Page;
+use super::super::strip::{Strip, Way};
 use super::super::team::Team;
 use super::super::tlb::{Fault, Tlb};
 use super::action::{Action, Place};
@@ -20,7 +20,7 @@ use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 const PIECE_COST: u64 = 128;
 /// Bytes of a Y-major tile's line.
 const LINE: u64 = 128;
-/// Bands that each of several threads does in one go: more than one, so that all end at much the same time.
+/// Bands that each thread does in one go: more than one, so that several end at much the same time.
 const SHARED: usize = 2;
 /// Bytes of the next tile that are fetched ahead: the hardware finds the rest.
 const PREFETCH: usize = 512;
@@ -204,9 +204,9 @@ impl Tiles {
             let (d, s) = tlb.pair(to, from)?;
             let (to, from) = (in_memory(to & PAGE_MASK), in_memory(from & PAGE_MASK));
             if y_major(dst) {
-                Page::lines_to_tiles(&[d], to, [(&s, from)]);
+                Strip::new(1, [(&s, from)]).copy(&[d], to, Way::ToTiles, None);
             } else {
-                Page::lines_from_tiles(&[s], from, [(&d, to)]);
+                Strip::new(1, [(&d, to)]).copy(&[s], from, Way::FromTiles, None);
             }
         }
         Ok(Some(Piece { ahead: LINE, cost: LINE * (rows.end - rows.start) }))
@@ -280,12 +280,12 @@ impl Tiles {
         {
             let columns = columns.clone();
             // No byte is written twice, or both written and read: it does not matter who draws which.
+            // With several in one go the CPU is told of the next one's beginning.
             let hands = team.hands();
-            if hands > 1
-                && let Some(Piece { ahead, cost }) = self.bands(action, tlb, team, hands * SHARED)
-            {
+            if let Some(Piece { ahead, cost }) = self.bands(action, tlb, team, hands * SHARED) {
                 return Ok(Piece { ahead, cost: cost.div_ceil(hands as u64) });
             }
+            // One of them cannot be had.
             if let Some(piece) = self.bands(action, tlb, team, 1) {
                 return Ok(piece);
             }

@@ -12,9 +12,11 @@ mod seat;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use smallvec::SmallVec;
 
 use super::patience::Patience;
 use crate::privilege::{ThreadKind, narrow};
@@ -26,18 +28,25 @@ use seat::Seat;
 struct Work<'a> {
     part: &'a (dyn Fn(usize) + Sync),
     count: usize,
-    /// The first one that nobody has begun.
-    next: AtomicUsize,
+    /// How many threads it is for.
+    hands: usize,
+    /// A bit for each part that has been begun.
+    begun: SmallVec<[AtomicU64; 1]>,
     /// A helper has panicked.
     failed: AtomicBool,
 }
 
 impl Work<'_> {
-    /// Does parts until there is none left.
-    fn go(&self) {
-        // Whoever has begun a part ends it before the work ends: nothing depends on the order in which they are begun.
-        while let Some(n) = Some(self.next.fetch_add(1, Ordering::Relaxed)).filter(|n| *n < self.count) {
-            (self.part)(n);
+    /// Does parts until there is none left. Each hand begins at a place of its own: what is drawn again is drawn by the same thread
+    /// again, as far as they are equally fast, and lies in its processor's cache.
+    fn go(&self, hand: usize) {
+        let first = self.count * hand / self.hands;
+        for n in (first..self.count).chain(0..first) {
+            // Whoever has begun a part ends it before the work ends: nothing depends on the order in which they are begun.
+            let (word, bit) = (&self.begun[n / 64], 1 << (n % 64));
+            if word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+                (self.part)(n);
+            }
         }
     }
 }
@@ -50,7 +59,7 @@ struct Helper {
 }
 
 /// The helper's thread.
-fn help(seat: &Seat<Work<'static>>) {
+fn help(seat: &Seat<Work<'static>>, hand: usize) {
     narrow(ThreadKind::Engine);
     let mut patience = Patience::default();
     while let Some(work) = seat.take(|news| {
@@ -58,7 +67,7 @@ fn help(seat: &Seat<Work<'static>>) {
     }) {
         // SAFETY: who has offered it keeps it until it is settled, which is after `done`.
         let work = unsafe { &*work };
-        if catch_unwind(AssertUnwindSafe(|| work.go())).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| work.go(hand))).is_err() {
             work.failed.store(true, Ordering::Relaxed);
         }
         seat.done();
@@ -84,7 +93,8 @@ impl Team {
         for n in 0..helpers {
             let seat = Arc::new(Seat::new());
             let own = Arc::clone(&seat);
-            let thread = thread::Builder::new().name(format!("gpu-help-{n}")).spawn(move || help(&own))?;
+            let thread =
+                thread::Builder::new().name(format!("gpu-help-{n}")).spawn(move || help(&own, n + 1))?;
             // If the next one fails, dropping `this` ends those that have started.
             this.helpers.push(Helper { seat, offered: false, thread: Some(thread) });
         }
@@ -126,14 +136,15 @@ impl Team {
 
     /// That blit has ended, which had so many bytes and took so long.
     pub(super) fn end(&mut self, kind: Kind, bytes: u64, time: Duration) {
-        self.pace.took(kind, self.sharing, bytes, time);
+        self.pace.took(kind, bytes, time);
         self.sharing = false;
     }
 
     /// Calls `part` with each number below `count`, once, on this thread and on helpers. All calls are over when it returns, or
     /// when it panics because one of them has.
     pub(super) fn each(&mut self, count: usize, part: &(dyn Fn(usize) + Sync)) {
-        let work = Work { part, count, next: AtomicUsize::new(0), failed: AtomicBool::new(false) };
+        let begun = (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let work = Work { part, count, hands: self.helpers.len() + 1, begun, failed: AtomicBool::new(false) };
         let offered = std::ptr::from_ref(&work).cast::<Work<'static>>();
         if count > 1 {
             for helper in &mut self.helpers {
@@ -141,7 +152,7 @@ impl Team {
             }
         }
         let open = Open { helpers: &mut self.helpers, patience: &mut self.patience };
-        work.go();
+        work.go(0);
         drop(open);
         assert!(!work.failed.load(Ordering::Relaxed), "a helper of an engine has panicked");
     }

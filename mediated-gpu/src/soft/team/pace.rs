@@ -13,20 +13,71 @@ pub(in super::super) enum Kind {
     Tiles,
 }
 
-/// How often the other way is tried: what it costs is a part of the difference then.
-const TRY_EVERY: u32 = 64;
+/// Blits after which the other way is tried.
+const TRY_EVERY: u32 = 128;
+/// Blits for which a way is tried.
+pub(super) const TRIAL: u32 = 4;
+/// Blits after a change that say nothing: what they draw lies in another processor's cache.
+const WARM: u32 = 2;
 /// How much faster two ways must be told apart by, as one of so many parts.
 const MARGIN: u64 = 10;
 /// A time's weight beside those before it, as one of so many parts.
 const WEIGHT: u64 = 4;
 
-#[derive(Default)]
+/// What is known of a kind of blit. At first it is drawn alone, on trial.
 struct Known {
-    /// Nanoseconds a MiB.
-    alone: Option<u64>,
-    shared: Option<u64>,
-    /// Blits since the other way was tried.
-    since: u32,
+    /// Nanoseconds a MiB: alone, and shared.
+    times: [Option<u64>; 2],
+    /// The way in which it is drawn.
+    shared: bool,
+    /// That way is being tried.
+    trial: bool,
+    /// Blits since it was chosen.
+    done: u32,
+    /// What the first one of a pair took. Of two the faster one counts: whoever was held up by others says nothing.
+    first: Option<u64>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self { times: [None; 2], shared: false, trial: true, done: 0, first: None }
+    }
+}
+
+impl Known {
+    fn choose(&mut self, shared: bool, trial: bool) {
+        if shared != self.shared {
+            (self.shared, self.first) = (shared, None);
+        }
+        (self.trial, self.done) = (trial, 0);
+    }
+
+    fn next(&mut self) -> bool {
+        if self.done >= if self.trial { TRIAL } else { TRY_EVERY } {
+            match self.times {
+                [Some(alone), Some(shared)] if self.trial => {
+                    self.choose(shared < alone.saturating_sub(alone / MARGIN), false);
+                }
+                _ => self.choose(!self.shared, true),
+            }
+        }
+        self.shared
+    }
+
+    fn took(&mut self, pace: u64) {
+        self.done += 1;
+        if self.done <= WARM {
+            return;
+        }
+        let Some(first) = self.first.take() else {
+            self.first = Some(pace);
+            return;
+        };
+        let (pace, known) = (first.min(pace), &mut self.times[usize::from(self.shared)]);
+        // A trial says what is so now.
+        let old = known.filter(|_| !self.trial).unwrap_or(pace);
+        *known = Some(old - old / WEIGHT + pace / WEIGHT);
+    }
 }
 
 #[derive(Default)]
@@ -44,25 +95,13 @@ impl Pace {
 
     /// Whether the next blit of this kind is to be shared.
     pub(super) fn shares(&mut self, kind: Kind) -> bool {
-        let known = self.of(kind);
-        let (Some(alone), Some(shared)) = (known.alone, known.shared) else { return known.alone.is_some() };
-        let better = shared < alone.saturating_sub(alone / MARGIN);
-        known.since += 1;
-        if known.since < TRY_EVERY {
-            return better;
-        }
-        known.since = 0;
-        !better
+        self.of(kind).next()
     }
 
-    /// A blit of so many bytes is done.
-    pub(super) fn took(&mut self, kind: Kind, shared: bool, bytes: u64, time: Duration) {
+    /// A blit of so many bytes is done, in the way that [`shares`](Self::shares) has told.
+    pub(super) fn took(&mut self, kind: Kind, bytes: u64, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let pace = nanos.saturating_mul(1 << 10) / (bytes >> 10).max(1);
-        let known = self.of(kind);
-        let known = if shared { &mut known.shared } else { &mut known.alone };
-        let old = known.unwrap_or(pace);
-        *known = Some(old - old / WEIGHT + pace / WEIGHT);
+        self.of(kind).took(nanos.saturating_mul(1 << 10) / (bytes >> 10).max(1));
     }
 }
 
@@ -70,47 +109,80 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// Blits of 4 MiB of a kind, so long with help and so long alone. How many of them were shared.
+    /// Blits of 4 MiB of a kind, so long with help and so long alone; three times that after a change. How many were shared.
     fn run(pace: &mut Pace, blits: u32, shared: u64, alone: u64) -> u32 {
+        let mut last = None;
         (0..blits)
             .map(|_| {
                 let shares = pace.shares(Kind::Copy);
-                let time = Duration::from_micros(if shares { shared } else { alone });
-                pace.took(Kind::Copy, shares, 4 << 20, time);
+                let time = if shares { shared } else { alone };
+                let time = if last.replace(shares) == Some(shares) { time } else { 3 * time };
+                pace.took(Kind::Copy, 4 << 20, Duration::from_micros(time));
                 u32::from(shares)
             })
             .sum()
     }
 
+    /// Until both ways are known.
+    const FIRST: u32 = 2 * TRIAL;
+    /// From one trial to the next.
+    const PERIOD: u32 = TRY_EVERY + TRIAL;
+
     #[test]
     fn what_is_faster_is_done_and_the_other_tried_now_and_then() {
         let mut pace = Pace::default();
-        assert_eq!(run(&mut pace, 2 + 10 * TRY_EVERY, 50, 80), 1 + 10 * TRY_EVERY - 10);
+        assert_eq!(run(&mut pace, FIRST + 10 * PERIOD, 50, 80), TRIAL + 10 * TRY_EVERY);
         let mut pace = Pace::default();
-        assert_eq!(run(&mut pace, 2 + 10 * TRY_EVERY, 120, 80), 11);
+        assert_eq!(run(&mut pace, FIRST + 10 * PERIOD, 120, 80), 11 * TRIAL);
     }
 
     #[test]
     fn what_makes_no_difference_is_done_alone() {
-        assert_eq!(run(&mut Pace::default(), 2 + 10 * TRY_EVERY, 78, 80), 11);
+        assert_eq!(run(&mut Pace::default(), FIRST + 10 * PERIOD, 78, 80), 11 * TRIAL);
     }
 
     #[test]
-    fn what_changes_is_found_out() {
+    fn what_changes_is_found_out_by_one_trial() {
         let mut pace = Pace::default();
-        run(&mut pace, 1000, 50, 80);
-        run(&mut pace, 10 * TRY_EVERY, 120, 80);
-        assert!(run(&mut pace, 10 * TRY_EVERY, 120, 80) <= 10);
-        run(&mut pace, 10 * TRY_EVERY, 50, 80);
-        assert!(run(&mut pace, 10 * TRY_EVERY, 50, 80) >= 9 * TRY_EVERY);
+        run(&mut pace, FIRST + 7 * PERIOD, 50, 80);
+        run(&mut pace, PERIOD, 120, 80);
+        assert_eq!(run(&mut pace, 10 * PERIOD, 120, 80), 10 * TRIAL);
+        run(&mut pace, PERIOD, 50, 80);
+        assert_eq!(run(&mut pace, 10 * PERIOD, 50, 80), 10 * TRY_EVERY);
+    }
+
+    #[test]
+    fn blit_that_was_held_up_changes_nothing() {
+        let mut pace = Pace::default();
+        let mut run = |blits: u32| {
+            (0..blits)
+                .filter(|n| {
+                    let shares = pace.shares(Kind::Copy);
+                    let time = if n % 2 == 0 {
+                        1000
+                    } else if shares {
+                        50
+                    } else {
+                        80
+                    };
+                    pace.took(Kind::Copy, 4 << 20, Duration::from_micros(time));
+                    shares
+                })
+                .count()
+        };
+        run(FIRST);
+        assert_eq!(run(5 * PERIOD), 5 * TRY_EVERY as usize);
     }
 
     #[test]
     fn kinds_are_not_compared_with_each_other() {
         let mut pace = Pace::default();
-        run(&mut pace, 1000, 120, 80);
-        pace.took(Kind::Fill, false, 1 << 20, Duration::from_micros(20));
-        assert!(pace.shares(Kind::Fill), "not known yet");
+        run(&mut pace, FIRST + 100, 120, 80);
+        for _ in 0..TRIAL {
+            assert!(!pace.shares(Kind::Fill), "not known yet");
+            pace.took(Kind::Fill, 1 << 20, Duration::from_micros(20));
+        }
+        assert!(pace.shares(Kind::Fill), "how it is with help is not known");
         assert!(!pace.shares(Kind::Tiles), "nothing is known");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Reads go to RAM. A write becomes a request, which is carried out here, in RAM, whole and in order; then who watches the frame is
 //! told, before the guest goes on. Devices' ranges come first: a write to one of them is the device's, whatever the type of its page.
-//! A frame that nobody watches any more becomes RAM when it may ([`letting`]), and its writes are carried out until then. A server
+//! A frame that nobody watches any more becomes RAM when it may (`letting`), and its writes are carried out until then. A server
 //! that goes makes RAM of all frames; one that was killed leaves that to its successor ([`Server::succeed`](crate::Server)).
 
 mod inherit;

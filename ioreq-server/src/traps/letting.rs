@@ -14,7 +14,6 @@ use xen_ioreq::{Errno, Gfn};
 
 use super::{State, WriteTraps};
 use crate::dm::{Dm, MemType};
-use crate::privilege::{ThreadKind, narrow};
 use crate::slot::Slots;
 
 /// From one pause to the next, at least.
@@ -26,6 +25,17 @@ const LOOK: Duration = Duration::from_micros(50);
 const LOOK_MOST: Duration = Duration::from_millis(5);
 /// How long who needs RAM waits for it.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Gives up what this thread does not need, if the process is confined.
+#[cfg(all(feature = "privilege", target_os = "linux", target_arch = "x86_64"))]
+fn narrow() {
+    if let Err(e) = crate::privilege::narrow(crate::privilege::ThreadKind::Pauser) {
+        log::error!("a thread keeps what the whole process may do: {e}");
+    }
+}
+
+#[cfg(not(all(feature = "privilege", target_os = "linux", target_arch = "x86_64")))]
+fn narrow() {}
 
 /// What became of letting frames go.
 enum Done {
@@ -51,9 +61,7 @@ impl WriteTraps {
         let traps = self.clone();
         let name = format!("pauser-{}", self.dm.domid().0);
         std::thread::Builder::new().name(name).spawn(move || {
-            if let Err(e) = narrow(ThreadKind::Pauser) {
-                log::error!("a thread keeps what the whole process may do: {e}");
-            }
+            narrow();
             traps.let_go();
         })?;
         self.state.lock().has_thread = true;

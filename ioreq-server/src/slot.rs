@@ -90,9 +90,7 @@ impl SlotPtr {
 
     /// Whether something waits for an answer here.
     fn owed(&self) -> Option<u8> {
-        let bits = self.bits().load(Ordering::Acquire);
-        matches!(abi::Bits::unpack(bits).state, abi::STATE_IOREQ_READY | abi::STATE_IOREQ_INPROCESS)
-            .then_some(bits)
+        Some(self.bits().load(Ordering::Acquire)).filter(|bits| is_owed(*bits))
     }
 
     fn answer(&self, bits: u8, data: u64) {
@@ -108,6 +106,11 @@ impl SlotPtr {
     }
 }
 
+/// Whether a slot with these bits waits for an answer.
+fn is_owed(bits: u8) -> bool {
+    matches!(abi::Bits::unpack(bits).state, abi::STATE_IOREQ_READY | abi::STATE_IOREQ_INPROCESS)
+}
+
 /// The event channels that the hypervisor has put into the slots: one for each vCPU.
 pub(crate) fn remote_ports(pages: &Mapping) -> Vec<(VcpuId, Port)> {
     (0..)
@@ -120,8 +123,7 @@ pub(crate) fn remote_ports(pages: &Mapping) -> Vec<(VcpuId, Port)> {
 
 /// What waits for an answer in these slots, whether somebody has taken it up or not.
 pub(crate) fn owed(pages: &Mapping) -> Vec<abi::ioreq> {
-    let slots = (0..).map_while(|index| SlotPtr::of(pages, index));
-    slots.filter_map(|slot| Some(slot.copy(slot.owed()?))).collect()
+    unfinished(pages).into_iter().filter(Unfinished::is_owed).map(|u| u.request).collect()
 }
 
 /// A request in a slot that its vCPU has not finished: sent, taken up, or answered.
@@ -145,7 +147,7 @@ pub(crate) fn unfinished(pages: &Mapping) -> Vec<Unfinished> {
 impl Unfinished {
     /// Whether it waits for an answer.
     pub(crate) fn is_owed(&self) -> bool {
-        abi::Bits::unpack(self.request.bits).state != abi::STATE_IORESP_READY
+        is_owed(self.request.bits)
     }
 
     /// Answers it with the data that it came with, for a server that does not any more. The mapping it was found in is still there.

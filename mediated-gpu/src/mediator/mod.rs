@@ -46,7 +46,7 @@ use self::maintenance::Maintenance;
 use self::memory::Memory;
 pub(crate) use self::place::Place;
 pub use self::place::TABLE_FRAMES;
-pub use self::ppgtt::QUIET as TRACK_AFTER;
+pub use self::ppgtt::TRACK_AFTER;
 use self::reserve::Own;
 pub use self::saved::{SavedError, SavedVgpu};
 use self::scheduler::{Clock, Monotonic, Scheduler, Worker};

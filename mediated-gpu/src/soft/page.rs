@@ -14,11 +14,11 @@ use super::stream::{self, Ahead};
 use crate::gen8::tiling::{COLUMN_BYTES, COLUMN_STEP};
 
 /// Bytes of a column's line.
-const COLUMN: usize = COLUMN_BYTES as usize;
+pub(super) const COLUMN: usize = COLUMN_BYTES as usize;
 /// Bytes of a Y-major tile's line.
-const LINE: usize = 128;
+pub(super) const LINE: usize = 128;
 /// Bytes from a column to the next.
-const STEP: usize = COLUMN_STEP as usize;
+pub(super) const STEP: usize = COLUMN_STEP as usize;
 
 /// 4096 bytes that stay reachable for `'t`, the time for which the holder of the pin is borrowed.
 #[repr(transparent)]

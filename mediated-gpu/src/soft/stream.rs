@@ -21,10 +21,15 @@ const FIRST: usize = 512;
 /// What is shorter is copied by the C library, which has fewer instructions for it.
 const LONG: usize = 256;
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 /// Bytes of a register.
 #[cfg(target_arch = "x86_64")]
 const WIDE: usize = 32;
+
+/// `_MM_HINT_T0`.
+const FIRST_CACHE: i32 = 3;
+/// `_MM_HINT_T1`.
+const SECOND_CACHE: i32 = 2;
 
 /// Where bytes will be wanted soon. Good for nothing but a prefetch.
 #[derive(Clone, Copy)]
@@ -37,23 +42,20 @@ impl Ahead {
 
     /// Tells the CPU that the line of its cache `offset` bytes further on is wanted.
     pub(super) fn fetch(self, offset: usize) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch has no effect that a program could see, wherever it points; the CPU has SSE.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(self.0.wrapping_add(offset).cast());
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = offset;
+        self.tell::<FIRST_CACHE>(offset);
     }
 
     /// The same, into its second cache: of what is only written no instruction waits for the first.
     pub(super) fn fetch_to_write(self, offset: usize) {
+        self.tell::<SECOND_CACHE>(offset);
+    }
+
+    #[inline]
+    fn tell<const HINT: i32>(self, offset: usize) {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as in `fetch`.
+        // SAFETY: a prefetch has no effect that a program could see, wherever it points; the CPU has SSE.
         unsafe {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T1>(self.0.wrapping_add(offset).cast());
+            std::arch::x86_64::_mm_prefetch::<HINT>(self.0.wrapping_add(offset).cast());
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = offset;

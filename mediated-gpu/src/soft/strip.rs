@@ -11,22 +11,14 @@ use std::marker::PhantomData;
 use smallvec::SmallVec;
 use xen_ioreq::PAGE_SIZE;
 
-use super::page::Page;
-use super::stream::Ahead;
-use crate::gen8::tiling::{COLUMN_BYTES, COLUMN_STEP, Tiling};
+use super::page::{COLUMN, LINE, Page, STEP};
+use super::stream::{Ahead, LINE as CACHE};
+use crate::gen8::tiling::Tiling;
 
-/// Bytes of a tile's line.
-pub(super) const LINE: usize = 128;
 /// Lines of a tile.
 pub(super) const LINES: usize = PAGE_SIZE / LINE;
-/// Bytes of a line in a column.
-const PIECE: usize = COLUMN_BYTES as usize;
-/// Bytes from a column to the next.
-const STEP: usize = COLUMN_STEP as usize;
 /// Columns of a tile.
-const COLUMNS: usize = LINE / PIECE;
-/// Bytes of a line of the cache.
-const CACHE: usize = 64;
+const COLUMNS: usize = LINE / COLUMN;
 
 const _: () = assert!(Tiling::Y.tile().0 as usize == LINE && Tiling::Y.tile().1 as usize == LINES);
 
@@ -60,8 +52,8 @@ impl<'t> Strip<'t> {
     /// is copied after this one and the first tile beside it.
     pub(super) fn copy(&self, tiles: &[Page<'_>], offset: usize, way: Way, next: Option<(&Page<'_>, &Self)>) {
         assert_eq!(tiles.len(), self.tiles, "tiles beside a strip");
-        let (first, below) = (offset / PIECE, self.lines.len());
-        assert!(offset.is_multiple_of(PIECE) && first + below <= LINES, "{below} lines from {offset:#x} on");
+        let (first, below) = (offset / COLUMN, self.lines.len());
+        assert!(offset.is_multiple_of(COLUMN) && first + below <= LINES, "{below} lines from {offset:#x} on");
         let next = next.filter(|(_, strip)| strip.lines.len() >= below && strip.tiles > 0);
         for (n, tile) in tiles.iter().enumerate() {
             let (ahead, lines, skip) = match (tiles.get(n + 1), next) {
@@ -85,7 +77,7 @@ impl<'t> Strip<'t> {
 
 /// Bytes from the first of some lines' first column to the end of their last one.
 const fn span(lines: usize) -> usize {
-    (COLUMNS - 1) * STEP + lines * PIECE
+    (COLUMNS - 1) * STEP + lines * COLUMN
 }
 
 /// Lines of one tile, and what lies beside them.
@@ -122,8 +114,8 @@ impl Cell<'_> {
                 // SAFETY: the caller's promise. A piece is read before it is written, so that it does not matter whether both are
                 // in one page. Bytes have no alignment.
                 unsafe {
-                    let there = self.tile.add(column * STEP + n * PIECE).cast::<[u8; PIECE]>();
-                    let here = line.add(column * PIECE).cast::<[u8; PIECE]>();
+                    let there = self.tile.add(column * STEP + n * COLUMN).cast::<[u8; COLUMN]>();
+                    let here = line.add(column * COLUMN).cast::<[u8; COLUMN]>();
                     if TO { there.write(here.read()) } else { here.write(there.read()) }
                 }
             }

@@ -18,7 +18,7 @@ use xen_ioreq::{Bfn, Gfn, PAGE_SHIFT};
 
 use self::pages::Pages;
 use self::table::{Key, Kind, Table, To};
-pub use self::watch::QUIET;
+pub use self::watch::TRACK_AFTER;
 use self::watch::Watch;
 use super::reserve::Own;
 use super::reverse::ReverseMap;

@@ -16,7 +16,7 @@ use crate::gen8::ppgtt::Level;
 use crate::mediator::tracker::{PageTracker, Untracked};
 
 /// Uses without a change after which a table is tracked. A trap costs as much as some fifty comparisons.
-pub const QUIET: u32 = 64;
+pub const TRACK_AFTER: u32 = 64;
 /// The same, at most, for one that has been written while it was tracked.
 const QUIET_MOST: u32 = 4096;
 /// Tables that one use begins to track at most: each is a hypercall.

@@ -2,7 +2,7 @@
 
 use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 
-use super::super::page::Page;
+use super::super::page::{self, Page};
 use super::super::rop::Rop;
 use super::super::stream::{Ahead, turned};
 use super::super::tlb::{Fault, Tlb};
@@ -10,7 +10,7 @@ use super::band::Band;
 use crate::bus::DmaAccess;
 
 /// Bytes of a Y-major tile's line: as many as a piece in columns can have.
-const COLUMNS: usize = 128;
+const COLUMNS: usize = page::LINE;
 
 /// Where a piece lies.
 #[derive(Clone, Copy, Debug)]

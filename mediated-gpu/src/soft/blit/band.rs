@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::super::page::Page;
+use super::super::page::{self, Page};
 use super::super::stream::turned;
 use super::super::strip::{self, Strip};
 use super::super::team::Team;
@@ -23,7 +23,7 @@ pub(super) const WIDTH: u64 = PAGE_SIZE as u64;
 /// Lines of a band, at most: of a Y-major tile, or of four X-major ones.
 pub(super) const HEIGHT: i64 = 32;
 /// Bytes of a Y-major tile's line.
-const CELL: usize = strip::LINE;
+const CELL: usize = page::LINE;
 /// Pieces that are worth to be told of: the CPU sees by itself what comes after a shorter one.
 const TOLD: usize = 256;
 /// Lines of a band that take no memory from the heap: a row of whole tiles has one.

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use super::super::page;
 use super::super::strip::{Strip, Way};
 use super::super::team::Team;
 use super::super::tlb::{Fault, Tlb};
@@ -19,7 +20,7 @@ use xen_ioreq::{PAGE_MASK, PAGE_SIZE};
 /// What a piece costs at least, in bytes: short ones take time too.
 const PIECE_COST: u64 = 128;
 /// Bytes of a Y-major tile's line.
-const LINE: u64 = 128;
+const LINE: u64 = page::LINE as u64;
 /// Bands that each thread does in one go: more than one, so that several end at much the same time.
 const SHARED: usize = 2;
 /// Bytes of the next tile that are fetched ahead: the hardware finds the rest.

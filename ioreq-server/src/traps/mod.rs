@@ -73,6 +73,10 @@ struct State {
     /// The same, of a predecessor's answers: until they ask for something else.
     inherited: BTreeSet<VcpuId>,
     slots: Weak<Slots>,
+    /// These are waited for: no other gets an answer meanwhile.
+    shut: bool,
+    /// The last frame that a pause has made RAM of.
+    went_last: Option<Gfn>,
     /// Somebody lets frames go.
     has_thread: bool,
     /// The domain cannot be paused.
@@ -233,7 +237,10 @@ impl WriteTraps {
         frames: impl IntoIterator<Item = Gfn>,
     ) -> Vec<(Gfn, Arc<dyn Watcher>)> {
         let mut state = self.state.lock();
-        state.answered.extend(vcpu);
+        if let Some(vcpu) = vcpu {
+            self.await_turn(&mut state, vcpu);
+            state.answered.insert(vcpu);
+        }
         self.count_answered(&state);
         frames
             .into_iter()
@@ -315,3 +322,6 @@ impl fmt::Debug for WriteTraps {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

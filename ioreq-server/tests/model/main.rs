@@ -7,6 +7,7 @@ mod dm;
 mod event_loop;
 mod eventfds;
 mod failures;
+mod let_go;
 mod lifecycle;
 mod memory;
 mod notices;

@@ -31,8 +31,6 @@ pub(crate) static MSIS: [AtomicU32; CPUS] = [const { AtomicU32::new(0) }; CPUS];
 /// Interrupts of lines, by CPU and vector, since they were last taken.
 pub(crate) static LINES: [[AtomicU32; LINE_VECTORS]; CPUS] =
     [const { [const { AtomicU32::new(0) }; LINE_VECTORS] }; CPUS];
-/// Ticks of all of them since the start.
-pub(crate) static TICKS: AtomicU32 = AtomicU32::new(0);
 
 const X2APIC_ID: u32 = 0x802;
 const X2APIC_EOI: u32 = 0x80b;
@@ -43,10 +41,13 @@ const X2APIC_INITIAL_COUNT: u32 = 0x838;
 const X2APIC_DIVIDE: u32 = 0x83e;
 const APIC_BASE: u32 = 0x1b;
 const EFER: u32 = 0xc000_0080;
-const LVT_PERIODIC: u64 = 1 << 17;
 const LVT_MASKED: u64 = 1 << 16;
 const LVT_EXTINT: u64 = 7 << 8;
 /// Xen's APIC timer counts 100 MHz; divided by 16, this is 5 ms.
+///
+/// It is set for each wait and for that alone. Ticks that came by themselves would pile up while nobody waits, since Xen keeps
+/// those that a guest missed, and the next wait would have to take all of them: with a host so slow that one takes longer than the
+/// time between two, for ever.
 const TICK_COUNT: u64 = 100_000_000 / 16 / 200;
 
 /// A static that is handed out once, whole.
@@ -125,10 +126,11 @@ unsafe extern "C" {
     static tick_entry: u8;
     static cpu_start: u8;
     static spurious_entry: u8;
+    /// Sleeps until an interrupt, with interrupts on meanwhile.
+    safe fn sleep_until_interrupt();
 }
 
-/// Loads the tables of the CPU with that number, which calls, and starts the local APIC with its tick. Interrupts are taken
-/// in [`wait`] only.
+/// Loads the tables of the CPU with that number, which calls, and starts the local APIC. Interrupts are taken in [`wait`] only.
 pub(crate) fn init(index: usize) {
     let Tables { stacks, tss, gdt, idt } = TABLES[index].take();
     tss.ist = [stacks[0].top(), stacks[1].top(), 0, 0, 0, 0, 0];
@@ -161,8 +163,7 @@ pub(crate) fn init(index: usize) {
     wrmsr(APIC_BASE, rdmsr(APIC_BASE) | 3 << 10);
     wrmsr(X2APIC_SPURIOUS, 0x100 | u64::from(SPURIOUS_VECTOR));
     wrmsr(X2APIC_DIVIDE, 0b11);
-    wrmsr(X2APIC_LVT_TIMER, LVT_PERIODIC | u64::from(TICK_VECTOR));
-    wrmsr(X2APIC_INITIAL_COUNT, TICK_COUNT);
+    wrmsr(X2APIC_LVT_TIMER, TICK_VECTOR.into());
 }
 
 /// The registers with which another CPU begins, as those of this one are, with a stack and two arguments.
@@ -216,15 +217,15 @@ pub(crate) extern "C" fn exception(vector: u64, error: u64, rip: u64, cr2: u64, 
 
 /// Sleeps until an interrupt, the tick at the latest.
 pub(crate) fn wait() {
-    // SAFETY: interrupts have gates and stacks of their own; `sti` holds them off until `hlt` sleeps.
-    unsafe { asm!("sti", "hlt", "cli") }
+    wrmsr(X2APIC_INITIAL_COUNT, TICK_COUNT);
+    sleep_until_interrupt();
+    wrmsr(X2APIC_INITIAL_COUNT, 0);
 }
 
 /// Sleeps for ever, without ticks. With interrupts on: a processor halted without them counts as powered off.
 pub(crate) fn rest() -> ! {
-    wrmsr(X2APIC_LVT_TIMER, LVT_MASKED);
     loop {
-        wait();
+        sleep_until_interrupt();
     }
 }
 

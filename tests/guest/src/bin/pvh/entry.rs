@@ -122,19 +122,38 @@ exception_common:
     call {exception}
     ud2
 
-/* interrupts count themselves, in the table of this CPU, whose APIC (x2APIC ID) has twice its number; shift: log2 of the
-   table's bytes, less that doubling */
-.macro count counters, shift
+/* with interrupts on meanwhile */
+.global sleep_until_interrupt
+sleep_until_interrupt:
+    sti
+asleep:
+    hlt
+    cli
+    ret
+
+/* An interrupt that came before the hlt is what that would wait for, so it is left out. The sti holds interrupts off until then; but a
+   VM exit between the two, and an emulator that does not go back into what it left (QEMU 7.2), would have lost the one tick. */
+.macro interrupted
     push %rax
     push %rcx
     push %rdx
+    lea asleep(%rip), %rax
+    cmp %rax, 24(%rsp)  /* rip */
+    jne 1f
+    incq 24(%rsp)
+1:
+.endm
+/* interrupts count themselves, in the table of this CPU, whose APIC (x2APIC ID) has twice its number; shift: log2 of the
+   table's bytes, less that doubling */
+.macro count counters, shift
+    interrupted
     mov $0x802, %ecx
     rdmsr
     shl $\shift, %eax
     lea \counters(%rip), %rcx
     lock incl (%rcx, %rax)
 .endm
-.macro counted
+.macro back
     pop %rdx
     pop %rcx
     pop %rax
@@ -150,15 +169,12 @@ exception_common:
 msi_entry:
     count {msis}, 1
     end_of_interrupt
-    counted
+    back
 .global tick_entry
 tick_entry:
-    push %rax
-    push %rcx
-    push %rdx
-    lock incl {ticks}(%rip)
+    interrupted
     end_of_interrupt
-    counted
+    back
 /* those of lines leave their end to whom they interrupt */
 .p2align 6
 .global line_stubs
@@ -167,7 +183,7 @@ line_stubs:
 .rept 32
 .p2align 6
     count {lines}+4*n, 6
-    counted
+    back
 .set n, n + 1
 .endr
 .global spurious_entry
@@ -193,6 +209,5 @@ stack_top:
     exception = sym crate::cpu::exception,
     msis = sym crate::cpu::MSIS,
     lines = sym crate::cpu::LINES,
-    ticks = sym crate::cpu::TICKS,
     options(att_syntax)
 );

@@ -3,6 +3,8 @@
 //! A frame that a domain maps of its own loses its place for good, so each line has frames of its own. After a line everything is
 //! unmapped, withdrawn and of version 1 again; where that fails the line has failed.
 
+use core::iter;
+
 use xen_ioreq::abi::grant_table::*;
 use xen_ioreq::abi::memory::{
     XENMAPIDX_grant_table_status, XENMAPSPACE_grant_table, XENMEM_add_to_physmap, xen_add_to_physmap,
@@ -117,10 +119,11 @@ impl<'a, P: Hypercalls> Stage<'a, P> {
     }
 
     fn reset(&mut self) -> Result<(), Errno> {
-        // An unmapping may have taken another mapping's place: each handle goes with whatever place of its frame is left.
+        // An unmapping may have taken another mapping's place: each handle goes with whatever place of its frame is left, most with
+        // their own.
         for n in 0..self.count {
             let Some(handle) = self.work.maps[n].handle else { continue };
-            let gone = (0..self.count).any(|other| {
+            let gone = iter::once(n).chain(0..self.count).any(|other| {
                 let host_addr = self.work.maps[other].address;
                 let mut arg = gnttab_unmap_grant_ref { host_addr, handle, ..Default::default() };
                 self.op(GNTTABOP_unmap_grant_ref, &mut arg).is_ok() && arg.status == GNTST_okay

@@ -6,7 +6,7 @@
 
 use xen_ioreq::{Errno, Gfn};
 
-use super::stage::BYTES;
+use super::stage::{BYTES, most_ram};
 use super::{Hypercalls, Workspace};
 use crate::platform::{RamRange, Width};
 use crate::words::{hi32, lo32};
@@ -17,7 +17,7 @@ pub const WORDS: usize = 6;
 /// One thing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Errand {
-    /// Tell where the most RAM is: the number of its first frame in the upper half, their number in the lower.
+    /// Tell where the most RAM is that a server may use: the number of its first frame in the upper half, their number in the lower.
     Ram,
     /// Load from this guest-physical address; the answer is what was read.
     Load(u64, Width),
@@ -87,8 +87,8 @@ impl Errand {
         };
         match *self {
             Self::Ram => {
-                let most = platform.ram().iter().max_by_key(|r| r.frames).copied();
-                let RamRange { first, frames } = most.unwrap_or(RamRange { first: Gfn(0), frames: 0 });
+                let none = RamRange { first: Gfn(0), frames: 0 };
+                let RamRange { first, frames } = most_ram(platform).unwrap_or(none);
                 first.0 << 32 | u64::from(lo32(frames))
             }
             Self::Load(at, width) => platform.mmio_read(at, width),

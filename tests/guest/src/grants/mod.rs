@@ -32,7 +32,7 @@ pub const NEXT: u16 = PORT;
 pub const RESULT: u16 = PORT + 4;
 /// A four-byte write here says that all lines are done.
 pub const END: u16 = PORT + 8;
-/// Four-byte reads here, [`WORDS`] of them, tell what the errand is.
+/// Four-byte reads here, [`WORDS`] of them in a row, tell what the errand is.
 pub const ASK: u16 = PORT + 0xc;
 /// All lines are to be performed.
 pub const LINES: u32 = 1;
@@ -167,8 +167,7 @@ fn perform<P: Hypercalls>(stage: &mut Stage<'_, P>, seen: &mut dyn FnMut(News<'_
 
 /// Runs an errand; what is none is answered as if it were not there.
 fn run<P: Hypercalls>(stage: &mut Stage<'_, P>) {
-    let words = [(); WORDS].map(|()| stage.platform().pio_read(ASK, Width::B4));
-    let answer = Errand::of_words(words).map_or(u64::MAX, |errand| stage.errand(&errand));
+    let answer = stage.letter().map_or(u64::MAX, |errand| stage.errand(&errand));
     for word in [lo32(answer), hi32(answer)] {
         stage.platform().pio_write(RESULT, Width::B4, word);
     }

@@ -16,8 +16,8 @@ use xen_ioreq::{DomId, Errno, Gfn, PAGE_SHIFT};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::sheet::{At, Bus, Call, End, FRAMES, Line, Memory, NOBODY, R, Want, Who, mark};
-use super::{Errand, Hypercalls, Seen};
-use crate::platform::Width;
+use super::{ASK, Errand, Hypercalls, Seen, WORDS};
+use crate::platform::{Platform, RamRange, Way, Width};
 
 /// Where the frames of the table go.
 pub const TABLE: Gfn = Gfn(0x7_0000);
@@ -60,13 +60,19 @@ impl Workspace {
         Self { maps: [Mapping { address: 0, bus: 0, handle: None, told: 0 }; MAPPINGS], bytes: [0; BYTES] };
 }
 
+/// The most RAM that lies together, but for its last frame, which is the stage's own.
+pub(super) fn most_ram(platform: &impl Platform) -> Option<RamRange> {
+    let most = platform.ram().iter().max_by_key(|r| r.frames)?;
+    Some(RamRange { first: most.first, frames: most.frames.checked_sub(1)? })
+}
+
 /// The guest that runs lines.
 pub(super) struct Stage<'a, P> {
     platform: &'a mut P,
     work: &'a mut Workspace,
     /// Mappings of this line, the first in the workspace.
     count: usize,
-    /// First frame of this line's, and where the RAM ends.
+    /// First frame of this line's, and where the RAM ends; behind it is a frame into which errands are read.
     ram: Gfn,
     end: Gfn,
     version: u32,
@@ -75,7 +81,7 @@ pub(super) struct Stage<'a, P> {
 impl<'a, P: Hypercalls> Stage<'a, P> {
     /// Its table is shown to this guest. ENOMEM: no RAM at all. Else an error of that hypercall.
     pub(super) fn new(platform: &'a mut P, work: &'a mut Workspace) -> Result<Self, Errno> {
-        let ram = *platform.ram().iter().max_by_key(|r| r.frames).ok_or(Errno::ENOMEM)?;
+        let ram = most_ram(platform).ok_or(Errno::ENOMEM)?;
         let end = Gfn(ram.first.0 + ram.frames);
         let mut stage = Self { platform, work, count: 0, ram: ram.first, end, version: 1 };
         stage.show_table(0)?;
@@ -84,6 +90,15 @@ impl<'a, P: Hypercalls> Stage<'a, P> {
 
     pub(super) fn platform(&mut self) -> &mut P {
         self.platform
+    }
+
+    /// Reads an errand from its port, by one instruction: an access of the server's for each word would be most of an errand's time.
+    pub(super) fn letter(&mut self) -> Option<Errand> {
+        let at = self.end.addr();
+        let mut words = [0; WORDS];
+        self.platform.rep_ins(ASK, Width::B4, at, u32::try_from(words.len()).ok()?, Way::Up);
+        self.platform.ram_read(at, words.as_mut_bytes()).ok()?;
+        Errand::of_words(words)
     }
 
     /// Does what a server asks for; of lines it takes nothing away.

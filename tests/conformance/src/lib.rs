@@ -6,6 +6,7 @@ pub mod case;
 pub mod grants;
 pub mod iommu;
 pub mod ioreq;
+mod patience;
 mod running;
 mod shared;
 mod story;

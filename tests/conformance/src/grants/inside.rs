@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use guest::RamRange;
 use guest::grants::sheet::{Line, Sheet};
@@ -20,9 +20,8 @@ use super::served::serving;
 use crate::Row;
 use crate::bench::{Bench, BenchError};
 use crate::ioreq::access::AccessError;
+use crate::patience::Patience;
 
-/// How long the guest may take for all lines.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// How often the server looks whether the guest is done.
 const MOMENT: Duration = Duration::from_millis(50);
 /// RAM of the model's guest: each line uses up some.
@@ -36,6 +35,11 @@ struct Ports {
 }
 
 impl Ports {
+    /// How much the guest has told.
+    fn told(&self) -> usize {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     fn seen(&self) -> Vec<Option<Seen>> {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let pairs = told.chunks_exact(2);
@@ -78,8 +82,8 @@ impl Device for Ports {
 fn serve(bench: &Bench) -> Result<Vec<Option<Seen>>, AccessError> {
     let ports = Arc::new(Ports::default());
     let mut events = serving(bench, ports.clone())?;
-    let deadline = Instant::now() + PATIENCE;
-    while !ports.ended.load(Ordering::Acquire) && bench.guest_lives() && Instant::now() < deadline {
+    let mut patience = Patience::new(0);
+    while !ports.ended.load(Ordering::Acquire) && bench.guest_lives() && patience.lasts(ports.told()) {
         events.turn(Some(MOMENT))?;
     }
     Ok(ports.seen())

@@ -21,6 +21,7 @@ use zerocopy::IntoBytes;
 use crate::Row;
 use crate::bench::{BenchError, Hypervisor};
 use crate::case::{Answer, Case, Unmade, cases};
+use crate::patience::Patience;
 use crate::shared::{entry, set_entry};
 
 const DOM0: DomId = DomId(0);
@@ -32,8 +33,7 @@ const OTHER: u32 = 10;
 const TABLE: u32 = 11;
 /// How many frames are asked about, half of them below that of the console. Xen says a line of each that is not the guest's.
 const AT_ONCE: u64 = 1024;
-/// How often it is looked whether dom0's kernel has let go, and how long between.
-const LOOKS: u32 = 2000;
+/// Between two looks whether dom0's kernel has let go.
 const MOMENT: std::time::Duration = std::time::Duration::from_millis(10);
 /// The model's guest: frames, and what of them is what.
 const FRAMES: u64 = 16;
@@ -159,13 +159,14 @@ impl Pages {
 
     /// The flags of an entry when the hypervisor has no mark there any more.
     fn at_rest(&self, r: u32) -> Result<u16, Unmade> {
-        for _ in 0..LOOKS {
-            if self.flags(r)? & (GTF_reading | GTF_writing) == 0 {
-                break;
+        let mut patience = Patience::new(());
+        loop {
+            let flags = self.flags(r)?;
+            if flags & (GTF_reading | GTF_writing) == 0 || !patience.lasts(()) {
+                return Ok(flags);
             }
             std::thread::sleep(MOMENT);
         }
-        self.flags(r)
     }
 
     fn reset(&self) -> Result<(), Unmade> {

@@ -17,14 +17,14 @@ use zerocopy::IntoBytes;
 use crate::bench::{HOLE, RAM};
 use crate::case::{Answer, Case, Unmade, cases};
 use crate::ioreq::Stage;
+use crate::patience::Patience;
 use crate::shared::{entry, first_byte, set_entry};
 
 /// References that the rows use, of the guest's table: the first frame of [`RAM`], the second and so on.
 const A: u32 = 8;
 const B: u32 = 9;
 const ACCESS: u16 = GTF_permit_access;
-/// How often it is looked whether the kernel has unmapped what was let go of, and how long between.
-const LOOKS: u32 = 500;
+/// Between two looks whether the kernel has unmapped what was let go of.
 const MOMENT: Duration = Duration::from_millis(10);
 
 /// Entries of the guest's, withdrawn when this goes.
@@ -58,13 +58,14 @@ impl Table {
 
     /// Its flags when the hypervisor has no mark there any more; as they are when it does not come to that.
     fn flags_at_rest(&self, r: u32) -> Result<u16, Unmade> {
-        for _ in 0..LOOKS {
-            if self.flags(r)? & (GTF_reading | GTF_writing) == 0 {
-                break;
+        let mut patience = Patience::new(());
+        loop {
+            let flags = self.flags(r)?;
+            if flags & (GTF_reading | GTF_writing) == 0 || !patience.lasts(()) {
+                return Ok(flags);
             }
             thread::sleep(MOMENT);
         }
-        self.flags(r)
     }
 }
 

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
 
 pub(super) use mock_xen::Profile;
 use mock_xen::{
@@ -31,12 +30,11 @@ use super::sheet::Step;
 use crate::bench::{Bench, BenchError, HOLE, RAM, model_guest};
 use crate::case::{Answer, Unmade};
 use crate::ioreq::Stage;
+use crate::patience::Patience;
 use crate::shared::{Ring, Slot, peek, poke};
 
 /// Frames of the guest.
 const GUEST_FRAMES: u64 = 64;
-/// How long a guest may wait for an answer before the row has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// A BFN that nobody uses; far from every machine frame number.
 pub(super) const BFN: u64 = 0x10_0000;
 /// Another.
@@ -406,7 +404,7 @@ impl World {
     ) -> Result<(R, Vec<(usize, ioreq)>), Unmade> {
         let vcpu = self.machine.vcpu(self.guest(), VcpuId(0))?;
         let slots = [Slot::all(&self.pages[0]).next(), Slot::first(&self.pages[1])];
-        let deadline = Instant::now() + PATIENCE;
+        let mut patience = Patience::new(0);
         let mut seen = Vec::new();
         thread::scope(|scope| {
             let call = scope.spawn(move || guest(&vcpu));
@@ -420,7 +418,7 @@ impl World {
                         self.caller.notify(*port)?;
                     }
                 }
-                if Instant::now() > deadline {
+                if !patience.lasts(seen.len()) {
                     // Whomever it waits for, so that the thread ends.
                     let _it_may_have_gone = self.machine.destroy_domain(self.guest());
                     return Err(Unmade(Errno::ETIMEDOUT));

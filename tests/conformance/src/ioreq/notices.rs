@@ -5,7 +5,6 @@
 //! way has arrived when the guest has asked some more times. Two servers listen; only the first has ranges.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
 
 use guest::rows::{END, NEXT, RESULT, Table};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,14 +20,13 @@ use xen_ioreq::{Errno, Gfn, Port};
 use super::Stage;
 use crate::Row;
 use crate::bench::{Bench, HOLE, RAM};
+use crate::patience::Patience;
 use crate::running;
 use crate::shared::{Ring, Slot};
 use crate::story::Fact::Is;
 use crate::story::{Fact, Failed, Story, stories};
 
 const AREA: &str = "notice";
-/// How long anything that must come may take.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Times that the guest asks until what was on its way is there.
 const ROUND: usize = 3;
 /// Moments of 20 ms for which a guest is watched that must stand still. A guest that does is never mistaken for one
@@ -189,9 +187,9 @@ impl Ears {
     }
 
     fn until(&mut self, what: &str, so: impl Fn(&Self) -> bool) -> Result<(), Failed> {
-        let deadline = Instant::now() + PATIENCE;
+        let mut patience = Patience::new(());
         while !so(self) {
-            if Instant::now() > deadline || !self.stage.bench.guest_lives() {
+            if !patience.lasts(()) || !self.stage.bench.guest_lives() {
                 return Err(format!("waited in vain for {what}").into());
             }
             self.turn()?;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use guest::Width;
 use guest::grants::{Args, Errand, PLACES, STATUS, TABLE};
@@ -25,16 +25,14 @@ use super::ports::Ports;
 use crate::bench::Bench;
 use crate::grants::served::serving;
 use crate::ioreq::access::AccessError;
+use crate::patience::Patience;
 use crate::shared::{put_bytes, take_bytes};
 
-/// How long the guest may take for an errand, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// How often it is looked whether it lives.
 const MOMENT: Duration = Duration::from_millis(50);
 /// Frames through which structs go: 1024 of the longest.
 const LETTERBOX: u64 = 10;
-/// How often it is looked whether dom0's kernel has let go, and how long between.
-const LOOKS: u32 = 2000;
+/// Between two looks whether dom0's kernel has let go.
 const BETWEEN: Duration = Duration::from_millis(10);
 
 /// A mapping of the guest's.
@@ -50,6 +48,8 @@ pub(super) struct Hand {
     bench: Rc<Bench>,
     events: GuestLoop,
     ports: Arc<Ports>,
+    /// It did not answer once, and is not waited for again.
+    silent: bool,
     letterbox: Option<Mapping>,
     letterbox_at: Gfn,
     /// Version of its table.
@@ -67,6 +67,7 @@ impl Hand {
             bench: bench.clone(),
             events,
             ports,
+            silent: false,
             letterbox: None,
             letterbox_at: Gfn(0),
             version: 1,
@@ -97,8 +98,11 @@ impl Hand {
 
     /// Has it run an errand. ESRCH: it is no more. ETIMEDOUT: it does not answer. EIO: it cannot be served.
     pub(super) fn errand(&mut self, errand: &Errand) -> Result<u64, Errno> {
+        if self.silent {
+            return Err(Errno::ETIMEDOUT);
+        }
         self.ports.put(errand);
-        let deadline = Instant::now() + PATIENCE;
+        let mut patience = Patience::new(0);
         loop {
             if let Some(answer) = self.ports.answer() {
                 return Ok(answer);
@@ -106,7 +110,8 @@ impl Hand {
             if !self.bench.guest_lives() {
                 return Err(Errno::ESRCH);
             }
-            if Instant::now() > deadline {
+            if !patience.lasts(self.ports.steps()) {
+                self.silent = true;
                 return Err(Errno::ETIMEDOUT);
             }
             self.events.turn(Some(MOMENT)).map_err(|_| Errno::EIO)?;
@@ -256,13 +261,19 @@ impl Hand {
 
     /// The marks when there are none any more, since dom0's kernel unmaps when it comes to it; else as they stay.
     pub(super) fn marks_at_rest(&mut self, r: u32) -> Result<u16, Errno> {
-        for _ in 0..LOOKS {
-            if self.marks(r)? == 0 {
-                break;
+        self.marks_without(r, GTF_reading | GTF_writing)
+    }
+
+    /// The same of some of them, whatever becomes of the others.
+    pub(super) fn marks_without(&mut self, r: u32, some: u16) -> Result<u16, Errno> {
+        let mut patience = Patience::new(0);
+        loop {
+            let marks = self.marks(r)?;
+            if marks & some == 0 || !patience.lasts(marks) {
+                return Ok(marks);
             }
             thread::sleep(BETWEEN);
         }
-        self.marks(r)
     }
 
     /// Maps a grant at that place; the status.

@@ -37,13 +37,13 @@ use crate::Row;
 use crate::bench::{Bench, BenchError};
 use crate::case::{Answer, Case, Unmade};
 use crate::ioreq::access::AccessError;
+use crate::patience::Patience;
 
 const DOM0: DomId = DomId(0);
 const NOTHING: UnmapNotify = UnmapNotify { clear_byte: None, send_event: None };
 /// RAM of the model's guests.
 const RAM: RamRange = RamRange { first: Gfn(8), frames: 256 };
-/// How often it is looked whether dom0's kernel has ended a grant, and how long between.
-const LOOKS: u32 = 2000;
+/// Between two looks whether dom0's kernel has ended a grant.
 const MOMENT: Duration = Duration::from_millis(10);
 
 /// What rows of several entries use.
@@ -116,22 +116,21 @@ impl Between {
 
     /// What the first guest is told when it maps a grant of dom0's, whose end is under way, once that has come.
     fn map_when_ended(&mut self, r: u32) -> Answer {
-        let mut status = GNTST_okay;
-        for _ in 0..LOOKS {
+        let mut patience = Patience::new(());
+        loop {
             if let Kernel::Model(granter) = &self.kernel {
                 // Linux looks by itself, once a second.
                 granter.retry();
             }
-            status = self.a.map(DOM0, r, RO, 99)?;
-            if status != GNTST_okay {
-                break;
+            let status = self.a.map(DOM0, r, RO, 99)?;
+            if status != GNTST_okay || !patience.lasts(()) {
+                return st(status);
             }
             for mapping in self.a.mappings() {
                 self.a.unmap_many(&[mapping])?;
             }
             thread::sleep(MOMENT);
         }
-        st(status)
     }
 
     /// Maps a grant of a guest's in dom0. Linux says EINVAL, whatever the status.

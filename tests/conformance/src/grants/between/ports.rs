@@ -28,6 +28,12 @@ impl Ports {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How much of it the guest has asked and answered.
+    pub(super) fn steps(&self) -> usize {
+        let letter = self.letter();
+        letter.asked + letter.answer.len()
+    }
+
     /// The answer, once it is there.
     pub(super) fn answer(&self) -> Option<u64> {
         match *self.letter().answer {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pviommu::EVERYTHING;
 
@@ -10,11 +10,9 @@ use super::AREA;
 use super::lab::{Lab, ram, rams};
 use crate::Row;
 use crate::bench::Bench;
+use crate::patience::Patience;
 use crate::story::Fact::{Frames, Is};
 use crate::story::{Story, stories};
-
-/// How long dom0's own tools may take to unmap the guest's pages, and Xen to forget a domain that nobody holds.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 stories! {
 /// Frames count from when nobody else holds any of the guest's.
@@ -62,10 +60,11 @@ pub(super) fn run(row: &Story<Lab>, bench: &Rc<Bench>) -> Row {
     row.judge(AREA, &facts, ended.err())
 }
 
-/// Waits until the guest's frames are so; a row that has waited in vain shows it by what it notes next.
+/// Waits until the guest's frames are so: dom0's own tools unmap theirs, and Xen forgets a domain that nobody holds. A row that has waited in vain shows it by what it notes next.
 fn until(l: &Lab, so: impl Fn(Option<u64>) -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !so(l.stage.bench.frames_of_the_dying()) && Instant::now() < deadline {
+    let left = || l.stage.bench.frames_of_the_dying();
+    let mut patience = Patience::new(left());
+    while !so(left()) && patience.lasts(left()) {
         thread::sleep(Duration::from_millis(5));
     }
 }

@@ -4,7 +4,7 @@
 //! report is not answered before the row's work is done, so the vCPU stands still whenever frames are counted.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use guest::rows::{END, NEXT, RESULT, Table};
 use ioreq_server::bus::Window;
@@ -18,6 +18,7 @@ use xen_ioreq::{Errno, Gfn};
 
 use super::lab::Lab;
 use crate::bench::Hypervisor;
+use crate::patience::Patience;
 use crate::running;
 use crate::story::Fact::{Frames, Is};
 use crate::story::{Failed, stories};
@@ -28,8 +29,6 @@ const MARK: u32 = 0x6d61_726b;
 const MARKED: u32 = 100;
 /// Frames of the guest's scratch RAM that the rows give, and how many.
 const GIVEN: (u64, u64) = (5, 2);
-/// How long the guest may take.
-const PATIENCE: Duration = Duration::from_secs(60);
 const MOMENT: Duration = Duration::from_millis(50);
 
 /// What the server has been told.
@@ -153,11 +152,11 @@ fn serve(lab: &mut Lab) -> Result<(), Failed> {
     lab.start_over()?;
     let mut report = Report { at: 0, wrong: 0, scratch: Gfn(0), mapped: Vec::new() };
     bench.unpause()?;
-    let deadline = Instant::now() + PATIENCE;
+    let mut patience = Patience::new(0);
     let mut done = false;
     while !done {
         events.turn(Some(MOMENT))?;
-        let gave_up = !bench.guest_lives() || Instant::now() > deadline;
+        let gave_up = !bench.guest_lives() || !patience.lasts(report.at);
         for event in watch.with(|s| std::mem::take(&mut s.events)) {
             match event {
                 Event::Answer(answer, promise) => {

@@ -10,7 +10,7 @@ mod together;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use guest::rows::{MMIO, PCI_DEVICE, PORT, PORTS, Table, VGA, VGA_BYTES};
 use ioreq_server::bus::Window;
@@ -24,6 +24,7 @@ use self::device::{MEMORY, RowsDevice, WINDOW};
 use self::tap::Tap;
 use crate::Row;
 use crate::bench::{Bench, Handle};
+use crate::patience::Patience;
 pub use log::{Seen, parse, text};
 
 /// What stands before the names of rows in the log of one vCPU of those that performed a table.
@@ -42,8 +43,6 @@ pub fn expected(table: Table) -> Option<&'static str> {
     }
 }
 
-/// How long the guest may take for all rows.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// How often the server looks whether the guest is done.
 const MOMENT: Duration = Duration::from_millis(50);
 
@@ -98,8 +97,8 @@ pub fn serve(bench: &Bench, table: Table, performers: &[VcpuId]) -> Result<Vec<V
     // Takes the event that binding made, so that from here on every event is a request's.
     events.turn(Some(Duration::ZERO))?;
     bench.unpause().map_err(AccessError::Start)?;
-    let deadline = Instant::now() + PATIENCE;
-    while !tap.ended() && bench.guest_lives() && Instant::now() < deadline {
+    let mut patience = Patience::new(0);
+    while !tap.ended() && bench.guest_lives() && patience.lasts(tap.steps()) {
         events.turn(Some(MOMENT))?;
     }
     Ok(tap.take())

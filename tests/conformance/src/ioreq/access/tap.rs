@@ -26,6 +26,8 @@ struct State {
     bound: Vec<(Port, Port)>,
     /// Of each vCPU that performs rows, the index of its slot and what was seen of it.
     logs: Vec<(usize, Log)>,
+    /// How many requests of theirs have come by their slots.
+    steps: u64,
 }
 
 impl Tap {
@@ -44,6 +46,11 @@ impl Tap {
     /// Whether every performer has said that it is done.
     pub(super) fn ended(&self) -> bool {
         self.with(|s| s.logs.iter().all(|(_, log)| log.ended()))
+    }
+
+    /// How far the performers have come: their requests.
+    pub(super) fn steps(&self) -> u64 {
+        self.with(|s| s.steps)
     }
 
     /// What was seen of each performer.
@@ -73,7 +80,10 @@ impl State {
             let Some(local) = local.filter(|l| taken.contains(l)) else { continue };
             match slot.ready() {
                 Some(request) => match self.logs.iter_mut().find(|(i, _)| *i == index) {
-                    Some((_, log)) => log.request(Way::Slot, &request),
+                    Some((_, log)) => {
+                        log.request(Way::Slot, &request);
+                        self.steps += 1;
+                    }
                     None => {
                         if let [(_, log)] = self.logs.as_mut_slice() {
                             log.request(Way::Others, &request);

@@ -4,6 +4,7 @@
 //! takes down what is there, in the order of varstored and demu: ranges, (answers to who waits), ports, state,
 //! mapping, server. The guest may run all the while: for it the devices have been unplugged.
 
+mod bury;
 mod error;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use xen_ioreq::abi::memory::{XENMEM_resource_ioreq_server, XENMEM_resource_ioreq
 use xen_ioreq::seam::{EventChannels, Mapping};
 use xen_ioreq::{DomId, Errno, IoServerId, Port, VcpuId};
 
+use self::bury::{bury, bury_left};
 pub use self::error::{Endpoint, ServerError};
 use crate::claims::ServerClaims;
 use crate::connection::Connection;
@@ -20,9 +22,9 @@ use crate::device::Space;
 use crate::dm::{BufferedMode, Dm, DmError};
 use crate::eventfd::KernelBells;
 use crate::memory::GuestMemory;
-use crate::record::{Record, RecordError};
+use crate::record::Record;
 use crate::ring::Ring;
-use crate::slot::{Slots, VcpuPort, owed, remote_ports};
+use crate::slot::{Slots, VcpuPort, remote_ports};
 use crate::traps::{WriteTraps, carry_out};
 
 /// Frame of the first page of sync slots (`XENMEM_resource_ioreq_server_frame_ioreq(0)`).
@@ -287,63 +289,6 @@ impl Server<Enabled> {
     pub fn vcpus(&self) -> impl Iterator<Item = VcpuId> + '_ {
         self.state.slots.vcpus().iter().map(|v| v.vcpu)
     }
-}
-
-/// Destroys a server whose process was killed. If it trapped writes to RAM: Xen would leave its frames as they are when it goes, and
-/// a vCPU that writes to one would try again for ever; and the writes that wait for its answer would be lost. `heir` sees to both;
-/// without one, the frames become RAM while the guest runs.
-fn bury(
-    conn: &Connection,
-    domid: DomId,
-    dead: IoServerId,
-    claimed: impl Fn(u64) -> bool,
-    heir: Option<&Server<Enabled>>,
-) -> Result<(), DmError> {
-    let dm = conn.dm(domid);
-    let (kind, number) = (XENMEM_resource_ioreq_server, u32::from(dead.0));
-    let slots = |frames: u32| {
-        conn.resources.map_resource(domid, kind, number, FIRST_SLOT_FRAME, frames - FIRST_SLOT_FRAME)
-    };
-    let memory = conn.guest_memory(domid);
-    let carried_out = match (conn.resources.resource_size(domid, kind, number).and_then(slots), heir) {
-        (Ok(pages), Some(heir)) => heir.raw.traps.inherit(dead, &pages, &memory, claimed, || heir.wake_all()),
-        (Ok(pages), None) if dm.release_mem_type(dead).is_ok() => {
-            Some(carry_out(&owed(&pages), &memory, claimed))
-        }
-        (Ok(_), None) => None,
-        (Err(e), _) => {
-            if dm.release_mem_type(dead).is_ok() {
-                log::warn!("{domid}: writes that {dead} had trapped may be lost: {e}");
-            }
-            None
-        }
-    };
-    if let Some(n) = carried_out {
-        log::debug!("{domid}: {n} writes that {dead} had trapped are carried out");
-    }
-    dm.destroy_server(dead)
-}
-
-/// Destroys the servers that a predecessor has left, and forgets them; how many were still there. `claimed`: whether a write to an
-/// address is a device's.
-fn bury_left(
-    conn: &Connection,
-    domid: DomId,
-    record: &Record,
-    claimed: impl Fn(u64) -> bool,
-    heir: Option<&Server<Enabled>>,
-) -> Result<usize, RecordError> {
-    let mut buried = 0;
-    for dead in record.left() {
-        match bury(conn, domid, dead, &claimed, heir) {
-            Ok(()) => buried += 1,
-            // With its guest, or by somebody else.
-            Err(e) => log::debug!("{dead} of a predecessor: {e}"),
-        }
-        // Not before: who is killed in between must find it again.
-        record.strike(dead)?;
-    }
-    Ok(buried)
 }
 
 impl Raw {

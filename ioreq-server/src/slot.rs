@@ -150,6 +150,11 @@ impl Unfinished {
         is_owed(self.request.bits)
     }
 
+    /// Whether it has its answer, and its vCPU has not come back for that.
+    pub(crate) fn is_answered(&self) -> bool {
+        abi::Bits::unpack(self.request.bits).state == abi::STATE_IORESP_READY
+    }
+
     /// Answers it with the data that it came with, for a server that does not any more. The mapping it was found in is still there.
     pub(crate) fn answer(&self) {
         self.slot.answer(self.request.bits, self.request.data);

@@ -92,13 +92,13 @@ impl WriteTraps {
         }
     }
 
-    /// Waits until these vCPUs have taken their answers. One that does not, since somebody has paused the domain, is waited for until it
-    /// asks for something else.
+    /// Waits until these vCPUs, all of which have an answer, have taken it. One that does not, since somebody has paused the domain, is
+    /// waited for until it asks for something else.
     fn await_all(&self, slots: &Mapping, waits: &[VcpuId]) {
         let until = Instant::now() + PATIENCE;
         loop {
-            let left: Vec<_> =
-                unfinished(slots).iter().map(|u| u.vcpu).filter(|v| waits.contains(v)).collect();
+            let answered = unfinished(slots).into_iter().filter(Unfinished::is_answered);
+            let left: Vec<_> = answered.map(|u| u.vcpu).filter(|v| waits.contains(v)).collect();
             let mut state = self.state.lock();
             for done in waits.iter().filter(|v| !left.contains(v)) {
                 state.inherited.remove(done);

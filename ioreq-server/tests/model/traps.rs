@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ioreq_server::WriteTraps;
 use ioreq_server::traps::{TrapError, Watcher};
+use ioreq_server::{BufferedMode, Connection, Created, Incarnation, Record, Server, WriteTraps};
 use mock_xen::{Fault, FaultPlan, Machine, Moment, Site, Vcpu, VcpuError, When};
 use parking_lot::Mutex;
 use proptest::prelude::*;
-use xen_ioreq::seam::PausedDmOp;
+use xen_ioreq::abi::ioreq::{Bits, SLOT_BITS_OFFSET, STATE_IOREQ_READY, ioreq};
+use xen_ioreq::abi::memory::XENMEM_resource_ioreq_server;
+use xen_ioreq::seam::{PausedDmOp, ResourceMap};
 use xen_ioreq::{DomId, Gfn, PAGE_SIZE};
 
 use crate::rig::*;
@@ -399,5 +401,66 @@ fn successor_leaves_what_a_killed_server_was_to_do_for_a_device_to_the_guest() {
         assert_eq!(ram.join().unwrap(), Ok(Ok(3)));
         device.join().unwrap().unwrap();
         drop(successor);
+    });
+}
+
+/// A guest whose servers are all taken, one of them by a process that was killed and had trapped frames; the record in which it stands.
+fn full(m: &Arc<Machine>, d: DomId, dir: &std::path::Path) -> (Vec<Server<Created>>, Arc<Record>) {
+    let who = Incarnation { domid: d, uuid: [1; 16], shared_info: 2, boot: [3; 16] };
+    let record = Arc::new(Record::open(dir.join("record"), who).unwrap());
+    let process = Arc::new(m.caller(DOM0).unwrap());
+    let conn = Connection::new(process.clone(), process.clone()).with_pauses(process.clone());
+    let s =
+        serve_all(vec![make_on(&conn, d, Options { record: Some(record.clone()), ..Options::default() })]);
+    Cells::attach(&s.bus);
+    trap(&s, false);
+    let others = connect(m);
+    let others = (0..7).map(|_| Server::create(&others, d, BufferedMode::Off).unwrap()).collect();
+    s.abandon();
+    process.kill();
+    drop(record);
+    // The kernel closes the file of a process that is killed.
+    std::fs::copy(dir.join("record"), dir.join("successor")).unwrap();
+    (others, Arc::new(Record::open(dir.join("successor"), who).unwrap()))
+}
+
+#[test]
+fn successor_that_finds_no_room_for_a_server_finishes_what_waits_for_the_dead_one_before_that_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let m = machine();
+    let d = guest(&m, 2);
+    let (_others, record) = full(&m, d, dir.path());
+    let (dom0, dead) = (m.caller(DOM0).unwrap(), record.left()[0]);
+    let slots = dom0.map_resource(d, XENMEM_resource_ioreq_server, dead.0.into(), 1, 1).unwrap();
+    std::thread::scope(|scope| {
+        let writers = [0, 1].map(|id| {
+            let v = vcpu(&m, d, id);
+            scope.spawn(move || {
+                for n in 0..200 {
+                    // Each its own items, of both pages.
+                    let at = (TRAPPED + n % 2) * PAGE + 16 * n + 8 * u64::from(id);
+                    v.mmio_write(at, 8, n + 1)?;
+                    assert_eq!(v.mmio_read(at, 8), Ok(n + 1), "no write is lost");
+                    // A request of another kind: it must not be taken for the write.
+                    v.mmio_read(MEMORY, 4)?;
+                }
+                Ok::<_, VcpuError>(v)
+            })
+        });
+        // Both wait for the dead one.
+        let state = |vcpu| Bits::unpack(byte(&slots, vcpu * size_of::<ioreq>() + SLOT_BITS_OFFSET)).state;
+        while (0..2).any(|vcpu| state(vcpu) != STATE_IOREQ_READY) {
+            std::thread::yield_now();
+        }
+        let successor = serve(&m, d, Options { record: Some(record), ..Options::default() });
+        Cells::attach(&successor.bus);
+        let [v, _] = writers.map(|w| w.join().unwrap().expect("the guest is not crashed"));
+        // They are RAM, and can be trapped anew.
+        let before = successor.stats().ram_writes;
+        v.mmio_write(TRAPPED * PAGE, 8, 5).unwrap();
+        assert_eq!(successor.stats().ram_writes, before);
+        let seen = trap(&successor, false);
+        v.mmio_write(TRAPPED * PAGE, 8, 6).unwrap();
+        assert_eq!(*seen.frames.lock(), [Gfn(TRAPPED)]);
     });
 }

@@ -39,6 +39,13 @@ fn type_op(mem_type: u16, first_pfn: u64) -> xen_dm_op {
     op
 }
 
+/// The type is a server's, or, without flags, nobody's.
+fn claim_op(id: u16, flags: u32) -> xen_dm_op {
+    let mut op = xen_dm_op { op: CLAIM, ..Default::default() };
+    let _ = mem_type(id, HVMMEM_ioreq_server, flags).write_to_prefix(op.u.as_mut_bytes());
+    op
+}
+
 /// track_dirty_vram; the answer is the first byte of the bitmap, which has so many bytes and was 0x55 before.
 fn track(s: &Stage, first_pfn: u64, nr: u32, bytes: usize) -> Answer {
     let mut bitmap = vec![0x55; bytes];
@@ -123,6 +130,7 @@ pub(super) const PAUSED: &[Case<Stage>] = cases! { Stage;
     "each_is_carried_out_and_one_that_fails_stops_none" ["multicall.c"] => Ok(0b101), |s| { let ram = type_op(HVMMEM_ram_rw, RAM.0); s.paused(s.guest(), &mut [ram, type_op(HVMMEM_unused, RAM.0), ram]) };
     "as_many_as_are_taken" ["multicall.c"] => Ok(u64::MAX), |s| s.paused(s.guest(), &mut [type_op(HVMMEM_ram_rw, RAM.0); MOST_PAUSED_OPS]);
     "what_they_give_back_is_there" ["dm.c"] => Ok(1), |s| { let mut ops = [xen_dm_op { op: XEN_DMOP_nr_vcpus, ..Default::default() }]; s.paused(s.guest(), &mut ops)?; Ok(ops[0].u[0] & 0xffff_ffff) };
+    "a_server_gives_all_its_frames_back_but_one" ["dm.c: p2m_finish_type_change"] => Ok(0b111), |s| { let (a, b) = (s.server()?, s.server()?); s.tell(CLAIM, mem_type(a, HVMMEM_ioreq_server, WRITE))?; s.tell(XEN_DMOP_set_mem_type, set_type(HVMMEM_ioreq_server, RAM.0, 3))?; let got = s.paused(s.guest(), &mut [claim_op(a, 0), claim_op(a, WRITE), type_op(HVMMEM_ioreq_server, RAM.0 + 1)]); s.tell(XEN_DMOP_set_mem_type, set_type(HVMMEM_ram_rw, RAM.0 + 1, 1))?; s.destroy(a)?; s.tell(CLAIM, mem_type(b, HVMMEM_ioreq_server, WRITE))?; got };
     "a_frame_is_let_go" ["p2m.c: entry_count"] => Ok(0), |s| { let (a, b) = (s.server()?, s.server()?); s.tell(CLAIM, mem_type(a, HVMMEM_ioreq_server, WRITE))?; s.tell(XEN_DMOP_set_mem_type, set_type(HVMMEM_ioreq_server, RAM.0, 1))?; s.paused(s.guest(), &mut [type_op(HVMMEM_ram_rw, RAM.0)])?; s.destroy(a)?; s.tell(CLAIM, mem_type(b, HVMMEM_ioreq_server, WRITE)) };
 };
 

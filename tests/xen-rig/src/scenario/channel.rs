@@ -138,15 +138,15 @@ impl Scenario for Channel {
         Ok(format!(
             "linux first 256 console=hvc0 loglevel=4\n\
              xl destroy first\n\
-             sleep 2\n\
-             record free-before mgpu probe --free-pages\n\
+             forgotten $DOMID 20\n\
+             free_frames free-before\n\
              linux stock 256 console=hvc0 loglevel=4\n\
              xl unpause stock || say FAILED xl unpause\n\
              {one_by_one}{start}{flow}\
              record destroy xl destroy stock\n\
              {ends}\
-             sleep 2\n\
-             record free-after mgpu probe --free-pages\n\
+             forgotten $DOMID 20\n\
+             free_frames free-after $(cat /results/free-before.out)\n\
              record nodes xenstore-ls /local/domain/0/data\n\
              record domains xl list\n"
         ))

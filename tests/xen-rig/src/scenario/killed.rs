@@ -76,8 +76,8 @@ impl Scenario for Killed {
              ended warm 60 warm\n\
              finish warm 10 TERM\n\
              xl destroy warm\n\
-             sleep 2\n\
-             record free mgpu probe --free-pages\n\
+             forgotten $DOMID 20\n\
+             free_frames free\n\
              guest drawing 64 mode=draw seed={SEED} frames={FRAMES} balloon=8 poweroff=1\n\
              echo $DOMID >/results/drawing.domid\n\
              {}xl unpause drawing\n\
@@ -89,8 +89,8 @@ impl Scenario for Killed {
              echo nonsense >/run/mediated-gpu/dom$DOMID\n\
              record damaged mgpu serve --domid $DOMID\n\
              xl destroy drawing\n\
-             sleep 2\n\
-             record free-after mgpu probe --free-pages\n",
+             forgotten $DOMID 20\n\
+             free_frames free-after $(cat /results/free.out)\n",
             serve(first),
             kill(first),
             serve(second),

@@ -53,8 +53,8 @@ impl Scenario for Promise {
              xl unpause first\n\
              ended first 20\n\
              xl destroy first\n\
-             sleep 2\n\
-             record free-before mgpu probe --free-pages\n\
+             forgotten $DOMID 20\n\
+             free_frames free-before\n\
              guest draw 24 mode=draw seed={SEED} frames={FRAMES} balloon=8 give={GIVEN}\n\
              background serve mgpu serve --domid $DOMID --out /results/pictures --pci-root\n\
              ready serve 20 serving\n\
@@ -74,12 +74,11 @@ impl Scenario for Promise {
              xl dmesg | grep -q 'GUEST: gave' && say FAILED the guest went on before its notice was answered\n\
              kill -CONT $(cat /tmp/serve.pid)\n\
              heard 20 'GUEST: gave {GIVEN}'\n\
-             sleep 1\n\
-             record free-given mgpu probe --free-pages\n\
+             free_frames free-given $(($(cat /results/free-drawn.out) + {GIVEN}))\n\
              xl destroy draw\n\
              finish serve 20\n\
-             sleep 2\n\
-             record free-after mgpu probe --free-pages\n\
+             forgotten $DOMID 20\n\
+             free_frames free-after $(cat /results/free-before.out)\n\
              record console xl dmesg\n\
              record kernel dmesg\n\
              record domains xl list\n"

@@ -39,7 +39,7 @@ impl Scenario for Serve {
         kit.install(files, &kit.program("mgpu")?)?;
         kit.install_guest(files)?;
         // Xen keeps what it allocates for dom0's first server, so frames are counted from the second on.
-        let session = |name: &str, options: &str, control: &str, end: &str| {
+        let session = |name: &str, options: &str, control: &str, end: &str, counted: &str| {
             format!(
                 "guest {name} 64 mode=draw seed={SEED} {options} poweroff=1\n\
                  echo $DOMID >/results/{name}.domid\n\
@@ -51,7 +51,8 @@ impl Scenario for Serve {
                  {end}\n\
                  record {name}-held mgpu probe --free-pages\n\
                  xl destroy {name} || say FAILED xl destroy\n\
-                 record {name}-after mgpu probe --free-pages\n"
+                 forgotten $DOMID 20\n\
+                 free_frames {counted}\n"
             )
         };
         // A viewer of RFB 3.3, which says all it has to say at once: its version, that others may look, and what it wants.
@@ -69,9 +70,15 @@ impl Scenario for Serve {
         Ok(format!(
             "ip link set lo up\n\
              record probe mgpu probe\n\
-             {}record free mgpu probe --free-pages\n{}",
-            session("first", "frames=1 balloon=0", "--viewer 0", seen),
-            session("drawing", &options, "--control /run/mgpu --vnc 127.0.0.1:5900", &asked),
+             {}{}",
+            session("first", "frames=1 balloon=0", "--viewer 0", seen, "free"),
+            session(
+                "drawing",
+                &options,
+                "--control /run/mgpu --vnc 127.0.0.1:5900",
+                &asked,
+                "drawing-after $(cat /results/free.out)"
+            ),
         ))
     }
 

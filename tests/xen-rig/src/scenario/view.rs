@@ -51,6 +51,7 @@ impl Scenario for View {
         };
         Ok(format!(
             "linux first 256 console=hvc0 loglevel=4\n\
+             FIRST=$DOMID\n\
              guest warm 64 {draws}\n\
              background warm-server {}\n\
              ready warm-server 60 serving\n\
@@ -60,8 +61,9 @@ impl Scenario for View {
              finish warm-server 20\n\
              xl destroy warm\n\
              xl destroy first\n\
-             sleep 2\n\
-             record free-before mgpu probe --free-pages\n\
+             forgotten $DOMID 20\n\
+             forgotten $FIRST 20\n\
+             free_frames free-before\n\
              linux viewer 256 console=hvc0 loglevel=4\n\
              VIEWER=$DOMID\n\
              guest drawing 64 {draws}\n\
@@ -79,8 +81,9 @@ impl Scenario for View {
              record nodes xenstore-ls /local/domain/0/data/mgpu\n\
              xl destroy drawing\n\
              xl destroy viewer\n\
-             sleep 2\n\
-             record free-after mgpu probe --free-pages\n\
+             forgotten $DOMID 20\n\
+             forgotten $VIEWER 20\n\
+             free_frames free-after $(cat /results/free-before.out)\n\
              record domains xl list\n",
             serve("warm", "--viewer 0"),
             serve("drawing", "--viewer $VIEWER"),

@@ -105,6 +105,7 @@ pub mod outcome;
 pub mod pci;
 #[cfg(all(feature = "privilege", target_os = "linux", target_arch = "x86_64"))]
 pub mod privilege;
+pub mod quiet;
 pub mod record;
 pub mod regs;
 mod request;

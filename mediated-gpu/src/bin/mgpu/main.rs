@@ -11,6 +11,7 @@ mod control;
 #[cfg(feature = "embedded")]
 mod demo;
 mod ground;
+mod lines;
 mod picture;
 mod pictures;
 mod probe;
@@ -27,7 +28,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let args = cli::Args::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    lines::begin();
     let done = match args.command {
         #[cfg(feature = "embedded")]
         cli::Command::Demo(args) => demo::run(&args),
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         cli::Command::Types(args) => types::run(&args),
         cli::Command::Probe(args) => probe::run(&args),
     };
+    lines::end();
     match done {
         Ok(code) => code,
         Err(e) => {

@@ -33,7 +33,7 @@ use crate::pictures::Pictures;
 use crate::sandbox::{self, Keeps};
 use crate::show::Show;
 use crate::table::Limit;
-use crate::{Error, cli, state, table};
+use crate::{Error, cli, lines, state, table};
 
 /// How often the guest is looked after.
 const LOOK: Duration = Duration::from_millis(500);
@@ -235,6 +235,7 @@ impl Reasons {
             {
                 viewed.update(&service.vgpu());
             }
+            lines::tell();
             if let Some(why) = service.lost() {
                 return Err(why.into());
             }
@@ -282,7 +283,7 @@ fn summary(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> String {
 }
 
 /// What is counted, by the names that `status` and the end have for it.
-pub(crate) fn figures(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> [(&'static str, u64); 26] {
+pub(crate) fn figures(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> [(&'static str, u64); 27] {
     [
         ("pio", requests.pio),
         ("mmio", requests.mmio),
@@ -310,5 +311,6 @@ pub(crate) fn figures(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> [(&
         ("invalidation_p99_us", vgpu.invalidation_p99_us),
         ("unknown_registers", vgpu.unknown_registers),
         ("foreign_accesses", vgpu.foreign_accesses),
+        ("log_lines_left_out", lines::left_out()),
     ]
 }

@@ -57,7 +57,8 @@ impl Scenario for SaveRestore {
              record stop mgpu ask /run/first stop\n\
              finish first 10\n\
              xl destroy stock || say FAILED xl destroy\n\
-             record away mgpu probe --free-pages\n\
+             forgotten $DOMID 20\n\
+             free_frames away\n\
              sed 's/^memory = .*/memory = {ROOM}/' /tmp/stock.cfg >/tmp/roomy.cfg\n\
              record xl-restore xl restore -p /tmp/roomy.cfg /tmp/memory\n\
              rm /tmp/memory\n\
@@ -80,7 +81,8 @@ impl Scenario for SaveRestore {
              ended stock 90 second\n\
              finish second 10 TERM\n\
              record destroy xl destroy stock\n\
-             record back mgpu probe --free-pages\n"
+             forgotten $DOMID 20\n\
+             free_frames back $(cat /results/away.out)\n"
         ))
     }
 

@@ -63,7 +63,9 @@ const FAMILIES: &[Family] = &[
     Family::new(round_trip::NAMES, round_trip::measure),
     Family::new(scale::NAMES, scale::measure).of_threads(),
     Family::new(mediated::NAMES, mediated::measure).of_threads(),
-    Family::new(soft_gpu::NAMES, soft_gpu::measure).of_threads(),
+    Family::new(soft_gpu::FILLS, soft_gpu::fills).of_threads(),
+    Family::new(soft_gpu::COPIES, soft_gpu::copies).of_threads(),
+    Family::new(soft_gpu::TILINGS, soft_gpu::tilings).of_threads(),
     Family::new(xen::NAMES, xen::measure),
 ];
 

@@ -17,28 +17,22 @@ use mediated_gpu::soft::{ClockKind, SoftGpuConfig};
 
 use crate::harness::{Figure, Target, interleave, seconds};
 
-/// Names of the figures.
-pub(crate) const NAMES: &[&str] = &[
-    "soft-fill",
-    "soft-fill-alone",
-    "soft-copy",
-    "soft-copy-alone",
-    "soft-to-x",
-    "soft-from-x",
-    "soft-to-y",
-    "soft-from-y",
-    "soft-x-to-y",
-    "soft-y-to-y",
-];
+/// Names of the figures of fills.
+pub(crate) const FILLS: &[&str] = &["soft-fill", "soft-fill-alone"];
+/// Of copies.
+pub(crate) const COPIES: &[&str] = &["soft-copy", "soft-copy-alone"];
+/// Of copies between tilings.
+pub(crate) const TILINGS: &[&str] =
+    &["soft-to-x", "soft-from-x", "soft-to-y", "soft-from-y", "soft-x-to-y", "soft-y-to-y"];
 
-/// XY_FAST_COPY_BLT between tilings: destination and source.
-const TILED: [(&str, FastTiling, FastTiling); 6] = [
-    ("soft-to-x", FastTiling::X, FastTiling::Linear),
-    ("soft-from-x", FastTiling::Linear, FastTiling::X),
-    ("soft-to-y", FastTiling::Y, FastTiling::Linear),
-    ("soft-from-y", FastTiling::Linear, FastTiling::Y),
-    ("soft-x-to-y", FastTiling::Y, FastTiling::X),
-    ("soft-y-to-y", FastTiling::Y, FastTiling::Y),
+/// XY_FAST_COPY_BLT between tilings: destination and source, in the order of [`TILINGS`].
+const TILED: [(FastTiling, FastTiling); 6] = [
+    (FastTiling::X, FastTiling::Linear),
+    (FastTiling::Linear, FastTiling::X),
+    (FastTiling::Y, FastTiling::Linear),
+    (FastTiling::Linear, FastTiling::Y),
+    (FastTiling::Y, FastTiling::X),
+    (FastTiling::Y, FastTiling::Y),
 ];
 
 const ROUNDS: usize = 41;
@@ -47,6 +41,9 @@ const TIMES: u32 = 32;
 /// Submissions in flight.
 const IN_FLIGHT: u32 = 4;
 const BYTES: usize = 4 << 20;
+/// Graphics addresses of the two surfaces.
+const FIRST: u64 = Rig::FREE;
+const SECOND: u64 = FIRST + BYTES as u64;
 const PITCH: i16 = 4096;
 /// 1024 lines of 1024 pixels of 4 bytes.
 const WHOLE: Rect = Rect { x1: 0, y1: 0, x2: 1024, y2: 1024 };
@@ -101,13 +98,13 @@ fn figure(
     Ok(Figure { name, ratio: 1.0 / ratio, target, detail })
 }
 
-/// Measures all.
-pub(crate) fn measure() -> Result<Vec<Figure>, String> {
-    let base = Rig::FREE;
-    let second = base + BYTES as u64;
-    let config = SoftGpuConfig { helpers: 1, clock: ClockKind::Counted, ..SoftGpuConfig::default() };
-    let mut rig = Rig::with(Engine::Bcs, 2 * BYTES as u64, config).map_err(|e| e.to_string())?;
-    let fill = |i| XyColorBlt::fill(base, PITCH, WHOLE, 0x0101_0101 * (i & 0xff)).encode().to_vec();
+/// A fill of the surface at `base` with four bytes of `value`.
+fn fill(base: u64, value: u32) -> Vec<u32> {
+    XyColorBlt::fill(base, PITCH, WHOLE, 0x0101_0101 * value).encode().to_vec()
+}
+
+/// A copy of the first surface to the second.
+fn copy() -> Vec<u32> {
     let at = |base| Surface { base, pitch: PITCH, tiled: false };
     let blt = XySrcCopyBlt {
         write_alpha: true,
@@ -115,52 +112,92 @@ pub(crate) fn measure() -> Result<Vec<Figure>, String> {
         depth: Depth::Bpp32,
         rop: ROP_SRCCOPY,
         clip: false,
-        dst: at(second),
+        dst: at(SECOND),
         rect: WHOLE,
-        src: at(base),
+        src: at(FIRST),
         src_x: 0,
         src_y: 0,
     };
-    let copy = |_| blt.encode().to_vec();
+    blt.encode().to_vec()
+}
 
-    let (mut set, mut to, from) = (vec![1u8; BYTES], vec![1u8; BYTES], vec![2u8; BYTES]);
+/// The same between tilings.
+fn tiled_copy(to: FastTiling, from: FastTiling) -> Vec<u32> {
+    let surface = |base, tiling| {
+        let pitch = if tiling == FastTiling::Linear { PITCH } else { PITCH / 4 };
+        FastSurface { base, pitch, tiling }
+    };
+    let blt = XyFastCopyBlt {
+        depth: FastDepth::Bpp32,
+        dst: surface(SECOND, to),
+        rect: WHOLE,
+        src: surface(FIRST, from),
+        src_x: 0,
+        src_y: 0,
+    };
+    blt.encode().to_vec()
+}
+
+/// A GPU with two surfaces.
+fn rig() -> Result<Rig, String> {
+    let config = SoftGpuConfig { helpers: 1, clock: ClockKind::Counted, ..SoftGpuConfig::default() };
+    Rig::with(Engine::Bcs, 2 * BYTES as u64, config).map_err(|e| e.to_string())
+}
+
+/// Whether what is measured happens: the last pixel is right after it.
+fn draws(rig: &mut Rig, commands: &[Vec<u32>], surface: u64, value: u32) -> Result<(), String> {
+    for commands in commands {
+        rig.run(commands).map_err(|e| e.to_string())?;
+    }
+    match rig.read32(surface + BYTES as u64 - 4) {
+        pixel if pixel == 0x0101_0101 * value => Ok(()),
+        pixel => Err(format!("the last pixel is {pixel:#x}")),
+    }
+}
+
+/// Measures fills.
+pub(crate) fn fills() -> Result<Vec<Figure>, String> {
+    let mut rig = rig()?;
+    let mut set = vec![1u8; BYTES];
     let mut memset = |i: u32| black_box(&mut set).fill(black_box(i.to_le_bytes()[0]));
-    let mut memcpy = |_| black_box(&mut to).copy_from_slice(black_box(&from));
+    let commands = |i| fill(FIRST, i & 0xff);
     let mut figures = Vec::new();
-    for (name, target, given) in [
-        ("soft-fill", Target::AtLeast(0.8), Given::Queued),
-        ("soft-fill-alone", Target::Told, Given::OneByOne),
-    ] {
-        figures.push(figure(name, target, &mut rig, (given, &fill), ("memset", &mut memset))?);
+    let targets = [(Target::AtLeast(0.8), Given::Queued), (Target::Told, Given::OneByOne)];
+    for (name, (target, given)) in FILLS.iter().zip(targets) {
+        figures.push(figure(name, target, &mut rig, (given, &commands), ("memset", &mut memset))?);
     }
-    for (name, target, given) in [
-        ("soft-copy", Target::AtLeast(0.8), Given::Queued),
-        ("soft-copy-alone", Target::Told, Given::OneByOne),
-    ] {
-        figures.push(figure(name, target, &mut rig, (given, &copy), ("memcpy", &mut memcpy))?);
+    draws(&mut rig, &[fill(FIRST, 0x5a)], FIRST, 0x5a)?;
+    Ok(figures)
+}
+
+/// `memcpy` of so many bytes.
+fn memcpy() -> impl FnMut(u32) {
+    let (mut to, from) = (vec![1u8; BYTES], vec![2u8; BYTES]);
+    move |_| black_box(&mut to).copy_from_slice(black_box(&from))
+}
+
+/// Measures copies.
+pub(crate) fn copies() -> Result<Vec<Figure>, String> {
+    let (mut rig, mut memcpy) = (rig()?, memcpy());
+    let mut figures = Vec::new();
+    let targets = [(Target::AtLeast(0.8), Given::Queued), (Target::Told, Given::OneByOne)];
+    for (name, (target, given)) in COPIES.iter().zip(targets) {
+        figures.push(figure(name, target, &mut rig, (given, &|_| copy()), ("memcpy", &mut memcpy))?);
     }
-    for (name, dst, src) in TILED {
-        let surface = |base, tiling| {
-            let pitch = if tiling == FastTiling::Linear { PITCH } else { PITCH / 4 };
-            FastSurface { base, pitch, tiling }
-        };
-        let blt = XyFastCopyBlt {
-            depth: FastDepth::Bpp32,
-            dst: surface(second, dst),
-            rect: WHOLE,
-            src: surface(base, src),
-            src_x: 0,
-            src_y: 0,
-        };
-        let commands = |_| blt.encode().to_vec();
-        let (target, given) = (Target::AtLeast(0.4), Given::Queued);
-        figures.push(figure(name, target, &mut rig, (given, &commands), ("memcpy", &mut memcpy))?);
-    }
-    // What was measured must have happened.
-    let last = XyColorBlt::fill(base, PITCH, WHOLE, 0x5a5a_5a5a).encode();
-    rig.run(&last).and_then(|()| rig.run(&copy(0))).map_err(|e| e.to_string())?;
-    if rig.read32(second + BYTES as u64 - 4) != 0x5a5a_5a5a {
-        return Err("the copy's last pixel is wrong".into());
+    draws(&mut rig, &[fill(FIRST, 0x5a), copy()], SECOND, 0x5a)?;
+    Ok(figures)
+}
+
+/// Measures copies between tilings.
+pub(crate) fn tilings() -> Result<Vec<Figure>, String> {
+    let (mut rig, mut memcpy) = (rig()?, memcpy());
+    let mut figures = Vec::new();
+    for (name, (to, from)) in TILINGS.iter().zip(TILED) {
+        let (target, commands) = (Target::AtLeast(0.4), |_| tiled_copy(to, from));
+        figures.push(figure(name, target, &mut rig, (Given::Queued, &commands), ("memcpy", &mut memcpy))?);
+        // The last pixel of a surface is its last one in every tiling.
+        draws(&mut rig, &[fill(FIRST, 0x5a), tiled_copy(to, from)], SECOND, 0x5a)?;
+        draws(&mut rig, &[fill(FIRST, 0x5b), tiled_copy(to, from)], SECOND, 0x5b)?;
     }
     Ok(figures)
 }

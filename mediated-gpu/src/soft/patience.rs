@@ -45,6 +45,15 @@ impl Clock for RealTime {
     }
 }
 
+/// How a look ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Came,
+    Nothing,
+    /// Nothing, and others want the processor.
+    Wanted,
+}
+
 /// A thread's experience with looking.
 #[derive(Debug)]
 pub(super) struct Patience {
@@ -82,18 +91,39 @@ impl Patience {
         left_out
     }
 
-    fn look_by(&mut self, clock: &impl Clock, mut came: impl FnMut() -> bool) -> bool {
+    /// The same where it is known that it comes soon: never left out, and no experience.
+    pub(super) fn look_anyway(&self, came: impl FnMut() -> bool) -> bool {
+        self.watch(&RealTime(Instant::now()), came) == Seen::Came
+    }
+
+    fn look_by(&mut self, clock: &impl Clock, came: impl FnMut() -> bool) -> bool {
+        let seen = self.watch(clock, came);
+        let least = if seen == Seen::Wanted { WANTED } else { 0 };
+        self.vain = if seen == Seen::Came { 0 } else { (self.vain + 1).max(least).min(MAX_PAUSE + 1) };
+        // The first in vain is free: it is the end of every burst.
+        self.skip = (1 << self.vain.saturating_sub(1)) - 1;
+        seen == Seen::Came
+    }
+
+    fn watch(&self, clock: &impl Clock, mut came: impl FnMut() -> bool) -> Seen {
         let start = clock.now();
         let (mut looks, mut wanted) = (0u32, false);
-        let found = loop {
+        loop {
             let now = clock.now();
             let over = now.saturating_sub(start) > self.lasts;
             if came() {
                 // What came while others had the processor would have been here as soon by a wake-up.
-                break looks == 0 || !over;
+                return match (looks == 0 || !over, wanted) {
+                    (true, _) => Seen::Came,
+                    (false, true) => Seen::Wanted,
+                    (false, false) => Seen::Nothing,
+                };
             }
-            if wanted || over {
-                break false;
+            if wanted {
+                return Seen::Wanted;
+            }
+            if over {
+                return Seen::Nothing;
             }
             looks += 1;
             if looks.is_multiple_of(LOOKS) {
@@ -102,12 +132,7 @@ impl Patience {
             } else {
                 clock.pause();
             }
-        };
-        let least = if wanted { WANTED } else { 0 };
-        self.vain = if found { 0 } else { (self.vain + 1).max(least).min(MAX_PAUSE + 1) };
-        // The first in vain is free: it is the end of every burst.
-        self.skip = (1 << self.vain.saturating_sub(1)) - 1;
-        found
+        }
     }
 }
 
@@ -187,6 +212,13 @@ mod tests {
             false
         }));
         assert_eq!((looks, p.skip), (LOOKS + 1, 15));
+    }
+
+    #[test]
+    fn look_that_is_known_to_end_is_never_left_out() {
+        let p = Patience { vain: 6, skip: 31, ..Patience::default() };
+        assert!(p.look_anyway(|| true));
+        assert_eq!((p.vain, p.skip), (6, 31), "and teaches nothing");
     }
 
     #[test]

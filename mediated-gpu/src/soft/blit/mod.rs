@@ -89,6 +89,9 @@ impl Walk {
     }
 }
 
+/// A step of several threads, in what each of them does, is so many steps of one.
+const SHARED_STEP: u64 = 4;
+
 /// What is to be known of a blit that is worth helpers.
 struct Large {
     kind: Kind,
@@ -186,8 +189,8 @@ impl Blit {
         if !std::mem::replace(&mut large.begun, true) {
             team.begin(large.kind);
         }
-        // Threads that come and go cost as much as a small step.
-        let budget = if team.hands() > 1 { 2 * budget } else { budget };
+        // Threads that come and go cost as much as a small step; so a step of several is longer for each of them.
+        let budget = if team.hands() > 1 { SHARED_STEP * budget } else { budget };
         let done = self.walk.advance(&mut self.action, tlb, team, budget)?;
         large.took += start.elapsed();
         if done {

@@ -62,8 +62,13 @@ struct Helper {
 fn help(seat: &Seat<Work<'static>>, hand: usize) {
     narrow(ThreadKind::Engine);
     let mut patience = Patience::default();
-    while let Some(work) = seat.take(|news| {
-        patience.look(news);
+    // Within a blit the next step's part comes soon: what the waits for other blits have taught says nothing of it.
+    while let Some(work) = seat.take(|news, soon| {
+        if soon {
+            patience.look_anyway(news)
+        } else {
+            patience.look(news)
+        };
     }) {
         // SAFETY: who has offered it keeps it until it is settled, which is after `done`.
         let work = unsafe { &*work };
@@ -138,6 +143,14 @@ impl Team {
     pub(super) fn end(&mut self, kind: Kind, bytes: u64, time: Duration) {
         self.pace.took(kind, bytes, time);
         self.sharing = false;
+        self.release();
+    }
+
+    /// Helpers may sleep again, as it pays.
+    fn release(&self) {
+        for helper in &self.helpers {
+            helper.seat.release();
+        }
     }
 
     /// Calls `part` with each number below `count`, once, on this thread and on helpers. All calls are over when it returns, or

@@ -14,11 +14,12 @@ pub(in super::super) enum Kind {
 }
 
 /// Blits after which the other way is tried.
-const TRY_EVERY: u32 = 128;
+const TRY_EVERY: u32 = 256;
 /// Blits for which a way is tried.
-pub(super) const TRIAL: u32 = 4;
-/// Blits after a change that say nothing: what they draw lies in another processor's cache.
-const WARM: u32 = 2;
+pub(super) const TRIAL: u32 = 6;
+/// Blits after a change that say nothing: what they draw lies in another processor's cache, and each thread has more of it with every
+/// blit.
+const WARM: u32 = 4;
 /// How much faster two ways must be told apart by, as one of so many parts.
 const MARGIN: u64 = 10;
 /// A time's weight beside those before it, as one of so many parts.

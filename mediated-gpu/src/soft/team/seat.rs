@@ -4,7 +4,7 @@
 //! [`settle`](Seat::settle) has returned, the helper reaches nothing any more that the offer led it to. How long either side
 //! looks before it sleeps is the callers' matter.
 
-use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use crate::sync::futex;
 
 /// The helper sleeps, or is about to.
@@ -23,12 +23,14 @@ const DISMISSED: u32 = 5;
 /// A seat for one helper, with work of one who offers it.
 pub(crate) struct Seat<T> {
     state: AtomicU32,
+    /// More than one offer is to come, soon after each other.
+    kept: AtomicBool,
     work: AtomicPtr<T>,
 }
 
 impl<T> Seat<T> {
     pub(crate) fn new() -> Self {
-        Self { state: AtomicU32::new(ASLEEP), work: AtomicPtr::default() }
+        Self { state: AtomicU32::new(ASLEEP), kept: AtomicBool::new(false), work: AtomicPtr::default() }
     }
 
     /// Whether the helper looks for work, so that an offer costs no wake-up.
@@ -65,15 +67,22 @@ impl<T> Seat<T> {
         }
     }
 
-    /// Wakes the helper if it sleeps.
+    /// Wakes the helper if it sleeps, and tells it that offers will come soon after each other, until [`release`](Self::release).
     pub(crate) fn call(&self) {
+        self.kept.store(true, Ordering::Relaxed);
         if self.state.compare_exchange(ASLEEP, READY, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             self.wake();
         }
     }
 
-    /// Has the helper sleep if it looks for an offer.
+    /// No more offers come for now.
+    pub(crate) fn release(&self) {
+        self.kept.store(false, Ordering::Relaxed);
+    }
+
+    /// The same, and the helper sleeps if it looks for one.
     pub(crate) fn rest(&self) {
+        self.release();
         // If this fails it sleeps.
         let _ = self.state.compare_exchange(READY, ASLEEP, Ordering::Relaxed, Ordering::Relaxed);
     }
@@ -84,8 +93,9 @@ impl<T> Seat<T> {
         self.wake();
     }
 
-    /// The helper's: waits for an offer and takes it. `look` as in [`settle`](Self::settle). `None`: it is to go.
-    pub(crate) fn take(&self, mut look: impl FnMut(&dyn Fn() -> bool)) -> Option<*const T> {
+    /// The helper's: waits for an offer and takes it. `look` as in [`settle`](Self::settle), and it is told whether the offer will come
+    /// soon. `None`: the helper is to go.
+    pub(crate) fn take(&self, mut look: impl FnMut(&dyn Fn() -> bool, bool)) -> Option<*const T> {
         loop {
             // What was done before the offer happens before what the helper does for it.
             let taken = self.state.compare_exchange(OFFERED, TAKEN, Ordering::Acquire, Ordering::Relaxed);
@@ -93,7 +103,12 @@ impl<T> Seat<T> {
                 Ok(_) => return Some(self.work.load(Ordering::Relaxed).cast_const()),
                 Err(DISMISSED) => return None,
                 Err(READY) => {
-                    look(&|| self.state.load(Ordering::Relaxed) != READY);
+                    let soon = self.kept.load(Ordering::Relaxed);
+                    let other = || self.kept.load(Ordering::Relaxed) != soon;
+                    look(&|| self.state.load(Ordering::Relaxed) != READY || other(), soon);
+                    if other() {
+                        continue;
+                    }
                     // If this fails there is news.
                     let _ = self.state.compare_exchange(READY, ASLEEP, Ordering::Relaxed, Ordering::Relaxed);
                 }

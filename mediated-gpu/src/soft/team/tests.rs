@@ -116,3 +116,28 @@ fn engine_is_alone_until_help_has_been_called_for_and_after_the_blit() {
     team.end(Kind::Copy, 1 << 20, Duration::from_micros(20));
     assert_eq!(team.hands(), 1);
 }
+
+#[test]
+fn helper_knows_whether_an_offer_comes_soon() {
+    let (seat, work) = (Seat::new(), 7);
+    let told = |before: &dyn Fn()| {
+        let mut told = Vec::new();
+        before();
+        let taken = seat.take(|news, soon| {
+            told.push(soon);
+            match told.len() {
+                // The blit is over, while it looks.
+                1 if soon => seat.release(),
+                // Another one begins.
+                2 if !soon => seat.call(),
+                _ => assert!(seat.offer(&raw const work), "it looks"),
+            }
+            assert!(news(), "it is told");
+        });
+        assert_eq!(taken, Some(&raw const work));
+        seat.done();
+        told
+    };
+    assert_eq!(told(&|| seat.call()), [true, false, true]);
+    assert_eq!(told(&|| seat.release()), [false]);
+}

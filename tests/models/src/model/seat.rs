@@ -40,8 +40,8 @@ impl Work {
     }
 }
 
-/// An engine has a helper, and `rounds` times work that it offers while it does it, too; it calls the helper before, and has it
-/// rest in between. Every part is done once, no page is used after its end, and both come to their end, whoever sleeps.
+/// An engine has a helper, and `rounds` times work that it offers while it does it, too; it calls the helper before, and releases
+/// it in between, or has it rest. Every part is done once, no page is used after its end, and both come to their end, whoever sleeps.
 pub fn work_is_shared(checker: Checker, rounds: usize, settle: Settle) -> usize {
     checker.run(move || {
         let seat = Arc::new(Seat::<usize>::new());
@@ -51,14 +51,14 @@ pub fn work_is_shared(checker: Checker, rounds: usize, settle: Settle) -> usize 
         let helper = {
             let (seat, works, names) = (seat.clone(), works.clone(), names.clone());
             spawn(move || {
-                while let Some(work) = seat.take(|_| ()) {
+                while let Some(work) = seat.take(|_, _| ()) {
                     let n = names.iter().position(|n| std::ptr::eq(n, work)).expect("what is offered");
                     works[n].go();
                     seat.done();
                 }
             })
         };
-        for (work, name) in works.iter().zip(names.iter()) {
+        for (round, (work, name)) in works.iter().zip(names.iter()).enumerate() {
             seat.call();
             let offered = seat.offer(name);
             work.go();
@@ -71,7 +71,7 @@ pub fn work_is_shared(checker: Checker, rounds: usize, settle: Settle) -> usize 
             if settle == Settle::First {
                 work.pages.iter().for_each(Frame::end);
             }
-            seat.rest();
+            if round % 2 == 0 { seat.rest() } else { seat.release() }
         }
         seat.dismiss();
         join(helper);

@@ -42,8 +42,14 @@ impl Painter {
     /// Submits `times` fills of the whole framebuffer; does not wait.
     #[track_caller]
     pub fn submit_fills(&mut self, colour: u32, times: u64) {
+        self.submit_fills_of(HEIGHT, colour, times);
+    }
+
+    /// The same of its first `lines` lines.
+    #[track_caller]
+    pub fn submit_fills_of(&mut self, lines: u16, colour: u32, times: u64) {
         let surface = cmd::Linear { address: self.canvas().gm, pitch: PITCH };
-        let all = cmd::Rect { x1: 0, y1: 0, x2: WIDTH, y2: HEIGHT };
+        let all = cmd::Rect { x1: 0, y1: 0, x2: WIDTH, y2: lines };
         let fill = cmd::xy_color_blt(surface, all, colour);
         let times = times.min((BATCH_PAGES * 4096 - 8) / size_of_val(&fill) as u64);
         let batch = self.gpu.layout.batch;

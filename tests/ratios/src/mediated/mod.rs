@@ -27,8 +27,10 @@ use self::sides::{Alone, Mediated};
 use crate::harness::{Figure, Target, interleave, seconds};
 use crate::processors::{Processors, named_stay_on, stay_on};
 
-/// Names of the figures.
-pub(crate) const NAMES: &[&str] = &["mediated-large", "mediated-small", "mediated-tables"];
+/// Names of the figures, by the kind of work.
+pub(crate) const LARGE_BLITS: &[&str] = &["mediated-large"];
+pub(crate) const SMALL_ONES: &[&str] = &["mediated-small"];
+pub(crate) const MAPPED_ANEW: &[&str] = &["mediated-tables"];
 
 const ROUNDS: usize = 15;
 /// Pages of a surface of 4 MiB: 1024 lines of 1024 pixels.
@@ -66,12 +68,6 @@ enum Work {
 }
 
 impl Work {
-    const ALL: [(&'static str, Self, u32, f64); 3] = [
-        ("mediated-large", Self::Large, 200, 0.97),
-        ("mediated-small", Self::Small, 600, 0.85),
-        ("mediated-tables", Self::Tables, 300, 0.6),
-    ];
-
     fn batch_page(n: u32) -> usize {
         BATCHES + BATCH_PAGES * (n % IN_FLIGHT) as usize
     }
@@ -255,7 +251,17 @@ fn figure(name: &'static str, work: Work, batches: u32, least: f64) -> Result<Fi
     Ok(Figure { name, ratio: 1.0 / ratio, target: Target::AtLeast(least), detail })
 }
 
-/// Measures them.
-pub(crate) fn measure() -> Result<Vec<Figure>, String> {
-    Work::ALL.into_iter().map(|(name, work, batches, least)| figure(name, work, batches, least)).collect()
+/// Measures copies of 4 MiB.
+pub(crate) fn large() -> Result<Vec<Figure>, String> {
+    figure(LARGE_BLITS[0], Work::Large, 200, 0.97).map(|f| vec![f])
+}
+
+/// Copies of 64 x 64 pixels.
+pub(crate) fn small() -> Result<Vec<Figure>, String> {
+    figure(SMALL_ONES[0], Work::Small, 600, 0.85).map(|f| vec![f])
+}
+
+/// Surfaces that are mapped anew.
+pub(crate) fn tables() -> Result<Vec<Figure>, String> {
+    figure(MAPPED_ANEW[0], Work::Tables, 300, 0.6).map(|f| vec![f])
 }

@@ -26,7 +26,7 @@ const MANY: [(usize, Fills, Target); 3] = [
     (64, Fills::STRIP, Target::AtLeast(0.95)),
     (64, Fills::WHOLE, Target::Told),
 ];
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 9;
 /// Batches of a round, so that each guest has as many.
 const BATCHES: usize = 15 * 64;
 /// Pixels of a batch, in framebuffers.

@@ -36,8 +36,9 @@ const TILED: [(FastTiling, FastTiling); 6] = [
 ];
 
 const ROUNDS: usize = 41;
-/// Surfaces in a round: what its begin and its end cost is little beside them.
-const TIMES: u32 = 32;
+/// Surfaces in a round: what its begin and its end cost is little beside them. The first two or three are out of the caches, since
+/// the other side had them for some milliseconds: on both sides they take as long as ten others.
+const TIMES: u32 = 128;
 /// Submissions in flight.
 const IN_FLIGHT: u32 = 4;
 const BYTES: usize = 4 << 20;

@@ -13,10 +13,12 @@ pub(in super::super) enum Kind {
     Tiles,
 }
 
-/// Blits after which the other way is tried.
+/// Blits after which the other way is tried: so soon after a change, and with each trial that changes nothing after twice as many, until
+/// it is so many. A trial may have met with something that says nothing of either way.
+const TRY_SOON: u32 = 32;
 const TRY_EVERY: u32 = 256;
 /// Blits for which a way is tried.
-pub(super) const TRIAL: u32 = 6;
+pub(super) const TRIAL: u32 = 8;
 /// Blits after a change that say nothing: what they draw lies in another processor's cache, and each thread has more of it with every
 /// blit.
 const WARM: u32 = 4;
@@ -35,13 +37,15 @@ struct Known {
     trial: bool,
     /// Blits since it was chosen.
     done: u32,
+    /// Blits after which the other one is tried.
+    every: u32,
     /// What the first one of a pair took. Of two the faster one counts: whoever was held up by others says nothing.
     first: Option<u64>,
 }
 
 impl Default for Known {
     fn default() -> Self {
-        Self { times: [None; 2], shared: false, trial: true, done: 0, first: None }
+        Self { times: [None; 2], shared: false, trial: true, done: 0, every: TRY_SOON, first: None }
     }
 }
 
@@ -51,13 +55,20 @@ impl Known {
             (self.shared, self.first) = (shared, None);
         }
         (self.trial, self.done) = (trial, 0);
+        if trial {
+            // A trial says what is so now.
+            self.times[usize::from(shared)] = None;
+        }
     }
 
     fn next(&mut self) -> bool {
-        if self.done >= if self.trial { TRIAL } else { TRY_EVERY } {
+        if self.done >= if self.trial { TRIAL } else { self.every } {
             match self.times {
                 [Some(alone), Some(shared)] if self.trial => {
-                    self.choose(shared < alone.saturating_sub(alone / MARGIN), false);
+                    let better = shared < alone.saturating_sub(alone / MARGIN);
+                    let changes = better == self.shared;
+                    self.every = if changes { TRY_SOON } else { (2 * self.every).min(TRY_EVERY) };
+                    self.choose(better, false);
                 }
                 _ => self.choose(!self.shared, true),
             }
@@ -75,9 +86,12 @@ impl Known {
             return;
         };
         let (pace, known) = (first.min(pace), &mut self.times[usize::from(self.shared)]);
-        // A trial says what is so now.
-        let old = known.filter(|_| !self.trial).unwrap_or(pace);
-        *known = Some(old - old / WEIGHT + pace / WEIGHT);
+        *known = Some(match *known {
+            None => pace,
+            // A trial is short: what held all of a pair up counts no more than what held up one.
+            Some(old) if self.trial => old.min(pace),
+            Some(old) => old - old / WEIGHT + pace / WEIGHT,
+        });
     }
 }
 
@@ -124,32 +138,50 @@ mod tests {
             .sum()
     }
 
-    /// Until both ways are known.
-    const FIRST: u32 = 2 * TRIAL;
-    /// From one trial to the next.
+    /// Until both ways are known, and trials that change nothing are as rare as they come.
+    const FIRST: u32 = 2 * TRIAL + (TRY_SOON + TRIAL) + (2 * TRY_SOON + TRIAL) + (4 * TRY_SOON + TRIAL);
+    /// From one trial to the next, then.
     const PERIOD: u32 = TRY_EVERY + TRIAL;
 
     #[test]
     fn what_is_faster_is_done_and_the_other_tried_now_and_then() {
         let mut pace = Pace::default();
-        assert_eq!(run(&mut pace, FIRST + 10 * PERIOD, 50, 80), TRIAL + 10 * TRY_EVERY);
+        run(&mut pace, FIRST, 50, 80);
+        assert_eq!(run(&mut pace, 10 * PERIOD, 50, 80), 10 * TRY_EVERY);
         let mut pace = Pace::default();
-        assert_eq!(run(&mut pace, FIRST + 10 * PERIOD, 120, 80), 11 * TRIAL);
+        run(&mut pace, FIRST, 120, 80);
+        assert_eq!(run(&mut pace, 10 * PERIOD, 120, 80), 10 * TRIAL);
     }
 
     #[test]
     fn what_makes_no_difference_is_done_alone() {
-        assert_eq!(run(&mut Pace::default(), FIRST + 10 * PERIOD, 78, 80), 11 * TRIAL);
+        let mut pace = Pace::default();
+        run(&mut pace, FIRST, 78, 80);
+        assert_eq!(run(&mut pace, 10 * PERIOD, 78, 80), 10 * TRIAL);
     }
 
     #[test]
     fn what_changes_is_found_out_by_one_trial() {
         let mut pace = Pace::default();
-        run(&mut pace, FIRST + 7 * PERIOD, 50, 80);
-        run(&mut pace, PERIOD, 120, 80);
-        assert_eq!(run(&mut pace, 10 * PERIOD, 120, 80), 10 * TRIAL);
+        run(&mut pace, FIRST, 50, 80);
+        // A trial, then those that come soon after a change.
+        let soon = 3 * TRIAL;
+        assert_eq!(run(&mut pace, PERIOD, 120, 80), TRY_EVERY);
+        assert_eq!(run(&mut pace, FIRST + 8 * PERIOD, 120, 80), 8 * TRIAL + soon);
         run(&mut pace, PERIOD, 50, 80);
-        assert_eq!(run(&mut pace, 10 * PERIOD, 50, 80), 10 * TRY_EVERY);
+        let all = FIRST + 8 * PERIOD;
+        assert_eq!(run(&mut pace, all, 50, 80), all - 8 * TRIAL - soon);
+    }
+
+    #[test]
+    fn trial_that_met_with_something_is_made_good_soon() {
+        let mut pace = Pace::default();
+        run(&mut pace, FIRST, 50, 80);
+        // All was slow while the other way was as fast as ever.
+        run(&mut pace, TRY_EVERY - 8, 50, 80);
+        run(&mut pace, 8 + TRIAL, 300, 80);
+        assert_eq!(run(&mut pace, TRY_SOON + TRIAL, 50, 80), TRIAL, "alone until it is tried again");
+        assert_eq!(run(&mut pace, TRY_SOON, 50, 80), TRY_SOON);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(crate) const LARGE_BLITS: &[&str] = &["mediated-large"];
 pub(crate) const SMALL_ONES: &[&str] = &["mediated-small"];
 pub(crate) const MAPPED_ANEW: &[&str] = &["mediated-tables"];
 
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 41;
 /// Pages of a surface of 4 MiB: 1024 lines of 1024 pixels.
 const LARGE: usize = 1024;
 const SIDE: u16 = 1024;

@@ -117,12 +117,13 @@ impl<const N: usize> fmt::Write for Text<N> {
 }
 
 /// The name of a guest that a line begins with: letters, then a number, then a colon.
-fn name_of(args: fmt::Arguments<'_>) -> Text<NAME> {
-    let begin = Text::<NAME>::of(args);
-    let name = begin.as_str().split_once(':').map_or("", |(name, _)| name);
+fn name_of(line: &str) -> Text<NAME> {
+    let name = line.split_once(':').map_or("", |(name, _)| name);
     let number = name.trim_start_matches(|c: char| c.is_ascii_alphabetic());
-    let is_name =
-        number.len() < name.len() && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    let is_name = name.len() <= NAME
+        && number.len() < name.len()
+        && !number.is_empty()
+        && number.bytes().all(|b| b.is_ascii_digit());
     if is_name { Text::of(format_args!("{name}")) } else { Text::default() }
 }
 
@@ -173,7 +174,9 @@ impl<L: Log> Quiet<L> {
     /// How many were left out before it, if it is to be written.
     fn admit(&self, record: &Record<'_>) -> Option<u64> {
         let now = (self.clock)();
-        let kind = Kind { file: record.file_static(), line: record.line(), name: name_of(*record.args()) };
+        // Not under the lock: what formats may log, or panic, which is logged as well.
+        let (last, target) = (Text::of(*record.args()), Text::of(format_args!("{}", record.target())));
+        let kind = Kind { file: record.file_static(), line: record.line(), name: name_of(last.as_str()) };
         let mut kinds = self.kinds.lock();
         let full = kinds.len() >= KINDS && !kinds.contains_key(&kind);
         let kind = if full { Kind::default() } else { kind };
@@ -183,9 +186,7 @@ impl<L: Log> Quiet<L> {
             self.left_out.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        allowance.last = Text::of(*record.args());
-        allowance.target = Text::of(format_args!("{}", record.target()));
-        allowance.level = record.level();
+        (allowance.last, allowance.target, allowance.level) = (last, target, record.level());
         Some(std::mem::take(&mut allowance.left_out))
     }
 

@@ -10,7 +10,8 @@ impl Log for Lines {
         metadata.target() != "off"
     }
     fn log(&self, record: &Record<'_>) {
-        self.0.lock().push(record.args().to_string());
+        let line = record.args().to_string();
+        self.0.lock().push(line);
     }
     fn flush(&self) {}
 }
@@ -127,4 +128,21 @@ fn long_lines_are_whole_but_for_the_one_that_is_kept() {
     let lines = r.lines();
     assert!(lines[..10].iter().all(|l| *l == long));
     assert_eq!(lines[10], format!("{} (left out before: 1 like this)", "ä".repeat(KEPT / 2)));
+}
+
+#[test]
+fn what_a_line_tells_of_may_log_while_it_is_told() {
+    struct Loud<'a>(&'a Rig);
+    impl fmt::Display for Loud<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.say(2, "it is looked at");
+            f.write_str("loud")
+        }
+    }
+    let r = rig();
+    let loud = Loud(&r);
+    let mut record = Record::builder();
+    record.level(Level::Warn).target("on").file_static(Some("a.rs")).line(Some(1));
+    r.quiet.log(&record.args(format_args!("{loud}")).build());
+    assert!(r.lines().contains(&"loud".to_owned()));
 }

@@ -17,7 +17,8 @@ fn parts_go(profile: Profile, order: &[usize]) {
     let world = World::new(profile);
     let guests = [1, 2].map(|n| world.domain(n));
     let [first, second] = guests.map(|d| world.serve(d));
-    let config = Config { frames: None, patience: 4, balloon: 16, ..Config::default() };
+    // A fifth of a second: with a busy host a frame takes long, too, and what waits for nobody is to end.
+    let config = Config { frames: None, patience: 100, balloon: 16, ..Config::default() };
     let drawing = guests.map(|d| Drawing::start(&world, d, config));
     drawing.iter().for_each(|d| d.reach(1));
     let World { machine, dom0, client, mediator, free_before } = world;

@@ -176,7 +176,7 @@ fn a_server_restarted_under_a_guest_that_draws_loses_no_frame_and_the_guest_come
         let mut cpu = world.cpu(domid, &Switch::default());
         for _ in 0..2 {
             let switch = Switch::default();
-            let impatient = Config { frames: None, patience: 10, balloon: 16, ..Config::default() };
+            let impatient = Config { frames: None, patience: 100, balloon: 16, ..Config::default() };
             drop(cpu);
             let drawing = Drawing::on(world.cpu(domid, &switch), domid, switch, impatient);
             drawing.reach(2);

@@ -197,8 +197,8 @@ impl<L: Log> Quiet<L> {
                 let mut told = Record::builder();
                 told.metadata(record.metadata().clone()).module_path(record.module_path());
                 told.file(record.file()).line(record.line());
-                let args = format_args!("{} (left out before: {n} like this)", record.args());
-                self.inner.log(&told.args(args).build());
+                let text = format!("{} (left out before: {n} like this)", record.args());
+                self.inner.log(&told.args(format_args!("{text}")).build());
             }
         }
     }

@@ -89,7 +89,8 @@ impl<T> Seat<T> {
 
     /// Has the helper go. With no offer open.
     pub(crate) fn dismiss(&self) {
-        self.state.store(DISMISSED, Ordering::Relaxed);
+        // An update: it comes after one that the helper has made, and the helper's next after it. Of a store loom does not know that.
+        self.state.swap(DISMISSED, Ordering::Relaxed);
         self.wake();
     }
 

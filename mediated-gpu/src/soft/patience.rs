@@ -45,15 +45,6 @@ impl Clock for RealTime {
     }
 }
 
-/// How a look ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
-    Came,
-    Nothing,
-    /// Nothing, and others want the processor.
-    Wanted,
-}
-
 /// A thread's experience with looking.
 #[derive(Debug)]
 pub(super) struct Patience {
@@ -93,37 +84,32 @@ impl Patience {
 
     /// The same where it is known that it comes soon: never left out, and no experience.
     pub(super) fn look_anyway(&self, came: impl FnMut() -> bool) -> bool {
-        self.watch(&RealTime(Instant::now()), came) == Seen::Came
+        let (found, _) = self.watch(&RealTime(Instant::now()), came);
+        found
     }
 
     fn look_by(&mut self, clock: &impl Clock, came: impl FnMut() -> bool) -> bool {
-        let seen = self.watch(clock, came);
-        let least = if seen == Seen::Wanted { WANTED } else { 0 };
-        self.vain = if seen == Seen::Came { 0 } else { (self.vain + 1).max(least).min(MAX_PAUSE + 1) };
+        let (found, wanted) = self.watch(clock, came);
+        let least = if wanted { WANTED } else { 0 };
+        self.vain = if found { 0 } else { (self.vain + 1).max(least).min(MAX_PAUSE + 1) };
         // The first in vain is free: it is the end of every burst.
         self.skip = (1 << self.vain.saturating_sub(1)) - 1;
-        seen == Seen::Came
+        found
     }
 
-    fn watch(&self, clock: &impl Clock, mut came: impl FnMut() -> bool) -> Seen {
+    /// Looks. Whether it came, and whether others want the processor.
+    fn watch(&self, clock: &impl Clock, mut came: impl FnMut() -> bool) -> (bool, bool) {
         let start = clock.now();
         let (mut looks, mut wanted) = (0u32, false);
-        loop {
+        let found = loop {
             let now = clock.now();
             let over = now.saturating_sub(start) > self.lasts;
             if came() {
                 // What came while others had the processor would have been here as soon by a wake-up.
-                return match (looks == 0 || !over, wanted) {
-                    (true, _) => Seen::Came,
-                    (false, true) => Seen::Wanted,
-                    (false, false) => Seen::Nothing,
-                };
+                break looks == 0 || !over;
             }
-            if wanted {
-                return Seen::Wanted;
-            }
-            if over {
-                return Seen::Nothing;
+            if wanted || over {
+                break false;
             }
             looks += 1;
             if looks.is_multiple_of(LOOKS) {
@@ -132,7 +118,8 @@ impl Patience {
             } else {
                 clock.pause();
             }
-        }
+        };
+        (found, wanted)
     }
 }
 

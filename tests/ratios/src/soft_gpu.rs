@@ -156,17 +156,26 @@ fn draws(rig: &mut Rig, commands: &[Vec<u32>], surface: u64, value: u32) -> Resu
     }
 }
 
+/// Measures one kind of blit, with several in flight and one by one.
+fn both(
+    names: &[&'static str],
+    rig: &mut Rig,
+    commands: &dyn Fn(u32) -> Vec<u32>,
+    (peer_name, peer): (&str, &mut dyn FnMut(u32)),
+) -> Result<Vec<Figure>, String> {
+    let targets = [(Target::AtLeast(0.8), Given::Queued), (Target::Told, Given::OneByOne)];
+    let one = |(name, (target, given)): (&&'static str, _)| {
+        figure(name, target, rig, (given, commands), (peer_name, &mut *peer))
+    };
+    names.iter().zip(targets).map(one).collect()
+}
+
 /// Measures fills.
 pub(crate) fn fills() -> Result<Vec<Figure>, String> {
     let mut rig = rig()?;
     let mut set = vec![1u8; BYTES];
     let mut memset = |i: u32| black_box(&mut set).fill(black_box(i.to_le_bytes()[0]));
-    let commands = |i| fill(FIRST, i & 0xff);
-    let mut figures = Vec::new();
-    let targets = [(Target::AtLeast(0.8), Given::Queued), (Target::Told, Given::OneByOne)];
-    for (name, (target, given)) in FILLS.iter().zip(targets) {
-        figures.push(figure(name, target, &mut rig, (given, &commands), ("memset", &mut memset))?);
-    }
+    let figures = both(FILLS, &mut rig, &|i| fill(FIRST, i & 0xff), ("memset", &mut memset))?;
     draws(&mut rig, &[fill(FIRST, 0x5a)], FIRST, 0x5a)?;
     Ok(figures)
 }
@@ -180,11 +189,7 @@ fn memcpy() -> impl FnMut(u32) {
 /// Measures copies.
 pub(crate) fn copies() -> Result<Vec<Figure>, String> {
     let (mut rig, mut memcpy) = (rig()?, memcpy());
-    let mut figures = Vec::new();
-    let targets = [(Target::AtLeast(0.8), Given::Queued), (Target::Told, Given::OneByOne)];
-    for (name, (target, given)) in COPIES.iter().zip(targets) {
-        figures.push(figure(name, target, &mut rig, (given, &|_| copy()), ("memcpy", &mut memcpy))?);
-    }
+    let figures = both(COPIES, &mut rig, &|_| copy(), ("memcpy", &mut memcpy))?;
     draws(&mut rig, &[fill(FIRST, 0x5a), copy()], SECOND, 0x5a)?;
     Ok(figures)
 }

@@ -64,7 +64,7 @@ impl Scenario for I915Pvh {
                 )
             })
             .concat();
-        let meanwhile = format!("{counted}spoke stock 300 painter.pictures\n{picture}");
+        let meanwhile = format!("{counted}spoke stock 300 'painter pictures'\n{picture}");
         Ok(script_while("", &options, &meanwhile))
     }
 

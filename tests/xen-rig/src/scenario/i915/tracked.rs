@@ -39,7 +39,7 @@ impl Scenario for I915Tracked {
             painting::DEADLINE_MS
         );
         let picture = painting::taken("stock", "/run/mgpu");
-        Ok(script_while("", &options, &format!("spoke stock 300 painter.pictures\n{picture}")))
+        Ok(script_while("", &options, &format!("spoke stock 300 'painter pictures'\n{picture}")))
     }
 
     fn judge(&self, _kit: &Kit, run: &Run, checks: &mut Checks) -> Result<()> {

@@ -49,7 +49,7 @@ impl Scenario for TwoGuests {
              background hostile-server {serve}\n\
              ready hostile-server 60 serving\n\
              xl unpause stock || say FAILED xl unpause\n\
-             spoke stock 300 painter.rest\n\
+             spoke stock 300 'painter rest'\n\
              record before mgpu ask /run/mgpu status\n\
              xl unpause hostile || say FAILED xl unpause\n\
              ended hostile 300 hostile-server\n\

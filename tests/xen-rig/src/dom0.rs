@@ -74,7 +74,7 @@ impl Dom0<'_> {
 
         for module in MODULES {
             let from = root.join("lib/modules").join(&self.unpacked.linux).join("kernel").join(module.1);
-            tree.file(&format!("lib/modules/{}.ko", module.0), 0o644, fs::read(&from).at(&from)?);
+            tree.file(&format!("lib/modules/{}.ko", module.0), 0o644, host::module(&from)?);
         }
         let order: String = MODULES.iter().map(|m| format!("{}\n", m.0)).collect();
         tree.file("lib/modules/order", 0o644, order);

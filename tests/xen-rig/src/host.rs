@@ -63,6 +63,31 @@ pub(crate) fn check_tools() -> Result<()> {
     missing_of(present, Path::new(C_HEADER.0).is_file())
 }
 
+/// What stands behind a module that is signed (`MODULE_SIG_STRING` of Linux), and before that the signature's description, which ends
+/// with the signature's length.
+const SIGNED: &[u8] = b"~Module signature appended~\n";
+const DESCRIPTION: usize = 12;
+
+/// A module of the kernel's without its signature: an emulated processor takes seconds to find it right.
+///
+/// # Errors
+/// The file cannot be read.
+pub(crate) fn module(path: &Path) -> Result<Vec<u8>> {
+    let mut module = std::fs::read(path).at(path)?;
+    module.truncate(unsigned(&module));
+    Ok(module)
+}
+
+/// How long a module is without its signature.
+fn unsigned(module: &[u8]) -> usize {
+    let signature = |signed: &[u8]| {
+        let (_, length) = signed.split_last_chunk::<4>()?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+        signed.len().checked_sub(DESCRIPTION)?.checked_sub(length)
+    };
+    module.strip_suffix(SIGNED).and_then(signature).unwrap_or(module.len())
+}
+
 fn missing_of(present: impl Fn(&str) -> bool, header: bool) -> Result<()> {
     let mut missing: Vec<&str> = Vec::new();
     let mut packages: Vec<&str> = Vec::new();
@@ -109,6 +134,15 @@ mod tests {
             line,
             "missing on this host: apt-cache, gcc, /usr/include/stdio.h; run: apt-get install apt gcc libc6-dev"
         );
+    }
+
+    #[test]
+    fn a_module_loses_its_signature_and_one_without_loses_nothing() {
+        let signed = [b"\x7fELF".as_slice(), &[7; 300], &[0; 8], &300u32.to_be_bytes(), SIGNED].concat();
+        assert_eq!(unsigned(&signed), 4);
+        assert_eq!(unsigned(b"\x7fELF"), 4);
+        let (too_long, lone) = ([&[0; 8], &300u32.to_be_bytes()[..], SIGNED].concat(), SIGNED);
+        assert_eq!((unsigned(&too_long), unsigned(lone)), (too_long.len(), lone.len()));
     }
 
     #[test]

@@ -130,7 +130,21 @@ impl Kit {
     /// A library that is nowhere.
     pub fn install(&self, files: &mut Tree, program: &Path) -> Result<()> {
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Dom0 { unpacked: &self.unpacked }.program(files, &self.base, &format!("rig/bin/{name}"), program)
+        let program = self.without_debug_info(program)?;
+        Dom0 { unpacked: &self.unpacked }.program(files, &self.base, &format!("rig/bin/{name}"), &program)
+    }
+
+    /// The program with its symbols and without the rest of what is for a debugger, of which nobody makes use there: five sixths of
+    /// it, which an emulated machine would have to unpack.
+    ///
+    /// # Errors
+    /// It is no program.
+    pub(crate) fn without_debug_info(&self, program: &Path) -> Result<PathBuf> {
+        let dir = self.places.work.join("stripped");
+        fs::create_dir_all(&dir).at(&dir)?;
+        let stripped = dir.join(program.file_name().unwrap_or_default());
+        host::output(Command::new("strip").arg("--strip-debug").arg("-o").arg(&stripped).arg(program))?;
+        Ok(stripped)
     }
 
     /// Puts modules of the kernel's below `/rig/modules`, and their files in the order in which they can be loaded into
@@ -144,7 +158,7 @@ impl Kit {
         for module in modules {
             let from = kernel.join(module).with_extension("ko");
             let name = from.file_name().unwrap_or_default().to_string_lossy();
-            files.file(&format!("rig/modules/{name}"), 0o644, fs::read(&from).at(&from)?);
+            files.file(&format!("rig/modules/{name}"), 0o644, host::module(&from)?);
             order += &format!("/rig/modules/{name}\n");
         }
         files.file("rig/modules/order", 0o644, order);

@@ -92,7 +92,7 @@ impl Kit {
         tree.file("bin/busybox", 0o755, fs::read(&busybox).at(&busybox)?);
         for (name, path) in guest.modules {
             let from = root.join("lib/modules").join(&self.unpacked.linux).join("kernel").join(path);
-            tree.file(&format!("modules/{name}.ko"), 0o644, fs::read(&from).at(&from)?);
+            tree.file(&format!("modules/{name}.ko"), 0o644, host::module(&from)?);
         }
         let order: String = guest.modules.iter().map(|(name, _)| format!("{name}\n")).collect();
         tree.file("modules/order", 0o644, order);
@@ -102,12 +102,17 @@ impl Kit {
         for program in guest.programs {
             let name = program.file_name().unwrap_or_default().to_string_lossy();
             let dom0 = Dom0 { unpacked: &self.unpacked };
-            dom0.program(&mut tree, &Tree::new(), &format!("bin/{name}"), program)?;
+            let program = self.without_debug_info(program)?;
+            dom0.program(&mut tree, &Tree::new(), &format!("bin/{name}"), &program)?;
         }
         let archive = tree
             .archive()
             .map_err(|file| Error::Image { path: file.into(), what: "too large for an initramfs".into() })?;
-        files.file("rig/linux-initrd", 0o644, compressed(&archive)?);
+        let archive = match kind {
+            Kind::Pvh => archive,
+            Kind::Hvm => compressed(&archive)?,
+        };
+        files.file("rig/linux-initrd", 0o644, archive);
         Ok(())
     }
 }

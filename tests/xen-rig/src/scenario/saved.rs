@@ -51,7 +51,7 @@ impl Scenario for SaveBalloon {
             )
         };
         let stop = |name: &str| format!("record {name}-stop mgpu ask /run/{name} stop\nfinish {name} 20\n");
-        let count = |name: &str| format!("record free-{name} mgpu probe --free-pages\n");
+        let count = |name: &str| format!("free_frames free-{name}\n");
         let hostile: String = ASTRAY
             .iter()
             .enumerate()
@@ -82,6 +82,7 @@ impl Scenario for SaveBalloon {
              {given}{answer}\
              record xl-save xl save -p away /tmp/memory\n\
              xl destroy away || say FAILED xl destroy\n\
+             forgotten $DOMID 20\n\
              {away}\
              record xl-restore xl restore -p /tmp/away.cfg /tmp/memory\n\
              rm /tmp/memory\n\
@@ -94,6 +95,7 @@ impl Scenario for SaveBalloon {
              cp /results/second-pictures/dom$DOMID.png /results/last.png\n\
              {taken}{second_stop}\
              record destroy xl destroy away\n\
+             forgotten $DOMID 20\n\
              {back}\
              record console xl dmesg\n",
             // What a table of the guest's own memory says comes with that; here the file says it.
@@ -107,7 +109,7 @@ impl Scenario for SaveBalloon {
             served = count("served"),
             taken = count("taken"),
             second_stop = stop("second"),
-            back = count("back"),
+            back = count("back $(cat /results/free-away.out)"),
         ))
     }
 

@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use super::moderation::Moderation;
 use super::{State, interrupts};
-use crate::gen8::context::{CSB_ACTIVE_TO_IDLE, CSB_COMPLETE, CSB_ENTRIES, CSB_IDLE_TO_ACTIVE};
+use crate::gen8::context::{
+    CSB_ACTIVE_TO_IDLE, CSB_COMPLETE, CSB_ENTRIES, CSB_IDLE_TO_ACTIVE, CSB_LITE_RESTORE, CSB_PREEMPTED,
+};
 use crate::gen8::regs::{GT_CONTEXT_SWITCH_INTERRUPT, engine, gt};
 use crate::physical::Engine;
 
@@ -77,7 +79,7 @@ impl State {
         if !self.may_wait(e, event) || self.events.crowded(e) {
             return Telling::Now;
         }
-        match self.events.moderation.holds(Instant::now()) {
+        match self.events.moderation.holds(e, Instant::now()) {
             None => Telling::Now,
             Some(_) if self.events.timed => Telling::WithOthers,
             Some(until) => {
@@ -90,15 +92,16 @@ impl State {
     fn may_wait(&self, e: Engine, event: Event) -> bool {
         match event {
             Event::Status { status, .. } => {
-                status & !(CSB_IDLE_TO_ACTIVE | CSB_ACTIVE_TO_IDLE | CSB_COMPLETE) == 0
+                status == CSB_LITE_RESTORE | CSB_PREEMPTED
+                    || status & !(CSB_IDLE_TO_ACTIVE | CSB_ACTIVE_TO_IDLE | CSB_COMPLETE) == 0
             }
             Event::Raise(bits) => !interrupts::awaited(&self.file, e, bits),
         }
     }
 
-    /// A submission has run in which the driver had gathered so many requests.
-    pub(crate) fn ran(&mut self, requests: u32) {
-        self.events.moderation.ran(requests);
+    /// An engine is given a submission in which the driver had gathered so many requests.
+    pub(crate) fn gathered(&mut self, e: Engine, requests: u32) {
+        self.events.moderation.gathered(e, requests, Instant::now());
     }
 
     /// The guest asks what happens: it is told all that is held next.
@@ -213,19 +216,20 @@ mod tests {
         tell(&mut s);
         s.hold_what_may_wait();
         assert!(matches!(happened(&mut s, status(BEGINS)), Telling::At(_)));
+        assert_eq!(happened(&mut s, status(CSB_LITE_RESTORE | CSB_PREEMPTED)), Telling::WithOthers);
         assert_eq!(happened(&mut s, status(ENDS)), Telling::WithOthers);
         assert_eq!(happened(&mut s, Event::Raise(USER | GT_CONTEXT_SWITCH_INTERRUPT)), Telling::WithOthers);
         // The engine's user interrupt is wanted from here on.
         s.write(0x2_20a8, 4, (!((GT_CONTEXT_SWITCH_INTERRUPT | USER) << 16)).into(), &mut |_| {});
         assert_eq!(happened(&mut s, Event::Raise(USER)), Telling::Now);
         // The first place was the one entry that was told at once.
-        assert_eq!(tell(&mut s), (vec![(1, BEGINS), (2, ENDS)], true));
+        assert_eq!(tell(&mut s), (vec![(1, BEGINS), (2, CSB_LITE_RESTORE | CSB_PREEMPTED), (3, ENDS)], true));
         assert_eq!(s.next_event(), None);
     }
 
     #[test]
-    fn an_engine_that_goes_on_is_told_of_at_once() {
-        for urgent in [CSB_LITE_RESTORE | CSB_PREEMPTED, CSB_COMPLETE | CSB_ELEMENT_SWITCH, CSB_PREEMPTED] {
+    fn an_engine_that_turns_to_another_context_is_told_of_at_once() {
+        for urgent in [CSB_COMPLETE | CSB_ELEMENT_SWITCH, CSB_PREEMPTED] {
             let mut s = state();
             s.hold_what_may_wait();
             assert_eq!(happened(&mut s, status(urgent)), Telling::Now);

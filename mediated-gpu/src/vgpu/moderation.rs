@@ -1,34 +1,65 @@
 //! Interrupt moderation: what may wait is held for some time, so that a driver which gives an engine one short batch after the
 //! other is not interrupted for each, and gathers what it gives, too.
 //!
-//! The time is a few times what an interrupt costs the guest, from the message to the write that lets the next one out. Nothing
+//! The time is a few times what an interrupt costs the guest, from the message to the write that lets the next one out; and on an
+//! engine for which requests come so fast that each by itself would be a burden, long enough for a few of them to come. Nothing
 //! is held for a guest that handles none, and ever less often for one that gathers nothing meanwhile.
 
 use std::time::{Duration, Instant};
 
+use crate::physical::Engine;
+
 /// For how many times as long as an interrupt takes the next one waits: it has at most a sixth of the guest's time.
 const COSTS: u32 = 6;
 /// An interrupt takes no longer, whatever the guest does meanwhile.
-const MOST: Duration = Duration::from_millis(10);
+const MOST: Duration = Duration::from_millis(40);
 /// The last handling counts for one part in so many.
 const MEMORY: u32 = 4;
+/// So many requests are to come meanwhile.
+const GATHERED: u32 = 4;
+/// Requests that are further apart than so many interrupts are no burden: what is trapped of a submission and of its interrupt takes
+/// about as long as three, a fifth of that.
+const APART: u32 = 16;
+/// It is held no longer than this for requests that are to come.
+const MOST_HELD: Duration = Duration::from_millis(300);
+/// An engine that has been given nothing for this long is given something anew, and not one request after the other.
+const PAUSE: Duration = Duration::from_millis(500);
 /// After a time that was waited for nothing nothing is held for two submissions, after the next one for four, and so on: for two
 /// to the power of this at most.
 const DOUBTS: u32 = 5;
 
-/// When the last interrupt was sent, what one costs, and whether it pays to hold it.
+/// When the last interrupt was sent, what one costs, how fast requests come, and whether it pays to hold it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Moderation {
     last: Option<Instant>,
     /// The first that has not been handled yet.
     open: Option<Instant>,
     cost: Option<Duration>,
+    paces: [Pace; Engine::ALL.len()],
     /// Something was held for all of its time: what is submitted next says what for.
     tried: bool,
     /// How often in a row it was for nothing.
     doubts: u32,
     /// Submissions for which nothing is held.
     free: u32,
+}
+
+/// How fast requests come for an engine.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    last: Option<Instant>,
+    /// From one to the next, as the last few came; those that come faster than they did count at once. `None`: there was a pause.
+    each: Option<Duration>,
+}
+
+impl Pace {
+    fn came(&mut self, now: Instant, requests: u32) {
+        let since = self.last.replace(now).map(|last| now.saturating_duration_since(last));
+        self.each = since.filter(|time| *time <= PAUSE).map(|time| {
+            let each = time / requests;
+            self.each.map_or(each, |before| ((before + each) / 2).min(2 * each))
+        });
+    }
 }
 
 impl Moderation {
@@ -51,8 +82,11 @@ impl Moderation {
         self.tried |= held;
     }
 
-    /// A submission has run, with so many requests in it.
-    pub(super) fn ran(&mut self, requests: u32) {
+    /// An engine is given a submission, with so many requests in it.
+    pub(super) fn gathered(&mut self, e: Engine, requests: u32, now: Instant) {
+        if let Some(pace) = self.paces.get_mut(e.index()) {
+            pace.came(now, requests.max(1));
+        }
         let tried = std::mem::take(&mut self.tried);
         match requests {
             2.. => (self.doubts, self.free) = (0, 0),
@@ -68,9 +102,13 @@ impl Moderation {
         self.free = 1 << self.doubts;
     }
 
-    /// Until when what may wait is held, if it is.
-    pub(super) fn holds(&self, now: Instant) -> Option<Instant> {
-        let until = self.last?.checked_add(self.cost? * COSTS)?;
+    /// Until when what may wait of an engine is held, if it is.
+    pub(super) fn holds(&self, e: Engine, now: Instant) -> Option<Instant> {
+        let cost = self.cost?;
+        let spared = self.last?.checked_add(cost * COSTS)?;
+        let each = self.paces.get(e.index()).and_then(|pace| pace.each).filter(|each| *each <= cost * APART);
+        let gathered = each.and_then(|each| now.checked_add((each * GATHERED).min(MOST_HELD)));
+        let until = gathered.map_or(spared, |gathered| gathered.max(spared));
         (until > now && self.free == 0).then_some(until)
     }
 }
@@ -80,14 +118,15 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+    const E: Engine = Engine::Vcs;
 
     #[test]
     fn nothing_is_held_for_a_guest_that_has_handled_nothing() {
         let (mut moderation, now) = (Moderation::default(), Instant::now());
-        assert_eq!(moderation.holds(now), None);
+        assert_eq!(moderation.holds(E, now), None);
         moderation.handled(now);
         moderation.sent(now);
-        assert_eq!(moderation.holds(now), None);
+        assert_eq!(moderation.holds(E, now), None);
     }
 
     #[test]
@@ -97,11 +136,11 @@ mod tests {
         // One more before the guest has come to it.
         moderation.sent(start + MS);
         moderation.handled(start + 2 * MS);
-        assert_eq!(moderation.holds(start + 2 * MS), Some(start + 13 * MS));
-        assert_eq!(moderation.holds(start + 13 * MS), None);
+        assert_eq!(moderation.holds(E, start + 2 * MS), Some(start + 13 * MS));
+        assert_eq!(moderation.holds(E, start + 13 * MS), None);
         moderation.sent(start + 20 * MS);
         moderation.handled(start + 20 * MS + 6 * MS);
-        assert_eq!(moderation.holds(start + 26 * MS), Some(start + 38 * MS), "it costs three by now");
+        assert_eq!(moderation.holds(E, start + 26 * MS), Some(start + 38 * MS), "it costs three by now");
     }
 
     #[test]
@@ -109,17 +148,67 @@ mod tests {
         let (mut moderation, start) = (Moderation::default(), Instant::now());
         moderation.sent(start);
         moderation.handled(start + 3600 * 1000 * MS);
-        assert_eq!(moderation.holds(start), Some(start + 60 * MS));
-        moderation.sent(start + 70 * MS);
-        assert_eq!(moderation.holds(start + 130 * MS), None);
+        assert_eq!(moderation.holds(E, start), Some(start + 240 * MS));
+        moderation.sent(start + 250 * MS);
+        assert_eq!(moderation.holds(E, start + 490 * MS), None);
+    }
+
+    /// A guest whom an interrupt costs a millisecond, and the last was long ago.
+    fn interrupted_before(now: Instant) -> Moderation {
+        let mut moderation = Moderation::default();
+        moderation.sent(now);
+        moderation.handled(now + MS);
+        moderation
+    }
+
+    #[test]
+    fn of_an_engine_whose_requests_come_fast_it_is_held_until_four_have_come() {
+        let start = Instant::now();
+        let (mut moderation, now) = (interrupted_before(start), start + 100 * MS);
+        moderation.gathered(E, 1, now);
+        assert_eq!(moderation.holds(E, now), None, "one alone");
+        moderation.gathered(E, 1, now + 5 * MS);
+        let now = now + 5 * MS;
+        assert_eq!(moderation.holds(E, now), Some(now + 20 * MS));
+        assert_eq!(moderation.holds(Engine::Bcs, now), None, "another engine");
+        // Four that have come together were as far apart, or nearer.
+        moderation.gathered(E, 4, now + 12 * MS);
+        assert_eq!(moderation.holds(E, now + 12 * MS), Some(now + 28 * MS));
+        moderation.gathered(E, 1, now + 1000 * MS);
+        assert_eq!(moderation.holds(E, now + 1000 * MS), None, "it has had nothing for a while");
+    }
+
+    #[test]
+    fn requests_that_are_far_apart_are_not_waited_for() {
+        let start = Instant::now();
+        for (apart, holds) in [(16, true), (17, false)] {
+            let (mut moderation, now) = (interrupted_before(start), start + 100 * MS);
+            moderation.gathered(E, 1, now);
+            moderation.gathered(E, 1, now + apart * MS);
+            assert_eq!(moderation.holds(E, now + apart * MS).is_some(), holds, "{apart} ms apart");
+        }
+    }
+
+    #[test]
+    fn however_slow_a_guest_is_it_is_held_for_a_bounded_time() {
+        let start = Instant::now();
+        let mut moderation = Moderation::default();
+        moderation.sent(start);
+        moderation.handled(start + 1000 * MS);
+        let now = start + 2000 * MS;
+        moderation.gathered(E, 1, now);
+        moderation.gathered(E, 1, now + 100 * MS);
+        assert_eq!(moderation.holds(E, now + 100 * MS), Some(now + 400 * MS));
+        moderation.was_useless();
+        assert_eq!(moderation.holds(E, now + 100 * MS), None);
     }
 
     /// Submissions of one request each until something would be held again.
     fn until_held(moderation: &mut Moderation, now: Instant) -> u32 {
         (0..)
             .find(|_| {
-                moderation.holds(now).is_some() || {
-                    moderation.ran(1);
+                moderation.holds(E, now).is_some() || {
+                    moderation.gathered(E, 1, now);
                     false
                 }
             })
@@ -134,13 +223,13 @@ mod tests {
         let tries = [0, 1, 2, 3, 4, 5, 6].map(|_| {
             let submissions = until_held(&mut moderation, now);
             moderation.tried(true);
-            moderation.ran(1);
+            moderation.gathered(E, 1, now);
             submissions
         });
         assert_eq!(tries, [0, 2, 4, 8, 16, 32, 32]);
         assert_eq!(until_held(&mut moderation, now), 32);
         moderation.tried(true);
-        moderation.ran(3);
+        moderation.gathered(E, 3, now);
         assert_eq!(until_held(&mut moderation, now), 0);
         moderation.was_useless();
         assert_eq!(until_held(&mut moderation, now), 2, "who asks has waited");

@@ -263,6 +263,7 @@ impl Worker {
         vgpu.maintenance().drain(vgpu.ggtt().take_stale());
         match prepared {
             Ok((prepared, tables)) => {
+                self.gathered(vgpu, &prepared);
                 vgpu.ggtt().flush_if_dirty();
                 return Some(Placed { job, prepared, tables, area: 0, had: None });
             }
@@ -273,6 +274,13 @@ impl Worker {
             }
         }
         None
+    }
+
+    /// What is about to be submitted says how many requests the driver had gathered.
+    fn gathered(&self, vgpu: &Vgpu, prepared: &Prepared) {
+        if !prepared.is_empty() {
+            vgpu.state().lock().gathered(self.engine, prepared.effects.requests);
+        }
     }
 
     /// Puts what comes next behind the context that runs, if it can be. What cannot be is left for when that has ended.
@@ -302,6 +310,7 @@ impl Worker {
         } else {
             ggtt.flush_if_dirty();
         }
+        self.gathered(vgpu, &prepared);
         vgpu.stats().submissions.add(1);
         stint.jobs.pop_front();
         let Some(again) = self.areas.get(current.area).map(|area| area.again(&current.prepared)) else {
@@ -442,7 +451,6 @@ impl Worker {
         let Placed { job, prepared, area, had, .. } = placed;
         let (vgpu, Job { descriptor, epoch, more, .. }) = (stint.vgpu, *job);
         vgpu.stats().completions.add(1);
-        vgpu.state().lock().ran(prepared.effects.requests);
         let finish = |area: &EngineArea| area.finish(vgpu.ggtt(), prepared, *had);
         let had = self.areas.get(*area).map_or(0, finish);
         vgpu.show_ring(self.engine, epoch, &prepared.guest, prepared.guest.tail);

@@ -283,27 +283,32 @@ impl Worker {
         }
     }
 
-    /// Puts what comes next behind the context that runs, if it can be. What cannot be is left for when that has ended.
-    fn place_behind<'v>(&mut self, stint: &mut Stint<'v>, current: &Placed<'v>) {
+    /// Puts what comes next behind the context that runs, if it can be. What cannot be is left for when that has ended. Whether
+    /// something newer still may be put there.
+    fn place_behind<'v>(&mut self, stint: &mut Stint<'v>, current: &Placed<'v>) -> bool {
         let vgpu = stint.vgpu;
         let after_all = stint.jobs.is_empty();
-        let Some(turn) = vgpu.take_behind(self.engine, current.job.epoch, after_all) else { return };
+        let Some(turn) = vgpu.take_behind(self.engine, current.job.epoch, after_all) else { return true };
         // What goes on takes the place of all that was submitted before.
         stint.jobs = Job::all(turn).collect();
-        let Some(&job) = stint.jobs.front() else { return };
+        let Some(&job) = stint.jobs.front() else { return true };
         // Its image is to be read anew, and is not written yet.
         let too_early = !job.goes_on() && job.descriptor.lrca() == current.job.descriptor.lrca();
         if too_early || vgpu.is_banned(self.engine, job.descriptor) {
-            return;
+            return false;
         }
         let area = (current.area + 1) % AREAS;
         let id = self.scheduler.next_context();
-        let (Some(free), ggtt) = (self.areas.get_mut(area), vgpu.ggtt()) else { return };
+        let (Some(free), ggtt) = (self.areas.get_mut(area), vgpu.ggtt()) else { return false };
         let prepared = free.prepare(ggtt, job.descriptor, id, Some(&current.prepared));
         vgpu.maintenance().drain(ggtt.take_stale());
-        let Ok((prepared, tables)) = prepared else { return };
-        if prepared.refused.is_some() || prepared.is_empty() {
-            return;
+        let Ok((prepared, tables)) = prepared else { return false };
+        if prepared.refused.is_some() {
+            return false;
+        }
+        if prepared.is_empty() {
+            // What runs was read when this had been appended already. What is appended next takes its place, and is new.
+            return job.goes_on();
         }
         if job.goes_on() {
             ggtt.flush_for_more();
@@ -314,10 +319,11 @@ impl Worker {
         vgpu.stats().submissions.add(1);
         stint.jobs.pop_front();
         let Some(again) = self.areas.get(current.area).map(|area| area.again(&current.prepared)) else {
-            return;
+            return false;
         };
         self.gpu.submit(self.engine, again.0, Some(prepared.descriptor.0));
         stint.behind = Some(Placed { job, prepared, tables, area, had: None });
+        false
     }
 
     /// Waits for the end of the context that runs, and sees to it that another follows it.
@@ -332,9 +338,8 @@ impl Worker {
             match self.wait(stint, current, deadline, ask) {
                 News::Ended(end) => return end,
                 News::More => {
-                    self.place_behind(stint, current);
                     // What was taken and not placed has its turn afterwards.
-                    ask = stint.behind.is_none() && !stint.jobs.iter().any(|job| job.opens.is_some());
+                    ask = self.place_behind(stint, current);
                 }
             }
         }

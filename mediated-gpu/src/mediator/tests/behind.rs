@@ -72,6 +72,24 @@ fn more_of_the_same_context_stands_behind_it_and_runs_in_its_order() {
 }
 
 #[test]
+fn what_is_appended_after_a_submission_of_nothing_new_stands_behind_what_runs() {
+    let host = Host::new();
+    let mut g = waiting(&host);
+    g.submit();
+    eventually("it is taken", || g.read32(HWSP + hwsp::CSB_WRITE) == 1);
+    let commands = [store(&g, 0, 2), store(&g, 1, 3)].concat();
+    g.emit(&commands);
+    g.submit();
+    on_the_gpu(&g, 2);
+    assert_eq!((g.vgpu.statistics().completions, g.read32(DATA)), (0, 0));
+    g.write32(GATE, 1);
+    g.wait(2);
+    assert_eq!((g.read32(DATA), g.read32(DATA + 4)), (2, 3));
+    assert_eq!(g.csb(), [(1, ID), (0x8002, ID), (0x8002, ID), (0x18, ID)], "it goes on");
+    assert_eq!(g.state(state::RING_HEAD), g.tail);
+}
+
+#[test]
 fn what_comes_after_another_context_waits_for_that_though_the_first_runs() {
     let host = Host::new();
     let mut g = waiting(&host);

@@ -13,6 +13,10 @@ use xen_ioreq::{Bfn, PAGE_SIZE};
 
 use crate::bus::{BusMaster, DmaAccess, DmaFault, Pin};
 
+/// Quadwords of a line of the cache, which are compared together, and their bytes.
+pub(crate) const LINE: usize = 8;
+const LINE_BYTES: usize = 8 * LINE;
+
 /// Memory, by bus frame.
 #[derive(Clone)]
 pub(crate) struct Memory(Arc<dyn BusMaster>);
@@ -32,14 +36,18 @@ impl Memory {
         self.with_page(bfn, DmaAccess::Write, |page| page.write(offset, data))
     }
 
-    /// The quadwords of a page that are not as they are in `known`: place and value. Each is read once.
-    pub(crate) fn changed(&self, bfn: Bfn, known: &[u64]) -> Result<Vec<(usize, u64)>, DmaFault> {
+    /// The quadwords of a page that are not as they are in `known`, lines from the page's first on: place and value. Each is
+    /// read once.
+    pub(crate) fn changed(&self, bfn: Bfn, known: &[[u64; LINE]]) -> Result<Vec<(usize, u64)>, DmaFault> {
         self.with_page(bfn, DmaAccess::Read, |page| {
             let mut changed = Vec::new();
-            for (at, (quad, known)) in page.quads().zip(known).enumerate() {
-                let now = u64::from_le(quad.load(Ordering::Relaxed));
-                if now != *known {
-                    changed.push((at, now));
+            for (line, known) in known.iter().enumerate() {
+                let Some(now) = page.line(line) else { break };
+                // Most are as they were. In registers: what was just stored by quadwords is not loaded by more at once.
+                let differ = now.iter().zip(known).fold(0, |differ, (now, known)| differ | (now ^ known));
+                if differ != 0 {
+                    let places = (line * LINE..).zip(now).zip(known);
+                    changed.extend(places.filter(|((_, now), known)| now != *known).map(|(there, _)| there));
                 }
             }
             changed
@@ -71,9 +79,12 @@ impl Page {
             .then(|| unsafe { AtomicU64::from_ptr(self.0.as_ptr().add(at).cast()) })
     }
 
-    /// All quadwords.
-    fn quads(&self) -> impl Iterator<Item = &AtomicU64> {
-        (0..PAGE_SIZE).step_by(8).filter_map(|at| self.quad(at))
+    /// The quadwords of a line of the cache, each read once.
+    fn line(&self, line: usize) -> Option<[u64; LINE]> {
+        // SAFETY: as above, all of a line; an array of atomics is laid out as their values are.
+        let quads: &[AtomicU64; LINE] = (line < PAGE_SIZE / LINE_BYTES)
+            .then(|| unsafe { &*self.0.as_ptr().add(line * LINE_BYTES).cast() })?;
+        Some(std::array::from_fn(|i| u64::from_le(quads[i].load(Ordering::Relaxed))))
     }
 
     fn read(&self, offset: usize, buf: &mut [u8]) {
@@ -190,9 +201,9 @@ mod tests {
             prop_assert!(back[end - offset..].iter().all(|b| *b == 0x11));
             let mut whole = vec![0; PAGE_SIZE];
             page.read(0, &mut whole);
-            let quads: Vec<u64> = page.quads().map(|q| q.load(Ordering::Relaxed)).collect();
-            let read: Vec<u64> = whole.as_chunks().0.iter().map(|q| u64::from_ne_bytes(*q)).collect();
-            prop_assert_eq!(quads, read);
+            let lines: Vec<u64> = (0..).map_while(|line| page.line(line)).flatten().collect();
+            let read: Vec<u64> = whole.as_chunks().0.iter().map(|q| u64::from_le_bytes(*q)).collect();
+            prop_assert_eq!(lines, read);
             prop_assert!(whole[..offset].iter().chain(&whole[end..]).all(|b| *b == 0xee));
         }
     }

@@ -6,6 +6,7 @@ use pviommu::{OwnError, OwnPages};
 use xen_ioreq::Bfn;
 
 use crate::gen8::ppgtt::{ENTRIES, ENTRY_SIZE, Entry};
+use crate::mediator::memory::LINE;
 use crate::mediator::reserve::Own;
 
 /// Pages that are taken at once.
@@ -49,7 +50,8 @@ impl Pages {
         // Neighbours in one go.
         for run in entries.chunk_by(|a, b| a.0 + 1 == b.0) {
             let Some((first, _)) = run.first() else { continue };
-            let bytes: Vec<u8> = run.iter().flat_map(|(_, e)| e.0.to_le_bytes()).collect();
+            let mut bytes = Vec::with_capacity(run.len() * ENTRY_SIZE);
+            run.iter().for_each(|(_, e)| bytes.extend_from_slice(&e.0.to_le_bytes()));
             if let Err(e) = self.own.memory.write(page, first * ENTRY_SIZE, &bytes) {
                 log::error!("a shadow table is out of reach: {e}");
             }
@@ -64,7 +66,9 @@ impl Pages {
 
     /// Which entries in a page of the guest's are not as they were: place and what is there now.
     pub(super) fn changed(&self, page: Bfn, known: &[u64]) -> Option<Vec<(usize, Entry)>> {
-        match self.own.memory.changed(page, known) {
+        let (lines, rest) = known.as_chunks::<LINE>();
+        debug_assert!(rest.is_empty(), "a table is whole lines");
+        match self.own.memory.changed(page, lines) {
             Ok(changed) => Some(changed.into_iter().map(|(at, entry)| (at, Entry(entry))).collect()),
             Err(e) => {
                 log::warn!("a page of a guest's table is out of reach: {e}");

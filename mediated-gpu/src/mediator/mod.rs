@@ -6,6 +6,7 @@
 
 mod accesses;
 mod audit;
+mod by_bfn;
 mod function;
 mod guest;
 mod legacy;

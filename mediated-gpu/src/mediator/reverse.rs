@@ -4,12 +4,12 @@
 //! with ten mappings as with a million; all of them share one reference, since a driver points most of its slice at one page.
 //! No entry leads to a bus frame that the way back lacks. What was never written takes no memory.
 
-use std::collections::hash_map::Entry as MapEntry;
 use std::ops::Range;
 
-use foldhash::{HashMap, HashMapExt};
 use slab::Slab;
 use xen_ioreq::Bfn;
+
+use super::by_bfn::ByBfn;
 
 /// A position or a frame's key plus one; 0 is none, so that tables begin as memory that the kernel has not given yet.
 type Link = u32;
@@ -43,7 +43,7 @@ pub(super) struct ReverseMap<T> {
     next: Vec<Link>,
     prev: Vec<Link>,
     frames: Slab<Frame<T>>,
-    by_bfn: HashMap<Bfn, usize>,
+    by_bfn: ByBfn,
     linked: usize,
 }
 
@@ -63,7 +63,7 @@ impl<T> ReverseMap<T> {
             next: Vec::new(),
             prev: Vec::new(),
             frames: Slab::new(),
-            by_bfn: HashMap::new(),
+            by_bfn: ByBfn::new(),
             linked: 0,
         }
     }
@@ -116,7 +116,7 @@ impl<T> ReverseMap<T> {
     }
 
     fn frame_of(&self, bfn: Bfn) -> Option<&Frame<T>> {
-        self.frames.get(*self.by_bfn.get(&bfn)?)
+        self.frames.get(self.by_bfn.get(bfn)?)
     }
 
     /// How many entries lead to a bus frame.
@@ -156,13 +156,15 @@ impl<T> ReverseMap<T> {
         reference: T,
         spare: &mut impl Extend<T>,
     ) {
-        let key = match self.by_bfn.entry(bfn) {
-            MapEntry::Occupied(e) => {
+        let key = match self.by_bfn.find(bfn) {
+            Some(key) => {
                 spare.extend([reference]);
-                *e.get()
+                key
             }
-            MapEntry::Vacant(e) => {
-                *e.insert(self.frames.insert(Frame { bfn, reference, first: NONE, entries: 0 }))
+            None => {
+                let key = self.frames.insert(Frame { bfn, reference, first: NONE, entries: 0 });
+                self.by_bfn.insert(bfn, key);
+                key
             }
         };
         for at in entries {
@@ -215,7 +217,7 @@ impl<T> ReverseMap<T> {
             return None;
         }
         let frame = self.frames.try_remove(key)?;
-        self.by_bfn.remove(&frame.bfn);
+        self.by_bfn.remove(frame.bfn);
         Some(frame.reference)
     }
 }

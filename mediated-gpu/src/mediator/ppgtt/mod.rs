@@ -365,40 +365,48 @@ impl Ppgtt {
 
     /// Shadows entries that lead to pages: the new mapping, the way back, the entry; then the old mapping may go.
     fn leaves(&mut self, id: usize, changed: &[(usize, Entry)]) {
-        let gfns: Vec<_> = changed.iter().filter(|(_, e)| e.present()).map(|(_, e)| Gfn(e.frame())).collect();
-        let mut mapped = self.frames.map(&gfns).into_iter();
         if changed.is_empty() {
             return;
         }
+        let gfns: Vec<_> = changed.iter().filter(|(_, e)| e.present()).map(|(_, e)| Gfn(e.frame())).collect();
+        let mut mapped = self.frames.map(&gfns).into_iter();
+        let absent = self.absent(Kind::Small);
+        let Self { tables, held, put, watch, .. } = self;
+        let Some(table) = tables.get_mut(id) else { return };
+        let page = table.page;
         let mut writes = Vec::with_capacity(changed.len());
-        let mut filled = false;
+        let (mut filled, mut made, mut failed) = (false, 0, 0);
+        let mut reached = Vec::new();
         for &(at, entry) in changed {
             let new = if entry.present() { mapped.next().and_then(Result::ok) } else { None };
             let target = new.and_then(|m| Some((Entry::new(m.bfn(), entry.0 & RW)?, m)));
-            self.stats.mappings.add(u64::from(target.is_some()));
-            self.stats.map_failures.add(u64::from(entry.present() && target.is_none()));
+            made += u64::from(target.is_some());
+            failed += u64::from(entry.present() && target.is_none());
             let (shadow, to) = match &target {
                 Some((shadow, m)) => (*shadow, To::Page(m.bfn())),
-                None => (self.absent(Kind::Small), To::Scratch),
+                None => (absent, To::Scratch),
             };
-            let before = self.tables.get_mut(id).map(|table| table.set(at, entry, to));
+            let before = table.set(at, entry, to);
             // Absent entries are in no cache of hardware's, but what they lead to here may be.
-            filled |= before == Some(To::Scratch) && to != To::Scratch;
+            filled |= before == To::Scratch && to != To::Scratch;
             match target {
                 // The same frame is taken before it is let go.
                 Some((_, m)) => {
                     let bfn = m.bfn();
-                    self.held.link([place(id, at)], bfn, m, &mut self.put);
-                    self.reached(bfn);
+                    held.link([place(id, at)], bfn, m, put);
+                    reached.extend(watch.is_page(bfn).then_some(bfn));
                 }
-                None => self.put.extend(self.held.unlink(place(id, at))),
+                None => put.extend(held.unlink(place(id, at))),
             }
             writes.push((at, shadow));
         }
+        self.stats.mappings.add(made);
+        self.stats.map_failures.add(failed);
+        reached.into_iter().for_each(|bfn| self.reached(bfn));
         if filled {
             self.write(id, &writes);
-        } else if let Some(table) = self.tables.get(id).filter(|_| !writes.is_empty()) {
-            self.pages.write(table.page, &writes);
+        } else {
+            self.pages.write(page, &writes);
             self.moved = true;
         }
     }

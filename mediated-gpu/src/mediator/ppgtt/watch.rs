@@ -69,6 +69,13 @@ pub(super) struct Watch {
     said: bool,
 }
 
+impl Watch {
+    /// Whether a bus frame is a tracked table's.
+    pub(super) fn is_page(&self, bfn: Bfn) -> bool {
+        !self.pages.is_empty() && self.pages.contains_key(&bfn)
+    }
+}
+
 fn one_less<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, key: K) -> bool {
     let Some(count) = counts.get_mut(&key) else { return false };
     *count -= 1;
@@ -178,7 +185,7 @@ impl Ppgtt {
 
     /// The GPU may have reached a bus frame, or will: a table there may change without a word from now on.
     pub(in crate::mediator) fn reached(&mut self, bfn: Bfn) {
-        if self.watch.pages.is_empty() || !self.watch.pages.contains_key(&bfn) {
+        if !self.watch.is_page(bfn) {
             return;
         }
         let ids: Vec<_> = self.held.leading(bfn).map(at_place).filter(|(_, at)| *at == ITSELF).collect();

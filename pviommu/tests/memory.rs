@@ -74,10 +74,10 @@ fn costs_at_most_64_bytes(caps: u16, mode: &str) {
     let before = HEAP.0.load(Ordering::Relaxed);
     let mut held: Vec<Mapped> = Vec::with_capacity(1_000_000);
     let own = held.capacity() * size_of::<Mapped>();
-    // Shards double at about 81920, 163840, 327680, 655360; chunks are large from 262144 on.
+    // Shards double at about 81920, 163840, 327680, 655360; chunks are large from 65536 on, of told bus frames from 262144.
     for n in [
-        60_000, 82_000, 85_000, 131_100, 164_000, 168_000, 262_200, 328_000, 335_000, 393_300, 656_000,
-        670_000, 1_000_000,
+        60_000, 65_600, 82_000, 85_000, 131_100, 164_000, 168_000, 262_200, 328_000, 335_000, 393_300,
+        656_000, 670_000, 1_000_000,
     ] {
         let gfns: Vec<Gfn> = (held.len() as u64..n).map(Gfn).collect();
         for batch in gfns.chunks(1024) {

@@ -34,9 +34,12 @@ impl<T: Default> Chunk<T> {
         let memory = unsafe { alloc(layout) };
         let Some(first) = NonNull::new(memory.cast::<T>()) else { handle_alloc_error(layout) };
         if layout.align() == HUGE {
-            // Before the first touch. If there is no huge page, small ones do.
-            // SAFETY: whole pages of our own; the advice changes nothing that is in them.
-            let _ = unsafe { madvise(memory.cast(), layout.size(), Advice::LinuxHugepage) };
+            // Before the first touch. Memory that the heap had lent before has its small pages still: without them it gets a huge
+            // one like any other. If there is none, small ones do.
+            for advice in [Advice::LinuxHugepage, Advice::LinuxDontNeed] {
+                // SAFETY: whole pages of our own, in which nothing has been written yet.
+                let _ = unsafe { madvise(memory.cast(), layout.size(), advice) };
+            }
         }
         for i in 0..len {
             // SAFETY: within the allocation, aligned for a `T`.

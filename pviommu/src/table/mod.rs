@@ -4,6 +4,7 @@
 //! in each index, one or two, 64 bytes for 5 to 10 entries. Lookups take no lock that all of them share.
 
 mod chunk;
+mod chunks;
 mod index;
 mod prefetch;
 mod records;

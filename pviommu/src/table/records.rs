@@ -6,19 +6,17 @@
 
 use xen_ioreq::{Bfn, Gfn};
 
-use super::chunk::Chunk;
+use super::chunks::Chunks;
 use super::index::{Index, Key};
 use super::prefetch::prefetch;
 use super::{AtomicState, Status};
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Mutex, OnceLock};
 
-/// log2 of the records in a chunk: small ones at first, then such as fill a huge page.
-const SMALL: u32 = 12;
-const LARGE: u32 = 17;
-/// Small chunks: a large one is at most half of what is there before it.
-const SMALLS: usize = 2 << (LARGE - SMALL);
-const IN_SMALLS: usize = SMALLS << SMALL;
+/// log2 of the records in small chunks, in small pages, where we choose bus frames, and where they are told: there a mapping costs
+/// more by the bus frame and the second index, so less can be in stock.
+const CHOSEN_IN_SMALLS: u32 = 16;
+const TOLD_IN_SMALLS: u32 = 18;
 /// Mappings of told bus frames: 128 GiB of guest memory within a device's reach.
 const MOST_TOLD: usize = 1 << 25;
 
@@ -62,7 +60,7 @@ impl Record {
 pub(crate) struct Slot(pub(crate) u32);
 
 pub(crate) struct Records {
-    chunks: Vec<OnceLock<Chunk<Record>>>,
+    records: Chunks<Record>,
     places: Places,
 }
 
@@ -73,8 +71,7 @@ enum Places {
     /// What `by_bfn` says.
     Told {
         by_bfn: Index,
-        /// In chunks as the records.
-        bfns: Vec<OnceLock<Chunk<AtomicU64>>>,
+        bfns: Chunks<AtomicU64>,
         /// Numbers that were used and are free again.
         free: Mutex<Vec<u32>>,
         /// Numbers that were ever used.
@@ -86,34 +83,28 @@ impl Records {
     /// For the bus frames `base .. base + frames`.
     pub(crate) fn of_window(base: Bfn, frames: u64) -> Self {
         let most = usize::try_from(frames).unwrap_or(usize::MAX);
-        Self::new(most, Places::Window { base: base.0, live: AtomicUsize::new(0) })
+        let places = Places::Window { base: base.0, live: AtomicUsize::new(0) };
+        Self { records: Chunks::new(most, CHOSEN_IN_SMALLS), places }
     }
 
     /// For bus frames that are told; see [`Index::new`] about the secret.
     pub(crate) fn of_told(secret: u64) -> Self {
-        let (by_bfn, bfns) = (Index::new(Key::Bfn, secret), chunks(MOST_TOLD));
-        Self::new(MOST_TOLD, Places::Told { by_bfn, bfns, free: Mutex::default(), used: AtomicUsize::new(0) })
-    }
-
-    fn new(most: usize, places: Places) -> Self {
-        Self { chunks: chunks(most), places }
+        let (by_bfn, bfns) = (Index::new(Key::Bfn, secret), Chunks::new(MOST_TOLD, TOLD_IN_SMALLS));
+        let places = Places::Told { by_bfn, bfns, free: Mutex::default(), used: AtomicUsize::new(0) };
+        Self { records: Chunks::new(MOST_TOLD, TOLD_IN_SMALLS), places }
     }
 
     /// Where a mapping is in bus address space; `None` only for a number that was never in use.
     pub(crate) fn bfn(&self, slot: Slot) -> Option<Bfn> {
         match &self.places {
             Places::Window { base, .. } => Some(Bfn(base.checked_add(u64::from(slot.0))?)),
-            Places::Told { bfns, .. } => {
-                let (chunk, _, i) = chunk_of(slot.0 as usize);
-                Some(Bfn(bfns.get(chunk)?.get()?.get(i)?.load(Ordering::Acquire)))
-            }
+            Places::Told { bfns, .. } => Some(Bfn(bfns.get(slot.0 as usize)?.load(Ordering::Acquire))),
         }
     }
 
     /// The record of a number; `None` only for one that was never in use.
     pub(crate) fn get(&self, slot: Slot) -> Option<&Record> {
-        let (chunk, _, i) = chunk_of(slot.0 as usize);
-        self.chunks.get(chunk)?.get()?.get(i)
+        self.records.get(slot.0 as usize)
     }
 
     /// Calls `f` with the mapping at a bus frame, if there is one that is not being released.
@@ -173,13 +164,12 @@ impl Records {
                 )?
             }
         };
-        let (chunk, len, i) = chunk_of(slot.0 as usize);
-        let record = self.chunks.get(chunk)?.get_or_init(|| Chunk::new(len)).get(i)?;
+        let record = self.records.get_or_make(slot.0 as usize)?;
         if record.state.get().status != Status::Free || !record.set_frame(guest, gfn) {
             return None;
         }
         if let Places::Told { bfns, .. } = &self.places {
-            bfns.get(chunk)?.get_or_init(|| Chunk::new(len)).get(i)?.store(bfn.0, Ordering::Release);
+            bfns.get_or_make(slot.0 as usize)?.store(bfn.0, Ordering::Release);
         }
         record.state.occupy();
         self.found_by_bfn(slot);
@@ -231,20 +221,6 @@ impl Records {
             Places::Told { by_bfn, .. } => by_bfn.len(),
             Places::Window { live, .. } => live.load(Ordering::Relaxed),
         }
-    }
-}
-
-/// None of the chunks for `most` records.
-fn chunks<T>(most: usize) -> Vec<OnceLock<Chunk<T>>> {
-    let chunks = most.checked_sub(1).map_or(0, |last| chunk_of(last).0 + 1);
-    (0..chunks).map(|_| OnceLock::new()).collect()
-}
-
-/// In which chunk a record is, how long that is, and where in it the record is.
-fn chunk_of(record: usize) -> (usize, usize, usize) {
-    match record.checked_sub(IN_SMALLS) {
-        None => (record >> SMALL, 1 << SMALL, record % (1 << SMALL)),
-        Some(above) => (SMALLS + (above >> LARGE), 1 << LARGE, above % (1 << LARGE)),
     }
 }
 

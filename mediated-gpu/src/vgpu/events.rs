@@ -8,9 +8,7 @@ use std::time::Instant;
 
 use super::moderation::Moderation;
 use super::{State, interrupts};
-use crate::gen8::context::{
-    CSB_ACTIVE_TO_IDLE, CSB_COMPLETE, CSB_ENTRIES, CSB_IDLE_TO_ACTIVE, CSB_LITE_RESTORE, CSB_PREEMPTED,
-};
+use crate::gen8::context::{CSB_ACTIVE_TO_IDLE, CSB_COMPLETE, CSB_ENTRIES, CSB_IDLE_TO_ACTIVE};
 use crate::gen8::regs::{GT_CONTEXT_SWITCH_INTERRUPT, engine, gt};
 use crate::physical::Engine;
 
@@ -75,11 +73,15 @@ impl Events {
 impl State {
     /// Something happens on an engine that the guest is to be told. It is held until it is [taken](Self::next_event).
     pub(crate) fn happened(&mut self, e: Engine, epoch: u64, event: Event) -> Telling {
+        let now = Instant::now();
+        if matches!(event, Event::Status { status, .. } if status & CSB_ACTIVE_TO_IDLE != 0) {
+            self.events.moderation.idle(e, now);
+        }
         self.events.held.push_back((e, epoch, event));
         if !self.may_wait(e, event) || self.events.crowded(e) {
             return Telling::Now;
         }
-        match self.events.moderation.holds(e, Instant::now()) {
+        match self.events.moderation.holds(e, now) {
             None => Telling::Now,
             Some(_) if self.events.timed => Telling::WithOthers,
             Some(until) => {
@@ -92,8 +94,7 @@ impl State {
     fn may_wait(&self, e: Engine, event: Event) -> bool {
         match event {
             Event::Status { status, .. } => {
-                status == CSB_LITE_RESTORE | CSB_PREEMPTED
-                    || status & !(CSB_IDLE_TO_ACTIVE | CSB_ACTIVE_TO_IDLE | CSB_COMPLETE) == 0
+                status & !(CSB_IDLE_TO_ACTIVE | CSB_ACTIVE_TO_IDLE | CSB_COMPLETE) == 0
             }
             Event::Raise(bits) => !interrupts::awaited(&self.file, e, bits),
         }
@@ -216,20 +217,19 @@ mod tests {
         tell(&mut s);
         s.hold_what_may_wait();
         assert!(matches!(happened(&mut s, status(BEGINS)), Telling::At(_)));
-        assert_eq!(happened(&mut s, status(CSB_LITE_RESTORE | CSB_PREEMPTED)), Telling::WithOthers);
         assert_eq!(happened(&mut s, status(ENDS)), Telling::WithOthers);
         assert_eq!(happened(&mut s, Event::Raise(USER | GT_CONTEXT_SWITCH_INTERRUPT)), Telling::WithOthers);
         // The engine's user interrupt is wanted from here on.
         s.write(0x2_20a8, 4, (!((GT_CONTEXT_SWITCH_INTERRUPT | USER) << 16)).into(), &mut |_| {});
         assert_eq!(happened(&mut s, Event::Raise(USER)), Telling::Now);
         // The first place was the one entry that was told at once.
-        assert_eq!(tell(&mut s), (vec![(1, BEGINS), (2, CSB_LITE_RESTORE | CSB_PREEMPTED), (3, ENDS)], true));
+        assert_eq!(tell(&mut s), (vec![(1, BEGINS), (2, ENDS)], true));
         assert_eq!(s.next_event(), None);
     }
 
     #[test]
-    fn an_engine_that_turns_to_another_context_is_told_of_at_once() {
-        for urgent in [CSB_COMPLETE | CSB_ELEMENT_SWITCH, CSB_PREEMPTED] {
+    fn an_engine_that_goes_on_is_told_of_at_once() {
+        for urgent in [CSB_LITE_RESTORE | CSB_PREEMPTED, CSB_COMPLETE | CSB_ELEMENT_SWITCH, CSB_PREEMPTED] {
             let mut s = state();
             s.hold_what_may_wait();
             assert_eq!(happened(&mut s, status(urgent)), Telling::Now);

@@ -2,8 +2,8 @@
 //! other is not interrupted for each, and gathers what it gives, too.
 //!
 //! The time is a few times what an interrupt costs the guest, from the message to the write that lets the next one out; and on an
-//! engine for which requests come so fast that each by itself would be a burden, long enough for a few of them to come. Nothing
-//! is held for a guest that handles none, and ever less often for one that gathers nothing meanwhile.
+//! engine that is done with each request long before the next, where those come so fast that each by itself would be a burden, long
+//! enough for a few of them. Nothing is held for a guest that handles none, and ever less often for one that gathers nothing meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,8 @@ use crate::physical::Engine;
 
 /// For how many times as long as an interrupt takes the next one waits: it has at most a sixth of the guest's time.
 const COSTS: u32 = 6;
+/// But no longer than this.
+const MOST_SPARED: Duration = Duration::from_millis(60);
 /// An interrupt takes no longer, whatever the guest does meanwhile.
 const MOST: Duration = Duration::from_millis(40);
 /// The last handling counts for one part in so many.
@@ -20,6 +22,9 @@ const GATHERED: u32 = 4;
 /// Requests that are further apart than so many interrupts are no burden: what is trapped of a submission and of its interrupt takes
 /// about as long as three, a fifth of that.
 const APART: u32 = 16;
+/// An engine that takes more than one part in so many of that time is not the one that waits: its driver may give it more while it
+/// works, and has to know that it may.
+const DONE: u32 = 2;
 /// It is held no longer than this for requests that are to come.
 const MOST_HELD: Duration = Duration::from_millis(300);
 /// An engine that has been given nothing for this long is given something anew, and not one request after the other.
@@ -44,21 +49,40 @@ pub(super) struct Moderation {
     free: u32,
 }
 
-/// How fast requests come for an engine.
+/// How fast requests come for an engine, and how fast it is done with them.
 #[derive(Clone, Copy, Debug, Default)]
 struct Pace {
     last: Option<Instant>,
-    /// From one to the next, as the last few came; those that come faster than they did count at once. `None`: there was a pause.
+    /// From one to the next, as the last few came. `None`: there was a pause.
     each: Option<Duration>,
+    /// Since when it works, and on how many.
+    works: Option<(Instant, u32)>,
+    /// How long one of the last few took.
+    takes: Option<Duration>,
+}
+
+/// The last few times; a shorter one counts at once.
+fn smooth(before: Option<Duration>, now: Duration) -> Option<Duration> {
+    Some(before.map_or(now, |before| ((before + now) / 2).min(2 * now)))
 }
 
 impl Pace {
     fn came(&mut self, now: Instant, requests: u32) {
         let since = self.last.replace(now).map(|last| now.saturating_duration_since(last));
-        self.each = since.filter(|time| *time <= PAUSE).map(|time| {
-            let each = time / requests;
-            self.each.map_or(each, |before| ((before + each) / 2).min(2 * each))
-        });
+        self.each = since.filter(|time| *time <= PAUSE).and_then(|time| smooth(self.each, time / requests));
+        let (since, before) = self.works.unwrap_or((now, 0));
+        self.works = Some((since, before.saturating_add(requests)));
+    }
+
+    fn done(&mut self, now: Instant) {
+        if let Some((since, requests)) = self.works.take() {
+            self.takes = smooth(self.takes, now.saturating_duration_since(since) / requests);
+        }
+    }
+
+    /// From one request to the next, if the engine is done with each long before.
+    fn waits(&self) -> Option<Duration> {
+        self.each.filter(|each| self.takes.is_some_and(|takes| takes <= *each / DONE))
     }
 }
 
@@ -95,6 +119,13 @@ impl Moderation {
         }
     }
 
+    /// An engine has nothing more to do.
+    pub(super) fn idle(&mut self, e: Engine, now: Instant) {
+        if let Some(pace) = self.paces.get_mut(e.index()) {
+            pace.done(now);
+        }
+    }
+
     /// The guest has waited for what was held.
     pub(super) fn was_useless(&mut self) {
         self.tried = false;
@@ -105,8 +136,8 @@ impl Moderation {
     /// Until when what may wait of an engine is held, if it is.
     pub(super) fn holds(&self, e: Engine, now: Instant) -> Option<Instant> {
         let cost = self.cost?;
-        let spared = self.last?.checked_add(cost * COSTS)?;
-        let each = self.paces.get(e.index()).and_then(|pace| pace.each).filter(|each| *each <= cost * APART);
+        let spared = self.last?.checked_add((cost * COSTS).min(MOST_SPARED))?;
+        let each = self.paces.get(e.index()).and_then(Pace::waits).filter(|each| *each <= cost * APART);
         let gathered = each.and_then(|each| now.checked_add((each * GATHERED).min(MOST_HELD)));
         let until = gathered.map_or(spared, |gathered| gathered.max(spared));
         (until > now && self.free == 0).then_some(until)
@@ -148,9 +179,9 @@ mod tests {
         let (mut moderation, start) = (Moderation::default(), Instant::now());
         moderation.sent(start);
         moderation.handled(start + 3600 * 1000 * MS);
-        assert_eq!(moderation.holds(E, start), Some(start + 240 * MS));
-        moderation.sent(start + 250 * MS);
-        assert_eq!(moderation.holds(E, start + 490 * MS), None);
+        assert_eq!(moderation.holds(E, start), Some(start + 60 * MS));
+        moderation.sent(start + 70 * MS);
+        assert_eq!(moderation.holds(E, start + 130 * MS), None);
     }
 
     /// A guest whom an interrupt costs a millisecond, and the last was long ago.
@@ -161,20 +192,50 @@ mod tests {
         moderation
     }
 
+    /// An engine is given so many requests, and is done with them in a moment.
+    fn given(moderation: &mut Moderation, requests: u32, now: Instant) {
+        moderation.gathered(E, requests, now);
+        moderation.idle(E, now + MS / 100);
+    }
+
+    #[test]
+    fn nothing_more_is_held_of_an_engine_that_works_until_the_next_request_comes() {
+        let start = Instant::now();
+        for (takes, holds) in [(2, true), (3, false), (5, false)] {
+            let (mut moderation, mut now) = (interrupted_before(start), start + 100 * MS);
+            for _ in 0..3 {
+                moderation.gathered(E, 1, now);
+                moderation.idle(E, now + takes * MS);
+                now += 5 * MS;
+            }
+            assert_eq!(moderation.holds(E, now).is_some(), holds, "{takes} of 5 ms");
+        }
+        let (mut moderation, now) = (interrupted_before(start), start + 100 * MS);
+        given(&mut moderation, 1, now);
+        moderation.gathered(E, 1, now + 5 * MS);
+        moderation.gathered(E, 3, now + 20 * MS);
+        moderation.idle(E, now + 45 * MS);
+        assert_eq!(
+            moderation.holds(E, now + 45 * MS),
+            None,
+            "ten each, of what was given while it worked, too"
+        );
+    }
+
     #[test]
     fn of_an_engine_whose_requests_come_fast_it_is_held_until_four_have_come() {
         let start = Instant::now();
         let (mut moderation, now) = (interrupted_before(start), start + 100 * MS);
-        moderation.gathered(E, 1, now);
+        given(&mut moderation, 1, now);
         assert_eq!(moderation.holds(E, now), None, "one alone");
-        moderation.gathered(E, 1, now + 5 * MS);
+        given(&mut moderation, 1, now + 5 * MS);
         let now = now + 5 * MS;
         assert_eq!(moderation.holds(E, now), Some(now + 20 * MS));
         assert_eq!(moderation.holds(Engine::Bcs, now), None, "another engine");
         // Four that have come together were as far apart, or nearer.
-        moderation.gathered(E, 4, now + 12 * MS);
+        given(&mut moderation, 4, now + 12 * MS);
         assert_eq!(moderation.holds(E, now + 12 * MS), Some(now + 28 * MS));
-        moderation.gathered(E, 1, now + 1000 * MS);
+        given(&mut moderation, 1, now + 1000 * MS);
         assert_eq!(moderation.holds(E, now + 1000 * MS), None, "it has had nothing for a while");
     }
 
@@ -183,8 +244,8 @@ mod tests {
         let start = Instant::now();
         for (apart, holds) in [(16, true), (17, false)] {
             let (mut moderation, now) = (interrupted_before(start), start + 100 * MS);
-            moderation.gathered(E, 1, now);
-            moderation.gathered(E, 1, now + apart * MS);
+            given(&mut moderation, 1, now);
+            given(&mut moderation, 1, now + apart * MS);
             assert_eq!(moderation.holds(E, now + apart * MS).is_some(), holds, "{apart} ms apart");
         }
     }
@@ -196,8 +257,8 @@ mod tests {
         moderation.sent(start);
         moderation.handled(start + 1000 * MS);
         let now = start + 2000 * MS;
-        moderation.gathered(E, 1, now);
-        moderation.gathered(E, 1, now + 100 * MS);
+        given(&mut moderation, 1, now);
+        given(&mut moderation, 1, now + 100 * MS);
         assert_eq!(moderation.holds(E, now + 100 * MS), Some(now + 400 * MS));
         moderation.was_useless();
         assert_eq!(moderation.holds(E, now + 100 * MS), None);

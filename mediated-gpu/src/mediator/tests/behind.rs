@@ -54,18 +54,23 @@ fn waiting(host: &Host) -> TestGuest {
     g
 }
 
-#[test]
-fn more_of_the_same_context_stands_behind_it_and_runs_in_its_order() {
-    let host = Host::new();
-    let mut g = waiting(&host);
-    let commands = [store(&g, 0, 2), store(&g, 1, 3)].concat();
+/// Appends stores to a context that waits for the gate: they are on the engine before it opens, and run after what was there.
+fn stands_behind(g: &mut TestGuest) {
+    let commands = [store(g, 0, 2), store(g, 1, 3)].concat();
     g.emit(&commands);
     g.submit();
-    on_the_gpu(&g, 2);
+    on_the_gpu(g, 2);
     assert_eq!((g.vgpu.statistics().completions, g.read32(DATA)), (0, 0));
     g.write32(GATE, 1);
     g.wait(2);
     assert_eq!((g.read32(DATA), g.read32(DATA + 4)), (2, 3));
+}
+
+#[test]
+fn more_of_the_same_context_stands_behind_it_and_runs_in_its_order() {
+    let host = Host::new();
+    let mut g = waiting(&host);
+    stands_behind(&mut g);
     assert_eq!(g.csb(), [(1, ID), (0x8002, ID), (0x18, ID)], "it goes on");
     assert_eq!(g.state(state::RING_HEAD), g.tail);
     assert_eq!(host.gpu.resets.load(Ordering::SeqCst), 0);
@@ -77,14 +82,7 @@ fn what_is_appended_after_a_submission_of_nothing_new_stands_behind_what_runs() 
     let mut g = waiting(&host);
     g.submit();
     eventually("it is taken", || g.read32(HWSP + hwsp::CSB_WRITE) == 1);
-    let commands = [store(&g, 0, 2), store(&g, 1, 3)].concat();
-    g.emit(&commands);
-    g.submit();
-    on_the_gpu(&g, 2);
-    assert_eq!((g.vgpu.statistics().completions, g.read32(DATA)), (0, 0));
-    g.write32(GATE, 1);
-    g.wait(2);
-    assert_eq!((g.read32(DATA), g.read32(DATA + 4)), (2, 3));
+    stands_behind(&mut g);
     assert_eq!(g.csb(), [(1, ID), (0x8002, ID), (0x8002, ID), (0x18, ID)], "it goes on");
     assert_eq!(g.state(state::RING_HEAD), g.tail);
 }

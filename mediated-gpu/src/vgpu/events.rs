@@ -1,14 +1,17 @@
 //! What a guest is to be told: status entries and interrupts, in their order, and which of them may wait for others.
 //!
-//! An engine that begins, or has come to its end, may be told of late ([`moderation`](super::moderation)); all else is told
-//! at once, and what was held is told before it. An engine's reset makes what was held of it void, as it makes what comes late.
+//! An engine that begins, or has come to its end, may be told of late ([`moderation`](super::moderation)), and so may one that was
+//! given more of what runs, until it is done with something; all else is told at once, and what was held is told before it. An engine's
+//! reset makes what was held of it void, as it makes what comes late.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::moderation::Moderation;
 use super::{State, interrupts};
-use crate::gen8::context::{CSB_ACTIVE_TO_IDLE, CSB_COMPLETE, CSB_ENTRIES, CSB_IDLE_TO_ACTIVE};
+use crate::gen8::context::{
+    CSB_ACTIVE_TO_IDLE, CSB_COMPLETE, CSB_ENTRIES, CSB_IDLE_TO_ACTIVE, CSB_LITE_RESTORE, CSB_PREEMPTED,
+};
 use crate::gen8::regs::{GT_CONTEXT_SWITCH_INTERRUPT, engine, gt};
 use crate::physical::Engine;
 
@@ -39,8 +42,7 @@ pub(crate) enum Telling {
 #[derive(Debug, Default)]
 pub(super) struct Events {
     moderation: Moderation,
-    /// By engine and epoch.
-    held: VecDeque<(Engine, u64, Event)>,
+    held: Held,
     /// The time was told at which the held is to be.
     timed: bool,
 }
@@ -63,40 +65,88 @@ impl Events {
         }
     }
 
-    fn crowded(&self, e: Engine) -> bool {
-        let of_engine =
-            |(of, _, event): &&(Engine, u64, Event)| *of == e && matches!(event, Event::Status { .. });
-        self.held.iter().filter(of_engine).count() > HELD
+    /// An engine is reset.
+    pub(super) fn reset(&mut self, e: Engine) {
+        self.moderation.reset(e);
     }
+}
+
+/// By engine and epoch.
+type Held = VecDeque<(Engine, u64, Event)>;
+
+/// No more entries of an engine's fit.
+fn crowded(held: &Held, e: Engine) -> bool {
+    let of_engine =
+        |(of, _, event): &&(Engine, u64, Event)| *of == e && matches!(event, Event::Status { .. });
+    held.iter().filter(of_engine).count() > HELD
+}
+
+/// An engine was given more of what runs.
+fn is_more(event: Event) -> bool {
+    matches!(event, Event::Status { status, .. } if status == CSB_LITE_RESTORE | CSB_PREEMPTED)
+}
+
+/// How long something may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// An engine goes on with something else, or somebody waits for what it has done.
+    None,
+    /// It has more of the same, which a driver that has still more to give has to know.
+    More,
+    /// It has begun, or has nothing more to do.
+    Moderate,
 }
 
 impl State {
     /// Something happens on an engine that the guest is to be told. It is held until it is [taken](Self::next_event).
     pub(crate) fn happened(&mut self, e: Engine, epoch: u64, event: Event) -> Telling {
         let now = Instant::now();
-        if matches!(event, Event::Status { status, .. } if status & CSB_ACTIVE_TO_IDLE != 0) {
-            self.events.moderation.idle(e, now);
+        let patience = self.patience(e, event);
+        let Events { moderation, held, timed } = &mut self.events;
+        held.push_back((e, epoch, event));
+        match event {
+            Event::Status { status, .. } if status & CSB_ACTIVE_TO_IDLE != 0 => moderation.idle(e, now),
+            Event::Status { .. } => {}
+            Event::Raise(_) => {
+                moderation.goes_on(e, now);
+                if patience == Patience::None {
+                    moderation.awaited(e);
+                }
+                if held.iter().any(|(of, _, event)| *of == e && is_more(*event)) {
+                    return Telling::Now;
+                }
+            }
         }
-        self.events.held.push_back((e, epoch, event));
-        if !self.may_wait(e, event) || self.events.crowded(e) {
-            return Telling::Now;
+        let until = match patience {
+            Patience::None => None,
+            Patience::More => moderation.holds_more(e, now),
+            Patience::Moderate => moderation.holds(e, now),
+        };
+        if until.is_some() && patience == Patience::More {
+            // Who has kept something back does not look by itself.
+            held.push_back((e, epoch, Event::Raise(GT_CONTEXT_SWITCH_INTERRUPT)));
         }
-        match self.events.moderation.holds(e, now) {
-            None => Telling::Now,
-            Some(_) if self.events.timed => Telling::WithOthers,
+        match until {
+            Some(_) if crowded(held, e) => Telling::Now,
+            Some(_) if *timed => Telling::WithOthers,
             Some(until) => {
-                self.events.timed = true;
+                *timed = true;
                 Telling::At(until)
             }
+            None => Telling::Now,
         }
     }
 
-    fn may_wait(&self, e: Engine, event: Event) -> bool {
+    fn patience(&self, e: Engine, event: Event) -> Patience {
         match event {
-            Event::Status { status, .. } => {
-                status & !(CSB_IDLE_TO_ACTIVE | CSB_ACTIVE_TO_IDLE | CSB_COMPLETE) == 0
+            Event::Status { status, .. }
+                if status & !(CSB_IDLE_TO_ACTIVE | CSB_ACTIVE_TO_IDLE | CSB_COMPLETE) == 0 =>
+            {
+                Patience::Moderate
             }
-            Event::Raise(bits) => !interrupts::awaited(&self.file, e, bits),
+            _ if is_more(event) => Patience::More,
+            Event::Raise(bits) if !interrupts::awaited(&self.file, e, bits) => Patience::Moderate,
+            _ => Patience::None,
         }
     }
 
@@ -154,6 +204,15 @@ impl State {
         self.events.moderation.sent(later);
         self.events.moderation.handled(later + std::time::Duration::from_millis(1));
     }
+
+    /// As if, besides, the engine had been given a request each millisecond, and had worked on one for the last ten.
+    pub(crate) fn hold_more(&mut self, e: Engine) {
+        self.hold_what_may_wait();
+        for before in [11, 10] {
+            let before = Instant::now() - std::time::Duration::from_millis(before);
+            self.events.moderation.gathered(e, 1, before);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -161,14 +220,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::gen8::context::{CSB_ELEMENT_SWITCH, CSB_LITE_RESTORE, CSB_PREEMPTED};
+    use crate::gen8::context::CSB_ELEMENT_SWITCH;
     use crate::gen8::regs::{GT_RENDER_USER_INTERRUPT as USER, irq};
     use crate::vgpu::VgpuId;
     use crate::vgpu::slice::{GmRange, Slice};
 
+    /// The blitter's bit.
+    const SWITCHED: u32 = GT_CONTEXT_SWITCH_INTERRUPT << 16;
     const SWITCH: Event = Event::Raise(GT_CONTEXT_SWITCH_INTERRUPT);
     const BEGINS: u32 = CSB_IDLE_TO_ACTIVE;
     const ENDS: u32 = CSB_COMPLETE | CSB_ACTIVE_TO_IDLE;
+    const MORE: u32 = CSB_LITE_RESTORE | CSB_PREEMPTED;
 
     /// Interrupts are set up as a stock i915 does: engines' user interrupts are masked until somebody waits.
     fn state() -> State {
@@ -237,6 +299,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_put_behind_work_that_takes_long_waits_for_more_and_interrupts() {
+        let mut s = state();
+        s.hold_more(Engine::Bcs);
+        assert!(matches!(happened(&mut s, status(MORE)), Telling::At(_)));
+        s.time_has_come();
+        assert_eq!(tell(&mut s), (vec![(0, MORE)], true));
+    }
+
+    #[test]
+    fn more_that_is_told_with_something_else_interrupts_too() {
+        let mut s = state();
+        s.hold_more(Engine::Bcs);
+        happened(&mut s, status(MORE));
+        assert_eq!(s.happened(Engine::Rcs, s.engines[0].epoch(), status(CSB_PREEMPTED)), Telling::Now);
+        assert_eq!(tell(&mut s).1, true);
+    }
+
+    #[test]
+    fn when_an_engine_is_done_with_something_its_driver_is_told_of_more() {
+        let mut s = state();
+        s.hold_more(Engine::Bcs);
+        assert!(matches!(happened(&mut s, Event::Raise(USER)), Telling::At(_)), "nothing is held of it");
+        s.hold_more(Engine::Bcs);
+        assert_eq!(happened(&mut s, status(MORE)), Telling::WithOthers);
+        assert_eq!(happened(&mut s, Event::Raise(USER)), Telling::Now);
+        assert_eq!(tell(&mut s), (vec![(0, MORE)], true));
+    }
+
+    #[test]
     fn more_entries_than_the_buffer_has_room_for_are_not_held() {
         let mut s = state();
         s.hold_what_may_wait();
@@ -278,21 +369,26 @@ mod tests {
                 let event = match event {
                     0 | 1 => status(BEGINS),
                     2 | 3 => status(ENDS),
-                    4 => status(CSB_LITE_RESTORE | CSB_PREEMPTED),
+                    4 => status(MORE),
                     5 => Event::Raise(USER),
                     _ => SWITCH,
                 };
                 happened(&mut at_once, event);
                 expected.extend(tell(&mut at_once).0);
-                late.hold_what_may_wait();
+                late.hold_more(Engine::Bcs);
                 if happened(&mut late, event) == Telling::Now || time {
                     entries.extend(tell(&mut late).0);
                 }
             }
             entries.extend(tell(&mut late).0);
             prop_assert_eq!(entries, expected);
-            let shown = |s: &State| (s.file.get(irq::GEN8_GT_IIR0), s.file.engine(Engine::Bcs, engine::RING_CONTEXT_STATUS_PTR));
+            // What was held of more shows in the switches' bit.
+            let shown = |s: &State| {
+                (s.file.get(irq::GEN8_GT_IIR0) & !SWITCHED, s.file.engine(Engine::Bcs, engine::RING_CONTEXT_STATUS_PTR))
+            };
             prop_assert_eq!(shown(&late), shown(&at_once));
+            let switched = |s: &State| s.file.get(irq::GEN8_GT_IIR0) & SWITCHED;
+            prop_assert!(switched(&late) >= switched(&at_once));
         }
     }
 }

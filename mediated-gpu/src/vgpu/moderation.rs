@@ -3,11 +3,17 @@
 //!
 //! The time is a few times what an interrupt costs the guest, from the message to the write that lets the next one out; and on an
 //! engine that is done with each request long before the next, where those come so fast that each by itself would be a burden, long
-//! enough for a few of them. Nothing is held for a guest that handles none, and ever less often for one that gathers nothing meanwhile.
+//! enough for a few of them ([`pace`]). So it is on one that works on a request for so long that a few more have time to come. Nothing is held for a guest that handles none, and ever less often for one that gathers nothing
+//! meanwhile ([`trials`]).
+
+mod pace;
+mod trials;
 
 use std::time::{Duration, Instant};
 
 use crate::physical::Engine;
+use pace::Pace;
+use trials::Trials;
 
 /// For how many times as long as an interrupt takes the next one waits: it has at most a sixth of the guest's time.
 const COSTS: u32 = 6;
@@ -27,11 +33,6 @@ const APART: u32 = 16;
 const DONE: u32 = 2;
 /// It is held no longer than this for requests that are to come.
 const MOST_HELD: Duration = Duration::from_millis(300);
-/// An engine that has been given nothing for this long is given something anew, and not one request after the other.
-const PAUSE: Duration = Duration::from_millis(500);
-/// After a time that was waited for nothing nothing is held for two submissions, after the next one for four, and so on: for two
-/// to the power of this at most.
-const DOUBTS: u32 = 5;
 
 /// When the last interrupt was sent, what one costs, how fast requests come, and whether it pays to hold it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,52 +42,14 @@ pub(super) struct Moderation {
     open: Option<Instant>,
     cost: Option<Duration>,
     paces: [Pace; Engine::ALL.len()],
-    /// Something was held for all of its time: what is submitted next says what for.
-    tried: bool,
-    /// How often in a row it was for nothing.
-    doubts: u32,
-    /// Submissions for which nothing is held.
-    free: u32,
-}
-
-/// How fast requests come for an engine, and how fast it is done with them.
-#[derive(Clone, Copy, Debug, Default)]
-struct Pace {
-    last: Option<Instant>,
-    /// From one to the next, as the last few came. `None`: there was a pause.
-    each: Option<Duration>,
-    /// Since when it works, and on how many.
-    works: Option<(Instant, u32)>,
-    /// How long one of the last few took.
-    takes: Option<Duration>,
-}
-
-/// The last few times; a shorter one counts at once.
-fn smooth(before: Option<Duration>, now: Duration) -> Option<Duration> {
-    Some(before.map_or(now, |before| ((before + now) / 2).min(2 * now)))
-}
-
-impl Pace {
-    fn came(&mut self, now: Instant, requests: u32) {
-        let since = self.last.replace(now).map(|last| now.saturating_duration_since(last));
-        self.each = since.filter(|time| *time <= PAUSE).and_then(|time| smooth(self.each, time / requests));
-        let (since, before) = self.works.unwrap_or((now, 0));
-        self.works = Some((since, before.saturating_add(requests)));
-    }
-
-    fn done(&mut self, now: Instant) {
-        if let Some((since, requests)) = self.works.take() {
-            self.takes = smooth(self.takes, now.saturating_duration_since(since) / requests);
-        }
-    }
-
-    /// From one request to the next, if the engine is done with each long before.
-    fn waits(&self) -> Option<Duration> {
-        self.each.filter(|each| self.takes.is_some_and(|takes| takes <= *each / DONE))
-    }
+    trials: Trials,
 }
 
 impl Moderation {
+    fn pace(&mut self, e: Engine) -> &mut Pace {
+        &mut self.paces[e.index()]
+    }
+
     /// An interrupt is sent.
     pub(super) fn sent(&mut self, now: Instant) {
         self.last = Some(now);
@@ -103,44 +66,63 @@ impl Moderation {
 
     /// The time has come, and something was held or not.
     pub(super) fn tried(&mut self, held: bool) {
-        self.tried |= held;
-    }
-
-    /// An engine is given a submission, with so many requests in it.
-    pub(super) fn gathered(&mut self, e: Engine, requests: u32, now: Instant) {
-        if let Some(pace) = self.paces.get_mut(e.index()) {
-            pace.came(now, requests.max(1));
-        }
-        let tried = std::mem::take(&mut self.tried);
-        match requests {
-            2.. => (self.doubts, self.free) = (0, 0),
-            _ if tried => self.was_useless(),
-            _ => self.free = self.free.saturating_sub(1),
-        }
-    }
-
-    /// An engine has nothing more to do.
-    pub(super) fn idle(&mut self, e: Engine, now: Instant) {
-        if let Some(pace) = self.paces.get_mut(e.index()) {
-            pace.done(now);
-        }
+        self.trials.tried(held);
     }
 
     /// The guest has waited for what was held.
     pub(super) fn was_useless(&mut self) {
-        self.tried = false;
-        self.doubts = (self.doubts + 1).min(DOUBTS);
-        self.free = 1 << self.doubts;
+        self.trials.was_useless();
     }
 
-    /// Until when what may wait of an engine is held, if it is.
+    /// An engine is given a submission, with so many requests in it.
+    pub(super) fn gathered(&mut self, e: Engine, requests: u32, now: Instant) {
+        let pace = self.pace(e);
+        pace.came(now, requests.max(1));
+        let streams = pace.streams();
+        self.trials.gathered(requests, streams);
+    }
+
+    /// Somebody waits for what an engine has done.
+    pub(super) fn awaited(&mut self, e: Engine) {
+        self.pace(e).awaited();
+    }
+
+    /// An engine is done with a request.
+    pub(super) fn goes_on(&mut self, e: Engine, now: Instant) {
+        self.pace(e).goes_on(now);
+    }
+
+    /// An engine has nothing more to do.
+    pub(super) fn idle(&mut self, e: Engine, now: Instant) {
+        self.pace(e).done(now);
+    }
+
+    /// An engine is reset: what it was given is void, and what comes next is something else.
+    pub(super) fn reset(&mut self, e: Engine) {
+        *self.pace(e) = Pace::default();
+    }
+
+    /// Until when it is held that an engine has begun or has nothing more to do, if it is.
     pub(super) fn holds(&self, e: Engine, now: Instant) -> Option<Instant> {
-        let cost = self.cost?;
-        let spared = self.last?.checked_add((cost * COSTS).min(MOST_SPARED))?;
-        let each = self.paces.get(e.index()).and_then(Pace::waits).filter(|each| *each <= cost * APART);
-        let gathered = each.and_then(|each| now.checked_add((each * GATHERED).min(MOST_HELD)));
-        let until = gathered.map_or(spared, |gathered| gathered.max(spared));
-        (until > now && self.free == 0).then_some(until)
+        let spared = self.last?.checked_add((self.cost? * COSTS).min(MOST_SPARED))?;
+        let more = self.paces.get(e.index()).and_then(|pace| self.gathers(now, pace.waits(DONE)));
+        let until = more.map_or(spared, |more| more.max(spared));
+        (until > now && self.trials.pays()).then_some(until)
+    }
+
+    /// Until when it is held that more of what runs was taken, if it is.
+    pub(super) fn holds_more(&self, e: Engine, now: Instant) -> Option<Instant> {
+        let more = self.paces.get(e.index()).and_then(|pace| self.gathers(now, pace.works(now, GATHERED)));
+        more.filter(|_| self.trials.pays())
+    }
+
+    /// When so many have come as are to, if they come often enough to be a burden.
+    fn gathers(&self, now: Instant, each: Option<Duration>) -> Option<Instant> {
+        let (each, cost) = (each?, self.cost?);
+        if each > cost * APART {
+            return None;
+        }
+        now.checked_add((each * GATHERED).min(MOST_HELD))
     }
 }
 
@@ -240,6 +222,25 @@ mod tests {
     }
 
     #[test]
+    fn behind_a_request_for_which_four_could_come_four_are_waited_for() {
+        let start = Instant::now();
+        let (mut moderation, now) = (interrupted_before(start), start + 100 * MS);
+        moderation.gathered(E, 1, now);
+        assert_eq!(moderation.holds_more(E, now + 40 * MS), None, "nobody knows how fast they come");
+        moderation.gathered(E, 1, now + 5 * MS);
+        assert_eq!(moderation.holds_more(E, now + 19 * MS), None, "it may be done with that soon");
+        assert_eq!(moderation.holds_more(E, now + 20 * MS), Some(now + 40 * MS));
+        assert_eq!(moderation.holds_more(Engine::Bcs, now + 20 * MS), None, "another engine");
+        moderation.goes_on(E, now + 30 * MS);
+        assert_eq!(moderation.holds_more(E, now + 49 * MS), None, "it works on the next since then");
+        assert_eq!(moderation.holds_more(E, now + 50 * MS), Some(now + 70 * MS));
+        moderation.idle(E, now + 50 * MS);
+        assert_eq!(moderation.holds_more(E, now + 90 * MS), None);
+        moderation.goes_on(E, now + 90 * MS);
+        assert_eq!(moderation.holds_more(E, now + 500 * MS), None, "it had nothing to do");
+    }
+
+    #[test]
     fn requests_that_are_far_apart_are_not_waited_for() {
         let start = Instant::now();
         for (apart, holds) in [(16, true), (17, false)] {
@@ -264,35 +265,84 @@ mod tests {
         assert_eq!(moderation.holds(E, now + 100 * MS), None);
     }
 
-    /// Submissions of one request each until something would be held again.
-    fn until_held(moderation: &mut Moderation, now: Instant) -> u32 {
-        (0..)
+    /// Submissions of one request each until something would be held again; somebody waits for each, or nobody for any.
+    fn until_held(moderation: &mut Moderation, now: Instant, awaited: bool) -> u32 {
+        let submitted = |moderation: &mut Moderation| {
+            moderation.gathered(E, 1, now);
+            if awaited {
+                moderation.awaited(E);
+            }
+        };
+        let mut submissions = 0..;
+        submissions
             .find(|_| {
                 moderation.holds(E, now).is_some() || {
-                    moderation.gathered(E, 1, now);
+                    submitted(moderation);
                     false
                 }
             })
             .unwrap_or(0)
     }
 
-    #[test]
-    fn a_driver_that_gathers_nothing_is_tried_ever_less_often_until_it_does() {
-        let (mut moderation, now) = (Moderation::default(), Instant::now());
-        moderation.sent(now);
-        moderation.handled(now + MS);
-        let tries = [0, 1, 2, 3, 4, 5, 6].map(|_| {
-            let submissions = until_held(&mut moderation, now);
+    /// Held for nothing, so often that it is hardly ever tried again.
+    fn doubtful(moderation: &mut Moderation, now: Instant) -> [u32; 7] {
+        [0, 1, 2, 3, 4, 5, 6].map(|_| {
+            let submissions = until_held(moderation, now, true);
             moderation.tried(true);
             moderation.gathered(E, 1, now);
+            moderation.awaited(E);
             submissions
-        });
-        assert_eq!(tries, [0, 2, 4, 8, 16, 32, 32]);
-        assert_eq!(until_held(&mut moderation, now), 32);
+        })
+    }
+
+    #[test]
+    fn when_nobody_waits_any_more_it_is_tried_again_soon() {
+        let now = Instant::now();
+        let mut moderation = interrupted_before(now);
+        doubtful(&mut moderation, now);
+        // The first two count for one, and 30 for eight.
+        assert_eq!(until_held(&mut moderation, now, false), 10);
+    }
+
+    #[test]
+    fn who_waits_for_every_other_submission_does_not_stream() {
+        let (mut moderation, now) = (Moderation::default(), Instant::now());
+        for _ in 0..10 {
+            moderation.gathered(E, 1, now);
+            assert!(!moderation.pace(E).streams());
+            moderation.gathered(E, 1, now);
+            moderation.awaited(E);
+        }
+        moderation.gathered(E, 1, now);
+        moderation.gathered(E, 1, now);
+        moderation.gathered(E, 1, now);
+        assert!(moderation.pace(E).streams());
+        moderation.gathered(E, 1, now + 1000 * MS);
+        assert!(!moderation.pace(E).streams(), "there was a pause");
+    }
+
+    #[test]
+    fn what_comes_after_a_reset_is_something_else() {
+        let start = Instant::now();
+        let (mut moderation, now) = (interrupted_before(start), start + 100 * MS);
+        given(&mut moderation, 1, now);
+        given(&mut moderation, 1, now + 5 * MS);
+        moderation.reset(E);
+        assert_eq!(moderation.holds(E, now + 5 * MS), None);
+        given(&mut moderation, 1, now + 6 * MS);
+        assert_eq!(moderation.holds(E, now + 6 * MS), None, "one alone");
+    }
+
+    #[test]
+    fn a_driver_that_gathers_nothing_is_tried_ever_less_often_until_it_does() {
+        let now = Instant::now();
+        let mut moderation = interrupted_before(now);
+        assert_eq!(doubtful(&mut moderation, now), [0, 2, 4, 8, 16, 32, 32]);
+        assert_eq!(until_held(&mut moderation, now, true), 32);
         moderation.tried(true);
         moderation.gathered(E, 3, now);
-        assert_eq!(until_held(&mut moderation, now), 0);
+        assert_eq!(until_held(&mut moderation, now, true), 0);
         moderation.was_useless();
-        assert_eq!(until_held(&mut moderation, now), 2, "who asks has waited");
+        assert_eq!(until_held(&mut moderation, now, true), 2, "who asks has waited");
     }
 }

@@ -204,6 +204,7 @@ impl State {
                 continue;
             }
             self.engine(e).reset();
+            self.events.reset(e);
             self.file.reset_engine(e);
             effect(Effect::Reset(e));
             if self.engine(e).running() {

@@ -1,8 +1,9 @@
 // Work for every engine of a GPU that a stock i915 drives, by its own interface (include/uapi/drm/i915_drm.h): stores on
 // four engines, a fill and a copy on the blitter, each checked. Says a line for each, and ends with status 0 if all held.
 // i915-work [NODE [PART...]]: stores and blits, or what is named: others (stores on all engines but the blitter), stream (many
-// batches, not waited for one by one), piled (the same behind blits that take seconds), loop (a batch that goes round for ever),
-// long (blits that take minutes); the driver has to end the last two by a reset.
+// batches, not waited for one by one), piled (the same behind blits that take seconds), frames (pictures of several batches each, of
+// which all but two have to be done before the next), loop (a batch that goes round for ever), long (blits that take minutes); the
+// driver has to end the last two by a reset.
 #include "i915.h"
 
 // A picture of 512 by 256 pixels, whose pages are not neighbours.
@@ -139,6 +140,45 @@ static void stream(void)
 		store_many("stream", i);
 }
 
+// Pictures one after the other, as a user's driver draws them: into two surfaces by turns, several batches each, whose objects are used
+// again, and none is begun before the last but one is done.
+static void frames(void)
+{
+	enum { FRAMES = 32, PARTS = 4, LINES = HEIGHT / PARTS, FRONT_AND_BACK = 2 };
+	uint32_t surfaces[FRONT_AND_BACK], batches[FRONT_AND_BACK][PARTS];
+	uint32_t *pixels = malloc(BYTES);
+	for (int s = 0; s < FRONT_AND_BACK; s++) {
+		surfaces[s] = create(BYTES);
+		for (int part = 0; part < PARTS; part++)
+			batches[s][part] = create(4096);
+	}
+	for (int frame = 0; frame < FRAMES; frame++) {
+		int s = frame % FRONT_AND_BACK;
+		uint64_t surface = s ? COPY : SOURCE;
+		struct exec_object o = object(surfaces[s], surface, OBJECT_WRITE);
+		if (frame >= FRONT_AND_BACK)
+			wait(batches[s][PARTS - 1], 20);
+		for (int part = 0; part < PARTS; part++) {
+			uint32_t fill[] = {
+				XY_COLOR_BLT_32, DEPTH_32 | ROP_FILL | PITCH, (part * LINES) << 16,
+				((part + 1) * LINES) << 16 | WIDTH, (uint32_t)surface, surface >> 32,
+				colour(PARTS * frame + part), MI_BATCH_BUFFER_END,
+			};
+			execute(batches[s][part], BATCH + 65536 * (PARTS * s + part + 1), 3, &o, 1, fill, 8);
+		}
+	}
+	int right = 1;
+	for (int frame = FRAMES - FRONT_AND_BACK; frame < FRAMES; frame++) {
+		int s = frame % FRONT_AND_BACK;
+		wait(batches[s][PARTS - 1], 20);
+		get(surfaces[s], pixels, BYTES);
+		for (int i = 0; i < WIDTH * HEIGHT; i++)
+			right &= pixels[i] == colour(PARTS * frame + i / WIDTH / LINES);
+	}
+	check("frames BCS", right);
+	free(pixels);
+}
+
 // Waits until the driver has ended a batch that does not end, and looks whom it blames.
 static void hangs(const char *what, int engine, struct exec_object *others, int count, const uint32_t *batch, int dwords)
 {
@@ -200,7 +240,8 @@ int main(int argc, char **argv)
 	open_gpu(argc > 1 ? argv[1] : "/dev/dri/card0");
 	static const struct { const char *name; void (*run)(void); int usual; } parts[] = {
 		{ "stores", stores, 1 }, { "others", others, 0 }, { "blits", blits, 1 },
-		{ "stream", stream, 0 }, { "piled", piled, 0 }, { "loop", loop, 0 }, { "long", lengthy, 0 },
+		{ "stream", stream, 0 }, { "piled", piled, 0 }, { "frames", frames, 0 }, { "loop", loop, 0 },
+		{ "long", lengthy, 0 },
 	};
 	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
 		int named = argc <= 2 && parts[i].usual;

@@ -120,12 +120,11 @@ static struct exec_object object(uint32_t handle, uint64_t address, uint64_t fla
 	};
 }
 
-// Submits a batch to an engine; what can be waited for is the batch's handle. Where another one is still in use the driver waits
-// for that first.
-static uint32_t submit_at(uint64_t at, int engine, struct exec_object *others, int count, const uint32_t *commands,
-			  int dwords)
+// Submits commands to an engine in an object that is not in use, at an address. Where another one is still in use there the driver
+// waits for that first.
+static void execute(uint32_t batch, uint64_t at, int engine, struct exec_object *others, int count,
+		    const uint32_t *commands, int dwords)
 {
-	uint32_t batch = create((dwords * 4 + 4095) & ~4095);
 	struct exec_object objects[4];
 	put(batch, commands, dwords * 4);
 	memcpy(objects, others, count * sizeof *others);
@@ -137,6 +136,14 @@ static uint32_t submit_at(uint64_t at, int engine, struct exec_object *others, i
 		.flags = engine | EXEC_NO_RELOC,
 	};
 	must(again(GEM_EXECBUFFER2, &e), "GEM_EXECBUFFER2");
+}
+
+// Submits a batch to an engine; what can be waited for is the batch's handle.
+static uint32_t submit_at(uint64_t at, int engine, struct exec_object *others, int count, const uint32_t *commands,
+			  int dwords)
+{
+	uint32_t batch = create((dwords * 4 + 4095) & ~4095);
+	execute(batch, at, engine, others, count, commands, dwords);
 	return batch;
 }
 

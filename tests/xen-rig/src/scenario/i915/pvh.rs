@@ -19,14 +19,16 @@ pub(in crate::scenario) struct I915Pvh;
 /// times as many, which an emulated machine that others share takes half a minute for.
 const TYPE: &str = "V4_8";
 /// Before and after each of these, dom0 asks what mgpu counts: batches that are waited for one by one, some that are not, and some
-/// that wait behind one that takes long.
-const COUNTED: &str =
-    "sleep 4\nwork alone stores\nsleep 4\nwork stream stream\nsleep 4\nwork piled piled\nsleep 4\n";
+/// that wait behind one that takes long, and pictures as a user's driver draws them.
+const COUNTED: &str = "sleep 4\nwork alone stores\nsleep 4\nwork stream stream\nsleep 4\nwork piled piled\nsleep 4\n\
+                       work frames frames\nsleep 4\n";
 /// As in `c/i915-work.c`: batches on four engines.
 const ALONE: u64 = 4 * 10;
 const STREAM: u64 = 4 * 32;
 /// On one engine, with the one that takes long.
 const PILED: u64 = 32 + 1;
+/// Four a picture.
+const FRAMES: u64 = 4 * 32;
 /// Trapped accesses of a batch, at most, where not each is waited for. A submission is five and an interrupt three, so that a driver
 /// which has gathered no more than one batch in any of them comes to eight.
 const A_BATCH: f64 = 8.0;
@@ -55,7 +57,7 @@ impl Scenario for I915Pvh {
             "--type {TYPE} --deadline-ms {} --out /results/pictures --control /run/mgpu",
             painting::DEADLINE_MS
         );
-        let counted: String = ["first", "alone", "stream", "piled"]
+        let counted: String = ["first", "alone", "stream", "piled", "frames"]
             .map(|work| {
                 format!(
                     "spoke stock 300 '{work} work done'\nsleep 1\nrecord {work} mgpu ask /run/mgpu status\n\
@@ -77,6 +79,7 @@ impl Scenario for I915Pvh {
         did(&log, "alone", STORES, checks);
         did(&log, "stream", STREAMS, checks);
         did(&log, "piled", &["piled BCS"], checks);
+        did(&log, "frames", &["frames BCS"], checks);
         a_batch(run, checks);
         served(run, &out, checks);
         Ok(())
@@ -94,16 +97,19 @@ fn a_batch(run: &Run, checks: &mut Checks) {
         Some(accesses as f64 / batches as f64)
     };
     let (alone, stream) = (each("first", "alone", ALONE), each("alone", "stream", STREAM));
-    let piled = each("stream", "piled", PILED);
+    let (piled, frames) = (each("stream", "piled", PILED), each("piled", "frames", FRAMES));
     checks.figure("i915: trapped accesses a batch, each waited for", alone.unwrap_or(f64::MAX));
     checks.figure("i915: trapped accesses a batch, not waited for", stream.unwrap_or(f64::MAX));
     checks.figure("i915: trapped accesses a batch, behind one that takes long", piled.unwrap_or(f64::MAX));
-    let [reads, writes] = in_memory(&run.text("piled-accesses.out"));
+    checks.figure("i915: trapped accesses a batch, of a picture's four", frames.unwrap_or(f64::MAX));
+    let [reads, writes] = in_memory(&run.text("frames-accesses.out"));
     checks.that(
         reads == 0 && writes > 0,
         format!("of registers that are memory writes trap ({writes}), and no read ({reads})"),
     );
-    for (which, traps) in [("that streams", stream), ("behind one that takes long", piled)] {
+    for (which, traps) in
+        [("that streams", stream), ("behind one that takes long", piled), ("of a picture's four", frames)]
+    {
         checks.that(
             traps.is_some_and(|n| n <= A_BATCH),
             format!("a batch {which} traps at most {A_BATCH} times ({traps:?})"),

@@ -1,4 +1,4 @@
-//! The page tables of a stock i915 are tracked almost at once, so that it writes to many that are, over and over.
+//! The page tables of a stock i915 are tracked almost at once, so that it writes to many that are, over and over, from two vCPUs.
 
 use super::{
     Checks, STORES, bound, did, figure, install, interrupted, machine, none, painting, recorded, said,
@@ -17,6 +17,9 @@ pub(in crate::scenario) struct I915Tracked;
 
 /// Uses after which a table is tracked: all but new ones are.
 const AFTER: u32 = 1;
+const VCPUS: &str = "2";
+/// What two programs do at once, with tables of their own.
+const BOTH: &str = "stores stream frames";
 
 impl Scenario for I915Tracked {
     fn name(&self) -> &'static str {
@@ -32,21 +35,29 @@ impl Scenario for I915Tracked {
     }
 
     fn prepare(&self, kit: &Kit, files: &mut Tree) -> Result<String> {
-        let steps = "work first\nwork second stores\nwork third\npaint painter 3\n";
-        install(kit, files, Kind::Pvh, steps)?;
+        let steps = format!(
+            "say \"vcpus $(grep -c ^processor /proc/cpuinfo)\"\nwork first\n\
+             work left {BOTH} & work right {BOTH} & wait\nwork third\npaint painter 3\n"
+        );
+        install(kit, files, Kind::Pvh, &steps)?;
         let options = format!(
             "--type V4_8 --deadline-ms {} --track-after {AFTER} --out /results/pictures --control /run/mgpu",
             painting::DEADLINE_MS
         );
         let picture = painting::taken("stock", "/run/mgpu");
-        Ok(script_while("", &options, &format!("spoke stock 300 'painter pictures'\n{picture}")))
+        let meanwhile = format!("spoke stock 300 'painter pictures'\n{picture}");
+        Ok(format!("VCPUS={VCPUS}\n{}", script_while("", &options, &meanwhile)))
     }
 
     fn judge(&self, _kit: &Kit, run: &Run, checks: &mut Checks) -> Result<()> {
         let (log, out) = recorded(run, checks);
         bound(&log, &[], checks);
         worked(&log, "first", checks);
-        did(&log, "second", STORES, checks);
+        checks.equal("the guest's vCPUs", said(&log, "vcpus "), Some(VCPUS));
+        for side in ["left", "right"] {
+            did(&log, side, STORES, checks);
+            did(&log, side, &["stream RCS", "stream VCS", "stream BCS", "stream VECS", "frames BCS"], checks);
+        }
         worked(&log, "third", checks);
         checks.equal("painter: its pictures are right", said(&log, "painter pictures "), Some("3 wrong 0"));
         painting::shown(run, "stock", "painter", "pictures", checks);

@@ -29,9 +29,9 @@ const STREAM: u64 = 4 * 32;
 const PILED: u64 = 32 + 1;
 /// Four a picture.
 const FRAMES: u64 = 4 * 32;
-/// Trapped accesses of a batch, at most, where not each is waited for. A submission is five and an interrupt three, so that a driver
-/// which has gathered no more than one batch in any of them comes to eight.
-const A_BATCH: f64 = 8.0;
+/// Trapped accesses of a batch, at most: of all that run, and of each kind that is not waited for one by one. (One that is has nine of
+/// its own with a stock driver, and what lets its engine sleep has more: docs/performance.md.)
+const A_BATCH: f64 = 6.0;
 /// Pages of registers that the guest reads in memory: their first bytes, in hexadecimal without the last three digits.
 const IN_MEMORY: [&str; 2] = ["0x004", "0x044"];
 /// Trapped accesses of the driver's probe and of its first work, at most.
@@ -107,9 +107,15 @@ fn a_batch(run: &Run, checks: &mut Checks) {
         reads == 0 && writes > 0,
         format!("of registers that are memory writes trap ({writes}), and no read ({reads})"),
     );
-    for (which, traps) in
-        [("that streams", stream), ("behind one that takes long", piled), ("of a picture's four", frames)]
-    {
+    let all = each("first", "frames", ALONE + STREAM + PILED + FRAMES);
+    checks.figure("i915: trapped accesses a batch, of all", all.unwrap_or(f64::MAX));
+    let kinds = [
+        ("that streams", stream),
+        ("behind one that takes long", piled),
+        ("of a picture's four", frames),
+        ("of all", all),
+    ];
+    for (which, traps) in kinds {
         checks.that(
             traps.is_some_and(|n| n <= A_BATCH),
             format!("a batch {which} traps at most {A_BATCH} times ({traps:?})"),

@@ -208,13 +208,10 @@ impl State {
         self.events.moderation.handled(later + std::time::Duration::from_millis(1));
     }
 
-    /// As if, besides, the engine had been given a request each millisecond, and had worked on one for the last ten.
+    /// As if, besides, the engine worked on something long, and requests came without pause.
     pub(crate) fn hold_more(&mut self, e: Engine) {
         self.hold_what_may_wait();
-        for before in [11, 10] {
-            let before = Instant::now() - std::time::Duration::from_millis(before);
-            self.events.moderation.gathered(e, 1, before);
-        }
+        self.events.moderation.works_long(e);
     }
 }
 

@@ -104,16 +104,20 @@ impl Moderation {
 
     /// Until when it is held that an engine has begun or has nothing more to do, if it is.
     pub(super) fn holds(&self, e: Engine, now: Instant) -> Option<Instant> {
-        let spared = self.last?.checked_add((self.cost? * COSTS).min(MOST_SPARED))?;
         let more = self.paces.get(e.index()).and_then(|pace| self.gathers(now, pace.waits(DONE)));
-        let until = more.map_or(spared, |more| more.max(spared));
-        (until > now && self.trials.pays()).then_some(until)
+        self.until(now, more)
     }
 
     /// Until when it is held that more of what runs was taken, if it is.
     pub(super) fn holds_more(&self, e: Engine, now: Instant) -> Option<Instant> {
-        let more = self.paces.get(e.index()).and_then(|pace| self.gathers(now, pace.works(now, GATHERED)));
-        more.filter(|_| self.trials.pays())
+        let more = self.paces.get(e.index()).and_then(|pace| self.gathers(now, pace.works(now, GATHERED)))?;
+        self.until(now, Some(more))
+    }
+
+    fn until(&self, now: Instant, more: Option<Instant>) -> Option<Instant> {
+        let spared = self.last?.checked_add((self.cost? * COSTS).min(MOST_SPARED))?;
+        let until = more.map_or(spared, |more| more.max(spared));
+        (until > now && self.trials.pays()).then_some(until)
     }
 
     /// When so many have come as are to, if they come often enough to be a burden.
@@ -123,6 +127,14 @@ impl Moderation {
             return None;
         }
         now.checked_add((each * GATHERED).min(MOST_HELD))
+    }
+}
+
+#[cfg(test)]
+impl Moderation {
+    /// As if an engine worked on something long, and requests came without pause for an hour.
+    pub(super) fn works_long(&mut self, e: Engine) {
+        *self.pace(e) = Pace::without_pause(Instant::now(), Duration::from_secs(3600));
     }
 }
 

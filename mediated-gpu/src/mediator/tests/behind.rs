@@ -1,13 +1,11 @@
 //! What is put behind a context while that runs: on the engine before the other ends, and as if it had come after.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use super::rig::*;
 use crate::gen8::cmd::{self, Compare};
 use crate::gen8::context::{Descriptor, STATE_OFFSET, hwsp, state};
 use crate::gen8::regs;
-use crate::mediator::Share;
 
 /// Where another context of the guest's has its image, its ring, and its number.
 const OTHER: u64 = DATA + 0x2000;
@@ -88,6 +86,34 @@ fn what_is_appended_after_a_submission_of_nothing_new_stands_behind_what_runs() 
 }
 
 #[test]
+fn submissions_of_nothing_without_end_behind_what_runs_keep_nobody_away() {
+    const MANY: u64 = 5000;
+    let host = Host::new();
+    let mut neighbour = host.guest();
+    neighbour.start();
+    let g = waiting(&host);
+    (0..MANY).for_each(|_| g.submit());
+    let commands = store(&neighbour, 0, 4);
+    neighbour.emit(&commands);
+    neighbour.submit();
+    (0..MANY).for_each(|_| g.submit());
+    assert_eq!((g.vgpu.statistics().submissions, neighbour.read32(DATA)), (1, 0));
+    g.write32(GATE, 1);
+    neighbour.wait(1);
+    eventually("nothing is left", || g.idle());
+    assert_eq!((g.read32(DATA), neighbour.read32(DATA)), (1, 4));
+    assert_eq!(g.state(state::RING_HEAD), g.tail);
+    let last = u64::from(g.read32(HWSP + hwsp::CSB_WRITE));
+    assert_eq!(
+        g.read32(HWSP + hwsp::CSB + 8 * last),
+        0x18,
+        "whatever nobody has read, the last entry is of the end"
+    );
+    let s = g.vgpu.statistics();
+    assert_eq!((s.resets, s.refusals), (0, 0), "what there was no room for is dropped, and no more");
+}
+
+#[test]
 fn what_comes_after_another_context_waits_for_that_though_the_first_runs() {
     let host = Host::new();
     let mut g = waiting(&host);
@@ -107,19 +133,20 @@ fn what_comes_after_another_context_waits_for_that_though_the_first_runs() {
 
 #[test]
 fn context_behind_one_that_never_ends_runs_once_that_was_stopped() {
-    let host = Host::new();
+    let clock = Standing::default();
+    let host = Host::with_clock(CONFIG, Box::new(clock.clone()));
     let mut g = waiting(&host);
     let behind = other(&g, &store(&g, 1, 5));
     g.submit_raw(behind, 0);
     on_the_gpu(&g, 2);
     g.reset();
     assert_eq!(g.csb(), [], "neither has more to tell");
-    g.vgpu.set_share(Share { deadline: Some(Duration::from_millis(20)), ..g.vgpu.share() });
     let commands = until_open(&g);
     g.emit(&commands);
     g.submit();
     on_the_gpu(&g, 3);
     g.submit_raw(behind, 0);
+    clock.until("it is stopped", || g.vgpu.statistics().overruns == 1);
     eventually("the other runs", || g.read32(DATA + 4) == 5 && g.idle());
     let s = g.vgpu.statistics();
     assert_eq!((s.overruns, s.resets, s.completions), (1, 2, 1));

@@ -233,9 +233,10 @@ fn flood_of_submissions_is_dropped_and_does_no_harm() {
     assert_eq!(g.read32(DATA), 2);
 }
 
-/// One whose context is given to the engine and hangs there, with a short deadline, and a neighbour.
-fn one_that_hangs_beside_another() -> (Host, TestGuest, TestGuest) {
-    let host = Host::with(Config { deadline: Duration::from_millis(20), ..CONFIG });
+/// One whose context is given to the engine and hangs there, and a neighbour. No deadline comes by itself.
+fn one_that_hangs_beside_another() -> (Standing, Host, TestGuest, TestGuest) {
+    let clock = Standing::default();
+    let host = Host::with_clock(CONFIG, Box::new(clock.clone()));
     let (mut bad, mut good) = (host.guest(), host.guest());
     bad.start();
     good.start();
@@ -243,14 +244,14 @@ fn one_that_hangs_beside_another() -> (Host, TestGuest, TestGuest) {
     // A ring with nothing in it does not come to the GPU.
     bad.emit(&cmd::store_dword(bad.gm(DATA), 1));
     bad.submit();
-    (host, bad, good)
+    (clock, host, bad, good)
 }
 
 #[test]
 fn context_that_hangs_is_stopped_at_its_deadline_however_much_is_appended_to_it() {
-    let (_host, bad, mut good) = one_that_hangs_beside_another();
+    let (clock, _host, bad, mut good) = one_that_hangs_beside_another();
     // So that there is news all the time.
-    eventually("it is stopped", || {
+    clock.until("it is stopped", || {
         (0..1000).for_each(|_| bad.submit());
         bad.vgpu.statistics().overruns == 1
     });
@@ -260,12 +261,13 @@ fn context_that_hangs_is_stopped_at_its_deadline_however_much_is_appended_to_it(
 
 #[test]
 fn hanging_context_is_stopped_at_its_deadline_and_the_neighbour_completes() {
-    let (host, mut bad, mut good) = one_that_hangs_beside_another();
+    let (clock, host, mut bad, mut good) = one_that_hangs_beside_another();
     eventually("it is on the engine", || host.gpu.hanging_left() == 0);
     good.emit(&cmd::store_dword(good.gm(DATA), 2));
     good.submit();
+    clock.until("the guilty one is stopped", || bad.vgpu.statistics().overruns == 1);
     eventually("the neighbour completes", || good.vgpu.statistics().completions == 1);
-    eventually("the guilty one is stopped", || bad.idle());
+    eventually("nothing of its runs", || bad.idle());
     let s = bad.vgpu.statistics();
     assert_eq!((s.overruns, s.resets, s.completions), (1, 1, 0));
     assert_eq!(good.vgpu.statistics().resets, 0);

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use xen_ioreq::{DomId, Gfn, IoServerId, PAGE_SIZE};
 
 use super::world::{OwnOf, Traps, World};
 use crate::gen8::context::{Descriptor, STATE_OFFSET, hwsp, state};
 use crate::gen8::gtt::GTT_OFFSET;
 use crate::gen8::regs;
-use crate::mediator::scheduler::{Clock, Monotonic};
+use crate::mediator::scheduler::{Clock, Monotonic, Queue};
 use crate::mediator::{Below, Config, Mediator, MsiSink, Policy, SavedError, Vgpu};
 use crate::physical::{Engine, PhysicalGpu, ResetFailed};
 use crate::saved::SavedGuest;
@@ -214,6 +214,32 @@ impl MsiSink for Count {
         if let Some(handle) = &mut *self.1.lock() {
             handle();
         }
+    }
+}
+
+/// A clock that stands but for whoever lets time pass: no deadline is met because a machine is slow.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Standing(Arc<AtomicU64>);
+
+impl Standing {
+    /// A second passes, again and again, until something is done. What begins then has its time before it.
+    pub(super) fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+        eventually(what, || {
+            self.0.fetch_add(1_000_000_000, Ordering::SeqCst);
+            done()
+        });
+    }
+}
+
+impl Clock for Standing {
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::SeqCst))
+    }
+
+    fn wait(&self, changed: &Condvar, queue: &mut MutexGuard<'_, Queue>, until: Option<Duration>) -> bool {
+        // Nobody says that time has passed.
+        changed.wait_for(queue, Duration::from_millis(1));
+        until.is_some_and(|until| self.now() >= until)
     }
 }
 

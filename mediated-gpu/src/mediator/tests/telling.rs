@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::rig::*;
-use crate::gen8::cmd;
+use crate::gen8::cmd::{self, Compare};
 use crate::mediator::Task;
 use crate::physical::Engine;
 
@@ -52,4 +52,43 @@ fn an_end_that_is_held_is_told_when_its_time_has_come_and_when_the_vgpu_is_pause
     assert_eq!(g.csb().len(), 2);
     g.vgpu.pause();
     assert_eq!((g.csb().len(), g.read32(DATA)), (4, 8));
+}
+
+/// Runs a context that waits, with more behind it, of which the guest is not told.
+fn with_more_that_is_held(host: &Host) -> TestGuest {
+    let mut g = host.guest();
+    g.start();
+    g.set_reg(BCS + 0xa8, !0x100_0000);
+    let commands = cmd::semaphore_wait(g.gm(DATA + 0x800), Compare::Equal, 1);
+    g.emit(&commands);
+    g.submit();
+    eventually("it runs", || g.csb() == [(1, ID)]);
+    g.vgpu.state().lock().hold_more(Engine::Bcs);
+    g.emit(&cmd::store_dword(g.gm(DATA), 7));
+    g.submit();
+    eventually("it is taken", || g.vgpu.statistics().submissions == 2);
+    assert_eq!((g.csb().len(), g.msis.load(Ordering::SeqCst)), (1, 0));
+    g
+}
+
+#[test]
+fn more_that_is_held_is_told_when_the_engine_is_done_with_what_was_before_it() {
+    let host = Host::new();
+    let g = with_more_that_is_held(&host);
+    // So that the rest is not told by its end.
+    g.vgpu.state().lock().hold_what_may_wait();
+    g.write32(DATA + 0x800, 1);
+    eventually("it is told", || g.csb().get(1) == Some(&(0x8002, ID)) && g.msis.load(Ordering::SeqCst) == 1);
+    eventually("it goes on with that", || g.read32(DATA) == 7);
+}
+
+#[test]
+fn more_that_is_held_is_told_in_time_though_what_was_before_it_goes_on() {
+    let host = Host::new();
+    let g = with_more_that_is_held(&host);
+    host.mediator().times.set(g.vgpu.id(), Task::Tell, Instant::now());
+    eventually("it is told", || g.csb().len() == 2 && g.msis.load(Ordering::SeqCst) == 1);
+    assert_eq!((g.vgpu.statistics().completions, g.read32(DATA)), (0, 0));
+    g.write32(DATA + 0x800, 1);
+    eventually("it goes on", || g.read32(DATA) == 7);
 }

@@ -77,3 +77,12 @@ impl Pace {
         self.unawaited >= 2
     }
 }
+
+#[cfg(test)]
+impl Pace {
+    /// Of an engine that works on one since now while others come, all at once, for so long.
+    pub(super) fn without_pause(now: Instant, time: Duration) -> Self {
+        let (each, works) = (Some(Duration::ZERO), Some((now, 1)));
+        Self { last: Some(now + time), each, works, current: Some(now), ..Self::default() }
+    }
+}

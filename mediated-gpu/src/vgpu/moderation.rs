@@ -3,7 +3,8 @@
 //!
 //! The time is a few times what an interrupt costs the guest, from the message to the write that lets the next one out; and on an
 //! engine that is done with each request long before the next, where those come so fast that each by itself would be a burden, long
-//! enough for a few of them ([`pace`]). So it is on one that works on a request for so long that a few more have time to come. Nothing is held for a guest that handles none, and ever less often for one that gathers nothing
+//! enough for a few of them ([`pace`]). That more was taken is held only on an engine that works on one request for so long that a
+//! few have time to come. Nothing is held for a guest that handles none, and ever less often for one that gathers nothing
 //! meanwhile ([`trials`]).
 
 mod pace;
@@ -104,14 +105,14 @@ impl Moderation {
 
     /// Until when it is held that an engine has begun or has nothing more to do, if it is.
     pub(super) fn holds(&self, e: Engine, now: Instant) -> Option<Instant> {
-        let more = self.paces.get(e.index()).and_then(|pace| self.gathers(now, pace.waits(DONE)));
-        self.until(now, more)
+        let each = self.paces[e.index()].waits(DONE);
+        self.until(now, self.gathers(now, each))
     }
 
     /// Until when it is held that more of what runs was taken, if it is.
     pub(super) fn holds_more(&self, e: Engine, now: Instant) -> Option<Instant> {
-        let more = self.paces.get(e.index()).and_then(|pace| self.gathers(now, pace.works(now, GATHERED)))?;
-        self.until(now, Some(more))
+        let each = self.paces[e.index()].works(now, GATHERED);
+        self.gathers(now, each).and_then(|more| self.until(now, Some(more)))
     }
 
     fn until(&self, now: Instant, more: Option<Instant>) -> Option<Instant> {

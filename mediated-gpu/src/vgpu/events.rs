@@ -125,19 +125,15 @@ impl State {
             Patience::More => moderation.holds_more(e, now),
             Patience::Moderate => moderation.holds(e, now),
         };
-        if until.is_some() && patience == Patience::More {
+        let Some(until) = until else { return Telling::Now };
+        if patience == Patience::More {
             // Who has kept something back does not look by itself.
             held.push_back((e, epoch, Event::Raise(GT_CONTEXT_SWITCH_INTERRUPT)));
         }
-        match until {
-            Some(_) if crowded(held, e) => Telling::Now,
-            Some(_) if *timed => Telling::WithOthers,
-            Some(until) => {
-                *timed = true;
-                Telling::At(until)
-            }
-            None => Telling::Now,
+        if crowded(held, e) {
+            return Telling::Now;
         }
+        if std::mem::replace(timed, true) { Telling::WithOthers } else { Telling::At(until) }
     }
 
     fn patience(&self, e: Engine, event: Event) -> Patience {

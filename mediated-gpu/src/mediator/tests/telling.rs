@@ -8,9 +8,14 @@ use crate::gen8::cmd::{self, Compare};
 use crate::mediator::Task;
 use crate::physical::Engine;
 
-/// The engine's user interrupt is masked, as it is to i915 while nobody waits, and the guest has just been interrupted.
-fn nobody_waits(g: &TestGuest) {
+/// The engine's user interrupt is masked, as it is to i915 while nobody waits.
+fn mask(g: &TestGuest) {
     g.set_reg(BCS + 0xa8, !0x100_0000);
+}
+
+/// The same, and the guest has just been interrupted.
+fn nobody_waits(g: &TestGuest) {
+    mask(g);
     g.vgpu.state().lock().hold_what_may_wait();
 }
 
@@ -58,7 +63,7 @@ fn an_end_that_is_held_is_told_when_its_time_has_come_and_when_the_vgpu_is_pause
 fn with_more_that_is_held(host: &Host) -> TestGuest {
     let mut g = host.guest();
     g.start();
-    g.set_reg(BCS + 0xa8, !0x100_0000);
+    mask(&g);
     let commands = cmd::semaphore_wait(g.gm(DATA + 0x800), Compare::Equal, 1);
     g.emit(&commands);
     g.submit();

@@ -152,6 +152,7 @@ fn complaint<'a>(log: &'a str, expected: &[&str]) -> Option<&'a str> {
 
 /// Parts of the guest's work.
 const STORES: &[&str] = &["store RCS", "store VCS", "store BCS", "store VECS"];
+const STREAMS: &[&str] = &["stream RCS", "stream VCS", "stream BCS", "stream VECS"];
 const BLITS: &[&str] = &["fill BCS", "copy BCS"];
 
 /// What came of these parts of the guest's work that its steps called `name`.

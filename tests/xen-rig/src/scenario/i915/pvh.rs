@@ -1,8 +1,8 @@
 //! The stock i915 of a PVH guest binds, and runs work on every engine of its vGPU.
 
 use super::{
-    Checks, STORES, bound, did, figure, install, interrupted, machine, none, painting, recorded, said,
-    script_while, status, worked,
+    Checks, STORES, STREAMS, bound, did, figure, install, interrupted, machine, none, painting, recorded,
+    said, script_while, status, worked,
 };
 use crate::cpio::Tree;
 use crate::error::Result;
@@ -86,8 +86,6 @@ impl Scenario for I915Pvh {
     }
 }
 
-const STREAMS: &[&str] = &["stream RCS", "stream VCS", "stream BCS", "stream VECS"];
-
 /// Trapped accesses from one look to the next, in which so many batches ran, by their number: all of the driver's, also those
 /// by which it wakes its GPU before and lets it sleep afterwards.
 fn a_batch(run: &Run, checks: &mut Checks) {
@@ -96,31 +94,28 @@ fn a_batch(run: &Run, checks: &mut Checks) {
         let accesses = counted(to)?.checked_sub(counted(from)?)?;
         Some(accesses as f64 / batches as f64)
     };
-    let (alone, stream) = (each("first", "alone", ALONE), each("alone", "stream", STREAM));
-    let (piled, frames) = (each("stream", "piled", PILED), each("piled", "frames", FRAMES));
-    checks.figure("i915: trapped accesses a batch, each waited for", alone.unwrap_or(f64::MAX));
-    checks.figure("i915: trapped accesses a batch, not waited for", stream.unwrap_or(f64::MAX));
-    checks.figure("i915: trapped accesses a batch, behind one that takes long", piled.unwrap_or(f64::MAX));
-    checks.figure("i915: trapped accesses a batch, of a picture's four", frames.unwrap_or(f64::MAX));
+    let kinds = [
+        ("each waited for", "first", "alone", ALONE, None),
+        ("not waited for", "alone", "stream", STREAM, Some(A_BATCH)),
+        ("behind one that takes long", "stream", "piled", PILED, Some(A_BATCH)),
+        ("of a picture's four", "piled", "frames", FRAMES, Some(A_BATCH)),
+        ("of all", "first", "frames", ALONE + STREAM + PILED + FRAMES, Some(A_BATCH)),
+    ];
+    for (which, from, to, batches, most) in kinds {
+        let traps = each(from, to, batches);
+        checks.figure(format!("i915: trapped accesses a batch, {which}"), traps.unwrap_or(f64::MAX));
+        if let Some(most) = most {
+            checks.that(
+                traps.is_some_and(|n| n <= most),
+                format!("a batch, {which}, traps at most {most} times ({traps:?})"),
+            );
+        }
+    }
     let [reads, writes] = in_memory(&run.text("frames-accesses.out"));
     checks.that(
         reads == 0 && writes > 0,
         format!("of registers that are memory writes trap ({writes}), and no read ({reads})"),
     );
-    let all = each("first", "frames", ALONE + STREAM + PILED + FRAMES);
-    checks.figure("i915: trapped accesses a batch, of all", all.unwrap_or(f64::MAX));
-    let kinds = [
-        ("that streams", stream),
-        ("behind one that takes long", piled),
-        ("of a picture's four", frames),
-        ("of all", all),
-    ];
-    for (which, traps) in kinds {
-        checks.that(
-            traps.is_some_and(|n| n <= A_BATCH),
-            format!("a batch {which} traps at most {A_BATCH} times ({traps:?})"),
-        );
-    }
 }
 
 /// Trapped reads and writes of registers that the guest reads in memory. A line says a register's offset, and how often it was read

@@ -122,7 +122,10 @@ impl State {
         }
         let until = match patience {
             Patience::None => None,
-            Patience::More => moderation.holds_more(e, now),
+            Patience::More => {
+                moderation.appended(e);
+                moderation.holds_more(e, now)
+            }
             Patience::Moderate => moderation.holds(e, now),
         };
         let Some(until) = until else { return Telling::Now };

@@ -83,6 +83,12 @@ impl Moderation {
         self.trials.gathered(requests, streams);
     }
 
+    /// More of what runs was taken. It may be long before an engine is given that.
+    pub(super) fn appended(&mut self, e: Engine) {
+        let streams = self.pace(e).streams();
+        self.trials.passed(streams);
+    }
+
     /// Somebody waits for what an engine has done.
     pub(super) fn awaited(&mut self, e: Engine) {
         self.pace(e).awaited();
@@ -251,6 +257,21 @@ mod tests {
         assert_eq!(moderation.holds_more(E, now + 90 * MS), None);
         moderation.goes_on(E, now + 90 * MS);
         assert_eq!(moderation.holds_more(E, now + 500 * MS), None, "it had nothing to do");
+    }
+
+    #[test]
+    fn what_is_appended_counts_though_the_engine_is_not_given_it() {
+        let start = Instant::now();
+        let (mut moderation, now) = (interrupted_before(start), start + 100 * MS);
+        (0..3).for_each(|_| moderation.was_useless());
+        moderation.gathered(E, 1, now);
+        moderation.gathered(E, 1, now + 5 * MS);
+        // Eight, of which those two are the first.
+        for _ in 0..6 {
+            assert_eq!(moderation.holds_more(E, now + 100 * MS), None);
+            moderation.appended(E);
+        }
+        assert!(moderation.holds_more(E, now + 100 * MS).is_some());
     }
 
     #[test]

@@ -29,8 +29,13 @@ impl Trials {
         match requests {
             2.. => *self = Self::default(),
             _ if tried => self.was_useless(),
-            _ => self.free = self.free.saturating_sub(if streams { STREAMING } else { 1 }),
+            _ => self.passed(streams),
         }
+    }
+
+    /// A submission, however many requests are in it.
+    pub(super) fn passed(&mut self, streams: bool) {
+        self.free = self.free.saturating_sub(if streams { STREAMING } else { 1 });
     }
 
     /// The guest has waited for what was held.

@@ -75,6 +75,9 @@ fn show(report: &Report) {
     for failure in report.checks.failed() {
         println!("    does not hold: {failure}");
     }
+    for words in &report.last_words {
+        println!("    said last by {words}");
+    }
     if !report.passed() {
         println!("    log: {}", report.log.display());
     }

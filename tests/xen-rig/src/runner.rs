@@ -37,6 +37,8 @@ pub struct Report {
     pub took: Duration,
     /// The emulated machine had stopped, and this is what came of a second boot.
     pub stood_still: bool,
+    /// If it failed: what was said last and by whom, for those who see no more than the report.
+    pub last_words: Vec<String>,
 }
 
 impl Report {
@@ -117,7 +119,8 @@ impl Rig {
                 checks.that(false, format!("QEMU says nothing on stderr: {said}"));
             }
         }
-        Ok(Report { name, checks, log: self.log(name), took, stood_still })
+        let last_words = if checks.all_hold() { Vec::new() } else { last_words(&run) };
+        Ok(Report { name, checks, log: self.log(name), took, stood_still, last_words })
     }
 
     fn log(&self, name: &str) -> PathBuf {
@@ -157,6 +160,25 @@ impl Rig {
 /// any more, not even dom0's watchdog, which speaks before the time is up.
 fn stands_still(log: &Log, end: End) -> bool {
     end == End::TimedOut && log.find(OUT_OF_TIME).is_none() && log.crash(true).is_none()
+}
+
+/// So many lines of each log are its last words.
+const LAST_WORDS: usize = 8;
+
+/// The last lines of the machine, of each guest, and of what each program wrote to its standard error.
+fn last_words(run: &Run) -> Vec<String> {
+    let told = |name: &&String| name.starts_with("guest-") || name.ends_with(".err");
+    let results = run.results.keys().filter(told).map(|name| (name.as_str(), run.text(name)));
+    std::iter::once(("the machine", run.log.render()))
+        .chain(results)
+        .flat_map(|(whose, said)| {
+            // a hypervisor that tells of its own affairs is not what a guest stopped at
+            let mut lines: Vec<_> =
+                said.lines().filter(|l| !l.trim().is_empty() && !l.contains("(XEN)")).collect();
+            lines.drain(..lines.len().saturating_sub(LAST_WORDS));
+            lines.into_iter().map(|line| format!("{whose}: {}", line.trim_end())).collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 /// The files of the tar archive that dom0 wrote to the raw disk.
@@ -212,6 +234,25 @@ mod tests {
         assert!(!stands_still(&log("(XEN) Panic on CPU 0:"), End::TimedOut));
         let exited = End::Exited(std::process::ExitStatus::from_raw(0));
         assert!(!stands_still(&log("(d1) GUEST: frames"), exited));
+    }
+
+    #[test]
+    fn the_last_words_are_the_last_lines_of_all_who_spoke() {
+        let mut log = Log::default();
+        log.push(Duration::from_secs(7), b"RIG: FAILED out of time");
+        log.push(Duration::from_secs(8), b"(XEN) of its own affairs");
+        let guest: String = (0..20).map(|n| format!("line {n}\r\n")).collect();
+        let results =
+            [("guest-stock.log", guest.as_str()), ("server.err", "it failed\n\n"), ("server.out", "pio 3\n")];
+        let results = results.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec())).into();
+        let said = last_words(&Run { log, end: End::TimedOut, results });
+        assert_eq!(said.len(), 1 + LAST_WORDS + 1);
+        assert_eq!(said[0], "the machine:    7.000 RIG: FAILED out of time");
+        assert_eq!(
+            (said[1].as_str(), said[8].as_str()),
+            ("guest-stock.log: line 12", "guest-stock.log: line 19")
+        );
+        assert_eq!(said[9], "server.err: it failed");
     }
 
     #[test]

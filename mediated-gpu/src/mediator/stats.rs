@@ -87,6 +87,7 @@ stats! {
     resets: "Resets of a physical engine on this vGPU's account.",
     guest_resets: "Resets that the guest asked for, per engine.",
     interrupts: "MSIs sent.",
+    held: "Times that something was held for more to come, or for its time, before the guest was told.",
     unknown_registers: "Accesses to registers that nobody knows.",
     foreign_accesses: "Accesses to graphics memory or entries outside the slice.",
 }

@@ -44,6 +44,7 @@ impl Vgpu {
             Telling::Now => self.tell_held(),
             Telling::WithOthers => false,
             Telling::At(time) => {
+                self.stats().held.add(1);
                 teller.times.set(self.id(), Task::Tell, time);
                 false
             }

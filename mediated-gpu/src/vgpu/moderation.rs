@@ -4,8 +4,8 @@
 //! The time is a few times what an interrupt costs the guest, from the message to the write that lets the next one out; and on an
 //! engine that is done with each request long before the next, where those come so fast that each by itself would be a burden, long
 //! enough for a few of them ([`pace`]). That more was taken is held only on an engine that works on one request for so long that a
-//! few have time to come. Nothing is held for a guest that handles none, and ever less often for one that gathers nothing
-//! meanwhile ([`trials`]).
+//! few have time to come. Nothing is held for a guest that handles none, nor of an engine that was reset and is being tried out, and ever
+//! less often for one that gathers nothing meanwhile ([`trials`]).
 
 mod pace;
 mod trials;
@@ -112,19 +112,19 @@ impl Moderation {
     /// Until when it is held that an engine has begun or has nothing more to do, if it is.
     pub(super) fn holds(&self, e: Engine, now: Instant) -> Option<Instant> {
         let each = self.paces[e.index()].waits(DONE);
-        self.until(now, self.gathers(now, each))
+        self.until(e, now, self.gathers(now, each))
     }
 
     /// Until when it is held that more of what runs was taken, if it is.
     pub(super) fn holds_more(&self, e: Engine, now: Instant) -> Option<Instant> {
         let each = self.paces[e.index()].works(now, GATHERED);
-        self.gathers(now, each).and_then(|more| self.until(now, Some(more)))
+        self.gathers(now, each).and_then(|more| self.until(e, now, Some(more)))
     }
 
-    fn until(&self, now: Instant, more: Option<Instant>) -> Option<Instant> {
+    fn until(&self, e: Engine, now: Instant, more: Option<Instant>) -> Option<Instant> {
         let spared = self.last?.checked_add((self.cost? * COSTS).min(MOST_SPARED))?;
         let until = more.map_or(spared, |more| more.max(spared));
-        (until > now && self.trials.pays()).then_some(until)
+        (until > now && self.trials.pays() && self.paces[e.index()].is_tried()).then_some(until)
     }
 
     /// When so many have come as are to, if they come often enough to be a burden.
@@ -139,6 +139,11 @@ impl Moderation {
 
 #[cfg(test)]
 impl Moderation {
+    /// Of a guest that has tried all its engines out.
+    pub(super) fn of_tried() -> Self {
+        Self { paces: [Pace::tried(); Engine::ALL.len()], ..Self::default() }
+    }
+
     /// As if an engine worked on something long, and requests came without pause for an hour.
     pub(super) fn works_long(&mut self, e: Engine) {
         *self.pace(e) = Pace::without_pause(Instant::now(), Duration::from_secs(3600));
@@ -154,7 +159,7 @@ mod tests {
 
     #[test]
     fn nothing_is_held_for_a_guest_that_has_handled_nothing() {
-        let (mut moderation, now) = (Moderation::default(), Instant::now());
+        let (mut moderation, now) = (Moderation::of_tried(), Instant::now());
         assert_eq!(moderation.holds(E, now), None);
         moderation.handled(now);
         moderation.sent(now);
@@ -163,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_may_wait_is_held_for_six_times_what_an_interrupt_costs() {
-        let (mut moderation, start) = (Moderation::default(), Instant::now());
+        let (mut moderation, start) = (Moderation::of_tried(), Instant::now());
         moderation.sent(start);
         // One more before the guest has come to it.
         moderation.sent(start + MS);
@@ -177,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_never_comes_to_it_is_not_waited_for() {
-        let (mut moderation, start) = (Moderation::default(), Instant::now());
+        let (mut moderation, start) = (Moderation::of_tried(), Instant::now());
         moderation.sent(start);
         moderation.handled(start + 3600 * 1000 * MS);
         assert_eq!(moderation.holds(E, start), Some(start + 60 * MS));
@@ -187,7 +192,7 @@ mod tests {
 
     /// A guest whom an interrupt costs a millisecond, and the last was long ago.
     fn interrupted_before(now: Instant) -> Moderation {
-        let mut moderation = Moderation::default();
+        let mut moderation = Moderation::of_tried();
         moderation.sent(now);
         moderation.handled(now + MS);
         moderation
@@ -288,7 +293,7 @@ mod tests {
     #[test]
     fn however_slow_a_guest_is_it_is_held_for_a_bounded_time() {
         let start = Instant::now();
-        let mut moderation = Moderation::default();
+        let mut moderation = Moderation::of_tried();
         moderation.sent(start);
         moderation.handled(start + 1000 * MS);
         let now = start + 2000 * MS;
@@ -340,7 +345,7 @@ mod tests {
 
     #[test]
     fn who_waits_for_every_other_submission_does_not_stream() {
-        let (mut moderation, now) = (Moderation::default(), Instant::now());
+        let (mut moderation, now) = (Moderation::of_tried(), Instant::now());
         for _ in 0..10 {
             moderation.gathered(E, 1, now);
             assert!(!moderation.pace(E).streams());
@@ -356,15 +361,23 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_after_a_reset_is_something_else() {
+    fn nothing_is_held_of_an_engine_that_is_tried_out_after_its_reset() {
         let start = Instant::now();
-        let (mut moderation, now) = (interrupted_before(start), start + 100 * MS);
-        given(&mut moderation, 1, now);
-        given(&mut moderation, 1, now + 5 * MS);
+        let (mut moderation, mut now) = (interrupted_before(start), start + 100 * MS);
+        let mut next = |moderation: &mut Moderation| {
+            now += 5 * MS;
+            moderation.sent(now);
+            moderation.handled(now + MS);
+            given(moderation, 1, now + MS);
+            [moderation.holds(E, now + MS), moderation.holds_more(E, now + 100 * MS)]
+        };
+        next(&mut moderation);
+        assert_ne!(next(&mut moderation)[0], None);
         moderation.reset(E);
-        assert_eq!(moderation.holds(E, now + 5 * MS), None);
-        given(&mut moderation, 1, now + 6 * MS);
-        assert_eq!(moderation.holds(E, now + 6 * MS), None, "one alone");
+        for nth in 1..8 {
+            assert_eq!(next(&mut moderation), [None, None], "submission {nth}");
+        }
+        assert_ne!(next(&mut moderation)[0], None);
     }
 
     #[test]

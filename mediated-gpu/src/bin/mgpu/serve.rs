@@ -283,7 +283,7 @@ fn summary(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> String {
 }
 
 /// What is counted, by the names that `status` and the end have for it.
-pub(crate) fn figures(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> [(&'static str, u64); 27] {
+pub(crate) fn figures(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> [(&'static str, u64); 28] {
     [
         ("pio", requests.pio),
         ("mmio", requests.mmio),
@@ -303,6 +303,7 @@ pub(crate) fn figures(requests: &ioreq_server::Snapshot, vgpu: &Snapshot) -> [(&
         ("overruns", vgpu.overruns),
         ("resets", vgpu.resets),
         ("interrupts", vgpu.interrupts),
+        ("held", vgpu.held),
         ("notices", vgpu.notices),
         ("revoked", vgpu.revoked),
         ("replaced", vgpu.replaced),

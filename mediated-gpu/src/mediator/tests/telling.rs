@@ -38,6 +38,7 @@ fn an_end_that_is_held_is_told_to_who_asks_the_engine() {
     nobody_waits(&g);
     run_and_ask_nothing(&mut g, 7);
     assert_eq!((g.read32(DATA), g.csb(), g.msis.load(Ordering::SeqCst)), (7, vec![], 0));
+    assert_eq!(g.vgpu.statistics().held, 1);
     assert!(g.idle());
     assert_eq!((g.csb(), g.msis.load(Ordering::SeqCst)), (vec![(1, ID), (0x18, ID)], 1));
 }

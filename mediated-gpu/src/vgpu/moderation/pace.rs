@@ -5,6 +5,11 @@ use std::time::{Duration, Instant};
 /// An engine that has been given nothing for this long is given something anew, and not one request after the other.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// So many submissions to an engine are a trial of it: a driver that has reset it lets it save what a context looks like anew, and go to
+/// sleep again, with three or four, and waits for all engines together for no longer than it thinks that they can take. (A stock i915
+/// waits 200 ms, and does without its GPU then.)
+const TRIED: u32 = 8;
+
 /// One engine's.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
@@ -21,6 +26,8 @@ pub(super) struct Pace {
     awaited: bool,
     /// Submissions before it that nobody has waited for, one after the other.
     unawaited: u32,
+    /// Submissions since it was reset.
+    given: u32,
 }
 
 /// The last few times; a shorter one counts at once.
@@ -33,6 +40,7 @@ impl Pace {
     pub(super) fn came(&mut self, now: Instant, requests: u32) {
         let since = self.last.replace(now).map(|last| now.saturating_duration_since(last));
         self.each = since.filter(|time| *time <= PAUSE).and_then(|time| smooth(self.each, time / requests));
+        self.given = self.given.saturating_add(1);
         self.current.get_or_insert(now);
         let (since, before) = self.works.unwrap_or((now, 0));
         self.works = Some((since, before.saturating_add(requests)));
@@ -58,6 +66,11 @@ impl Pace {
         }
     }
 
+    /// Its driver has tried it out since it was reset.
+    pub(super) fn is_tried(&self) -> bool {
+        self.given >= TRIED
+    }
+
     /// From one request to the next, if it is done with each in this part of the time.
     pub(super) fn waits(&self, part: u32) -> Option<Duration> {
         self.each.filter(|each| self.takes.is_some_and(|takes| takes <= *each / part))
@@ -80,9 +93,14 @@ impl Pace {
 
 #[cfg(test)]
 impl Pace {
+    /// Of an engine that has been tried out, and was given nothing since.
+    pub(super) fn tried() -> Self {
+        Self { given: TRIED, ..Self::default() }
+    }
+
     /// Of an engine that works on one since now while others come, all at once, for so long.
     pub(super) fn without_pause(now: Instant, time: Duration) -> Self {
         let (each, works) = (Some(Duration::ZERO), Some((now, 1)));
-        Self { last: Some(now + time), each, works, current: Some(now), ..Self::default() }
+        Self { last: Some(now + time), each, works, current: Some(now), ..Self::tried() }
     }
 }

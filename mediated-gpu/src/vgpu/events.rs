@@ -202,7 +202,7 @@ impl State {
     /// As if it had been interrupted just now, and would be busy with that for an hour.
     pub(crate) fn hold_what_may_wait(&mut self) {
         let later = Instant::now() + std::time::Duration::from_secs(3600);
-        self.events.moderation = Moderation::of_tried();
+        self.events.moderation = Moderation::of_probed();
         self.events.moderation.sent(later);
         self.events.moderation.handled(later + std::time::Duration::from_millis(1));
     }

@@ -4,7 +4,7 @@
 //! The time is a few times what an interrupt costs the guest, from the message to the write that lets the next one out; and on an
 //! engine that is done with each request long before the next, where those come so fast that each by itself would be a burden, long
 //! enough for a few of them ([`pace`]). That more was taken is held only on an engine that works on one request for so long that a
-//! few have time to come. Nothing is held for a guest that handles none, nor of an engine that was reset and is being tried out, and ever
+//! few have time to come. Nothing is held for a guest that handles none, nor of an engine that was reset and is being probed, and ever
 //! less often for one that gathers nothing meanwhile ([`trials`]).
 
 mod pace;
@@ -124,7 +124,7 @@ impl Moderation {
     fn until(&self, e: Engine, now: Instant, more: Option<Instant>) -> Option<Instant> {
         let spared = self.last?.checked_add((self.cost? * COSTS).min(MOST_SPARED))?;
         let until = more.map_or(spared, |more| more.max(spared));
-        (until > now && self.trials.pays() && self.paces[e.index()].is_tried()).then_some(until)
+        (until > now && self.trials.pays() && self.paces[e.index()].is_probed()).then_some(until)
     }
 
     /// When so many have come as are to, if they come often enough to be a burden.
@@ -139,9 +139,9 @@ impl Moderation {
 
 #[cfg(test)]
 impl Moderation {
-    /// Of a guest that has tried all its engines out.
-    pub(super) fn of_tried() -> Self {
-        Self { paces: [Pace::tried(); Engine::ALL.len()], ..Self::default() }
+    /// Of a guest whose driver has probed all its engines.
+    pub(super) fn of_probed() -> Self {
+        Self { paces: [Pace::probed(); Engine::ALL.len()], ..Self::default() }
     }
 
     /// As if an engine worked on something long, and requests came without pause for an hour.
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn nothing_is_held_for_a_guest_that_has_handled_nothing() {
-        let (mut moderation, now) = (Moderation::of_tried(), Instant::now());
+        let (mut moderation, now) = (Moderation::of_probed(), Instant::now());
         assert_eq!(moderation.holds(E, now), None);
         moderation.handled(now);
         moderation.sent(now);
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_may_wait_is_held_for_six_times_what_an_interrupt_costs() {
-        let (mut moderation, start) = (Moderation::of_tried(), Instant::now());
+        let (mut moderation, start) = (Moderation::of_probed(), Instant::now());
         moderation.sent(start);
         // One more before the guest has come to it.
         moderation.sent(start + MS);
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_never_comes_to_it_is_not_waited_for() {
-        let (mut moderation, start) = (Moderation::of_tried(), Instant::now());
+        let (mut moderation, start) = (Moderation::of_probed(), Instant::now());
         moderation.sent(start);
         moderation.handled(start + 3600 * 1000 * MS);
         assert_eq!(moderation.holds(E, start), Some(start + 60 * MS));
@@ -192,7 +192,7 @@ mod tests {
 
     /// A guest whom an interrupt costs a millisecond, and the last was long ago.
     fn interrupted_before(now: Instant) -> Moderation {
-        let mut moderation = Moderation::of_tried();
+        let mut moderation = Moderation::of_probed();
         moderation.sent(now);
         moderation.handled(now + MS);
         moderation
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn however_slow_a_guest_is_it_is_held_for_a_bounded_time() {
         let start = Instant::now();
-        let mut moderation = Moderation::of_tried();
+        let mut moderation = Moderation::of_probed();
         moderation.sent(start);
         moderation.handled(start + 1000 * MS);
         let now = start + 2000 * MS;
@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn who_waits_for_every_other_submission_does_not_stream() {
-        let (mut moderation, now) = (Moderation::of_tried(), Instant::now());
+        let (mut moderation, now) = (Moderation::of_probed(), Instant::now());
         for _ in 0..10 {
             moderation.gathered(E, 1, now);
             assert!(!moderation.pace(E).streams());
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_held_of_an_engine_that_is_tried_out_after_its_reset() {
+    fn nothing_is_held_of_an_engine_that_is_probed_after_its_reset() {
         let start = Instant::now();
         let (mut moderation, mut now) = (interrupted_before(start), start + 100 * MS);
         let mut next = |moderation: &mut Moderation| {

@@ -163,7 +163,7 @@ fn stands_still(log: &Log, end: End) -> bool {
 }
 
 /// So many lines of each log are its last words.
-const LAST_WORDS: usize = 8;
+const LAST_LINES: usize = 8;
 
 /// The last lines of the machine, of each guest, and of what each program wrote to its standard error.
 fn last_words(run: &Run) -> Vec<String> {
@@ -175,7 +175,7 @@ fn last_words(run: &Run) -> Vec<String> {
             // a hypervisor that tells of its own affairs is not what a guest stopped at
             let mut lines: Vec<_> =
                 said.lines().filter(|l| !l.trim().is_empty() && !l.contains("(XEN)")).collect();
-            lines.drain(..lines.len().saturating_sub(LAST_WORDS));
+            lines.drain(..lines.len().saturating_sub(LAST_LINES));
             lines.into_iter().map(|line| format!("{whose}: {}", line.trim_end())).collect::<Vec<_>>()
         })
         .collect()
@@ -246,7 +246,7 @@ mod tests {
             [("guest-stock.log", guest.as_str()), ("server.err", "it failed\n\n"), ("server.out", "pio 3\n")];
         let results = results.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec())).into();
         let said = last_words(&Run { log, end: End::TimedOut, results });
-        assert_eq!(said.len(), 1 + LAST_WORDS + 1);
+        assert_eq!(said.len(), 1 + LAST_LINES + 1);
         assert_eq!(said[0], "the machine:    7.000 RIG: FAILED out of time");
         assert_eq!(
             (said[1].as_str(), said[8].as_str()),

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 /// An engine that has been given nothing for this long is given something anew, and not one request after the other.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// So many submissions to an engine are a trial of it: a driver that has reset it lets it save what a context looks like anew, and go to
-/// sleep again, with three or four, and waits for all engines together for no longer than it thinks that they can take. (A stock i915
+/// An engine's first submissions are its driver's probe, with some to spare: that has an engine which was reset save what a context
+/// looks like, and go to sleep again, and waits no longer than it thinks that all engines can take. (A stock i915 has three for each,
 /// waits 200 ms, and does without its GPU then.)
-const TRIED: u32 = 8;
+const PROBE: u32 = 8;
 
 /// One engine's.
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,9 +66,9 @@ impl Pace {
         }
     }
 
-    /// Its driver has tried it out since it was reset.
-    pub(super) fn is_tried(&self) -> bool {
-        self.given >= TRIED
+    /// Its driver has been through its probe since it was reset.
+    pub(super) fn is_probed(&self) -> bool {
+        self.given >= PROBE
     }
 
     /// From one request to the next, if it is done with each in this part of the time.
@@ -93,14 +93,14 @@ impl Pace {
 
 #[cfg(test)]
 impl Pace {
-    /// Of an engine that has been tried out, and was given nothing since.
-    pub(super) fn tried() -> Self {
-        Self { given: TRIED, ..Self::default() }
+    /// Of an engine that has been probed, and was given nothing since.
+    pub(super) fn probed() -> Self {
+        Self { given: PROBE, ..Self::default() }
     }
 
     /// Of an engine that works on one since now while others come, all at once, for so long.
     pub(super) fn without_pause(now: Instant, time: Duration) -> Self {
         let (each, works) = (Some(Duration::ZERO), Some((now, 1)));
-        Self { last: Some(now + time), each, works, current: Some(now), ..Self::tried() }
+        Self { last: Some(now + time), each, works, current: Some(now), ..Self::probed() }
     }
 }
